@@ -1,0 +1,321 @@
+"""Train the bundled story models: a deep, narrow target and a one-layer draft distilled from it.
+
+The corpus is one text file: public-domain books parted by a line `<|book|>`, one paragraph a line. The card of
+the bundled models names the books, their order and their clean-up. Run the steps in this order (RUN is any
+folder; a step that was stopped goes on from its last checkpoint when it is started again):
+
+    python train.py tokenizer CORPUS RUN
+    python train.py target CORPUS RUN
+    python train.py sample CORPUS RUN      # text by the target, for the draft to learn from
+    python train.py draft CORPUS RUN       # distilled from the target
+    python train.py control CORPUS RUN     # the same draft without distillation, to compare with
+    python train.py export CORPUS RUN --out OUT
+
+It needs torch (2.9 or newer, for Muon) and transformers; a C++ compiler makes it about 1.4 times as fast.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+END = "<|endoftext|>"  # begins every text and parts the books
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number of the recipe; the card repeats the ones a reader asks for."""
+
+    held_out: tuple[int, ...] = (29, 32)  # by place in the corpus: The Road to Oz, The Violet Fairy Book
+    vocabulary: int = 4096
+    context: int = 512
+    width: int = 256
+    heads: int = 4
+    layers: int = 10  # deep and narrow: the draft's one layer saves the more
+    mlp: int = 512
+    draft_mlp: int = 768
+    batch: int = 16  # windows of `context` tokens
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    warmup: int = 100
+    decay: float = 0.3  # the last share of the steps, in which the learning rate falls to 0
+    target_steps: int = 2000
+    draft_steps: int = 1200
+    sampled_batches: int = 24  # each of `sampled_rows` texts of half a context
+    sampled_rows: int = 128
+    sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with
+    greedy_share: float = 0.25  # of the sampled batches
+    temperature: float = 0.8
+    top_p: float = 0.95
+    save_every: int = 100
+    seed: int = 1
+
+
+S = Settings()
+
+
+def read_books(path: Path) -> tuple[list[str], list[str]]:
+    """Give the books to train on and the held-out ones."""
+    books = [book.strip("\n") for book in path.read_text(encoding="utf-8").split("<|book|>\n")]
+    train = [book for i, book in enumerate(books) if i not in S.held_out]
+    return train, [books[i] for i in S.held_out]
+
+
+def train_tokenizer(books: list[str], run: Path) -> None:
+    """Train byte-level BPE; its post-processor puts END before a text, so that every tool does."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=S.vocabulary, special_tokens=[END], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(books, trainer)
+    tokenizer.post_processor = processors.Sequence([
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing(single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, 0)]),
+    ])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END,
+        model_max_length=S.context, clean_up_tokenization_spaces=False,
+    ).save_pretrained(run / "tokenizer")
+
+
+class Corpus:
+    """The tokens of the books, as training batches and as held-out windows."""
+
+    def __init__(self, path: Path, run: Path) -> None:
+        tokenizer = Tokenizer.from_file(str(run / "tokenizer" / "tokenizer.json"))
+        train, held_out = ([torch.tensor(tokenizer.encode(book).ids) for book in books] for books in read_books(path))
+        self.tokens = torch.cat(train)  # each book begins with END
+        newline = tokenizer.token_to_id("Ċ")
+        self.paragraphs = (self.tokens == newline).nonzero().flatten() + 1
+        size = S.context
+        rows = [row for book in held_out for row in book[1:].split(size) if len(row) == size]
+        self.held_out = torch.stack([self.begin(row) for row in rows])
+        # Byte-level BPE writes each byte as one character, so a token's length is its number of bytes.
+        lengths = torch.tensor([len(tokenizer.id_to_token(i)) for i in range(S.vocabulary)])
+        self.bytes_per_token = lengths[self.held_out[:, 1:]].float().mean().item()
+
+    @staticmethod
+    def begin(row: Tensor) -> Tensor:
+        """Put END (token 0) before a row of tokens."""
+        return F.pad(row, (1, 0), value=0)
+
+    def batch(self, step: int) -> Tensor:
+        """Give the windows of a step: each begins at a paragraph, at places that differ in every epoch."""
+        per_epoch = len(self.tokens) // (S.context * S.batch)
+        epoch, place = divmod(step, per_epoch)
+        random = torch.Generator().manual_seed(S.seed + epoch)
+        starts = torch.arange(per_epoch * S.batch) * S.context + torch.randint(S.context, (1,), generator=random)
+        starts = starts[torch.randperm(len(starts), generator=random)][place * S.batch : (place + 1) * S.batch]
+        after = torch.searchsorted(self.paragraphs, starts - S.context // 16)  # rather a little before than after
+        starts = self.paragraphs[after.clamp(max=len(self.paragraphs) - 1)].clamp(max=len(self.tokens) - S.context)
+        return torch.stack([self.begin(self.tokens[i : i + S.context]) for i in starts])
+
+
+def new_model(layers: int, mlp: int) -> LlamaForCausalLM:
+    """Make a Llama of our width with random weights."""
+    torch.manual_seed(S.seed)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=S.vocabulary, hidden_size=S.width, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=S.heads, num_key_value_heads=S.heads, max_position_embeddings=S.context,
+        tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, pad_token_id=None, use_cache=False,
+    ))
+
+
+def logits_of(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
+    """Run the model in bfloat16 arithmetic; its weights stay in float32."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return model(input_ids=tokens).logits
+
+
+def next_token_loss(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
+    """Give the mean loss in nats per token."""
+    return F.cross_entropy(logits_of(model, tokens[:, :-1]).float().flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def distillation_loss(draft: LlamaForCausalLM, target: LlamaForCausalLM, tokens: Tensor) -> Tensor:
+    """Give KL(target || draft): the draft learns all that the target would say, not only what was written."""
+    with torch.no_grad():
+        aim = F.log_softmax(logits_of(target, tokens[:, :-1]).float(), -1)
+    guess = F.log_softmax(logits_of(draft, tokens[:, :-1]).float(), -1)
+    return (aim.exp() * (aim - guess)).sum(-1).mean()
+
+
+@torch.no_grad()
+def held_out_loss(model: LlamaForCausalLM, corpus: Corpus, every: int = 1) -> float:
+    """Give the loss on the held-out books (or on each so-manieth window) in nats per token."""
+    model.eval()
+    rows = corpus.held_out[::every].split(S.batch)
+    total = sum(next_token_loss(model, batch).item() * len(batch) for batch in rows)
+    model.train()
+    return total / sum(map(len, rows))
+
+
+def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learns in fewer tokens; AdamW for embeddings and norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, S.learning_rate, weight_decay=S.weight_decay, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, S.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    return [muon, adam]
+
+
+def rate(step: int, steps: int) -> float:
+    """Give the share of the full learning rate: it rises, stays, and falls to 0 in the last steps."""
+    return min(1.0, (step + 1) / S.warmup, (steps - step) / (S.decay * steps))
+
+
+def planned(folder: Path, steps: int) -> int:
+    """Give the number of steps, which the file `steps` can still change while a run is in its even part."""
+    file = folder / "steps"
+    return int(file.read_text()) if file.exists() else steps
+
+
+def fit(model: LlamaForCausalLM, loss: Callable[[int], Tensor], corpus: Corpus, folder: Path, steps: int) -> None:
+    """Train the model on loss(step) and keep checkpoints in the folder; go on from one that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizers, checkpoint, step, began = make_optimizers(model), folder / "checkpoint.pt", 0, time.time()
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        step = state["step"]
+        model.load_state_dict(state["model"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+    while step < planned(folder, steps):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = S.learning_rate * rate(step, planned(folder, steps))
+        now = loss(step)
+        now.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        if step % 10 == 0:
+            print(f"step {step} loss {now.item():.4f} seconds {time.time() - began:.0f}", flush=True)
+        if step % S.save_every == 0 or step == planned(folder, steps):
+            save(model, optimizers, step, checkpoint)
+            print(f"step {step} held-out {held_out_loss(model, corpus, every=4):.4f}", flush=True)
+
+
+def save(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int, checkpoint: Path) -> None:
+    """Write a checkpoint in one move, so that a stop in the middle loses nothing."""
+    part = checkpoint.with_suffix(".part")
+    state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
+    torch.save(state, part)
+    part.replace(checkpoint)
+
+
+def load(model: LlamaForCausalLM, folder: Path) -> LlamaForCausalLM:
+    """Load the last checkpoint's weights."""
+    model.load_state_dict(torch.load(folder / "checkpoint.pt")["model"])
+    return model
+
+
+def train_target(corpus: Corpus, run: Path) -> None:
+    """Train the target on the next token."""
+    model = new_model(S.layers, S.mlp)
+    loss = torch.compile(next_token_loss)
+    fit(model, lambda step: loss(model, corpus.batch(step)), corpus, run / "target", S.target_steps)
+
+
+@torch.inference_mode()
+def sample(corpus: Corpus, run: Path) -> None:
+    """Let the target write texts after openings of paragraphs: the draft will have to guess such text."""
+    target = load(new_model(S.layers, S.mlp), run / "target").to(torch.bfloat16).eval()
+    done: list[Tensor] = []
+    for number in range(S.sampled_batches):
+        random = torch.Generator().manual_seed(S.seed + number)
+        torch.manual_seed(S.seed + number)
+        starts = corpus.paragraphs[torch.randint(len(corpus.paragraphs) - 99, (S.sampled_rows,), generator=random)]
+        prompts = torch.stack([corpus.begin(corpus.tokens[i : i + S.sampled_prompt]) for i in starts])
+        choice = {"do_sample": True, "temperature": S.temperature, "top_p": S.top_p, "top_k": 0}
+        if number < S.greedy_share * S.sampled_batches:
+            choice = {"do_sample": False}
+        length = S.context // 2 + 1
+        done.append(target.generate(
+            prompts, attention_mask=torch.ones_like(prompts), max_length=length, min_length=length,
+            use_cache=True, pad_token_id=0, **choice,
+        ))
+        torch.save(torch.cat(done), run / "sampled.pt")
+        print(f"sampled {number + 1} of {S.sampled_batches}", flush=True)
+
+
+def train_draft(corpus: Corpus, run: Path, distil: bool) -> None:
+    """Train the draft, which begins with the target's embeddings: distilled, or (the control) on the next token.
+
+    The distilled one learns on the corpus and on the target's own text by turns, the control on the corpus.
+    """
+    target = load(new_model(S.layers, S.mlp), run / "target").eval().requires_grad_(False)
+    draft = new_model(1, S.draft_mlp)
+    draft.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
+    plain, distilled = torch.compile(next_token_loss), torch.compile(distillation_loss)
+    if not distil:
+        fit(draft, lambda step: plain(draft, corpus.batch(step)), corpus, run / "control", S.draft_steps)
+        return
+    sampled = torch.load(run / "sampled.pt")
+
+    def loss(step: int) -> Tensor:
+        if step % 2 == 0:
+            return distilled(draft, target, corpus.batch(step // 2))
+        random = torch.Generator().manual_seed(S.seed + step)
+        rows = torch.randint(len(sampled), (2 * S.batch,), generator=random)
+        return distilled(draft, target, sampled[rows])
+
+    fit(draft, loss, corpus, run / "draft", S.draft_steps)
+
+
+def export(corpus: Corpus, run: Path, out: Path) -> None:
+    """Write each trained model as a folder in bfloat16 with its tokenizer, and its held-out loss."""
+    for name, layers, mlp in (("target", S.layers, S.mlp), ("draft", 1, S.draft_mlp), ("control", 1, S.draft_mlp)):
+        if not (run / name / "checkpoint.pt").exists():
+            continue
+        model = load(new_model(layers, mlp), run / name).to(torch.bfloat16)
+        nats = held_out_loss(model, corpus)
+        figures = {"nats_per_token": nats, "perplexity": math.exp(nats),
+                   "bits_per_byte": nats / math.log(2) / corpus.bytes_per_token}
+        print(name, json.dumps(figures), flush=True)
+        model.config.use_cache = True
+        model.generation_config = GenerationConfig(
+            do_sample=True, temperature=S.temperature, top_p=S.top_p, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        )
+        model.save_pretrained(out / name)
+        PreTrainedTokenizerFast.from_pretrained(run / "tokenizer").save_pretrained(out / name)
+
+
+def main() -> None:
+    """Read the command line and run one step of the recipe."""
+    parser = argparse.ArgumentParser(description="Train the bundled story models.")
+    parser.add_argument("step", choices=["tokenizer", "target", "sample", "draft", "control", "export"])
+    parser.add_argument("corpus", type=Path, help="the text of the books")
+    parser.add_argument("run", type=Path, help="the folder for checkpoints")
+    parser.add_argument("--out", type=Path, help="where export writes the models' folders")
+    arguments = parser.parse_args()
+    if arguments.step == "export" and arguments.out is None:
+        parser.error("export needs --out")
+    if arguments.step == "tokenizer":
+        train_tokenizer(read_books(arguments.corpus)[0], arguments.run)
+        return
+    corpus = Corpus(arguments.corpus, arguments.run)
+    steps: dict[str, Callable[[], None]] = {
+        "target": lambda: train_target(corpus, arguments.run),
+        "sample": lambda: sample(corpus, arguments.run),
+        "draft": lambda: train_draft(corpus, arguments.run, distil=True),
+        "control": lambda: train_draft(corpus, arguments.run, distil=False),
+        "export": lambda: export(corpus, arguments.run, arguments.out),
+    }
+    steps[arguments.step]()
+
+
+if __name__ == "__main__":
+    main()

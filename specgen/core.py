@@ -1,0 +1,117 @@
+"""The value types that every layer shares, and the one place where a default is written down."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Device(StrEnum):
+    AUTO = "auto"
+    CUDA = "cuda"
+    MPS = "mps"
+    XPU = "xpu"
+    CPU = "cpu"
+
+
+class Dtype(StrEnum):
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Where a model comes from: a hub id `org/name`, a local folder, or a `.gguf` file.
+
+    `revision` is a branch, tag or commit of the hub; it means nothing for a local path.
+    """
+
+    source: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelRef":
+        """Read `org/name[@revision]` or a path. A path keeps its `@`: only what looks like an id is split."""
+        source, at, revision = text.partition("@")
+        is_path = text.startswith((".", "/", "~")) or text.endswith(".gguf") or "\\" in text
+        if at and revision and source.count("/") <= 1 and not is_path:
+            return cls(source, revision)
+        return cls(text)
+
+    def __str__(self) -> str:
+        return f"{self.source}@{self.revision}" if self.revision else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn from the target's logits. Zero temperature is greedy.
+
+    `top_k` 0, `top_p` 1 and `min_p` 0 keep every token; a `repetition_penalty` of 1 and `presence_penalty`
+    and `frequency_penalty` of 0 change nothing. The repetition penalty (Keskar et al. 2019, CTRL) counts the
+    prompt too, the other two only what was generated.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def penalised(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingChoice:
+    """What the user asked for; None leaves it to the model's own recommendation."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a pair is opened and run."""
+
+    device: Device = Device.AUTO
+    dtype: Dtype = Dtype.AUTO
+    threads: int | None = None
+    ctx_size: int | None = None
+    num_draft_tokens: int = 4
+    offline: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation: what the target reads and when it stops.
+
+    `max_new_tokens` None means: until the end token or the end of the context.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()

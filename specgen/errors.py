@@ -1,0 +1,83 @@
+"""Every failure a user can cause, with its exit code and what to do next.
+
+SpecgenError
+├── UsageError          2   options or arguments that make no sense
+├── ModelNotFound       3   no such repository, revision, folder or file
+├── AccessDenied        4   gated repository, or a token that is missing or wrong
+├── NotCached           5   offline, and the files are not in the cache
+├── DownloadFailed      6   the hub cannot be reached, or broke off too often
+├── DraftMismatch       7   the draft does not share the target's token ids
+├── OutOfMemory         8   the models do not fit the device
+├── PromptTooLong       9   the prompt alone fills the context
+├── BadFile            10   an input file that cannot be read or is not text
+├── UnsupportedModel   11   weights or an architecture that specgen does not load
+└── DeviceUnavailable  12   a device that this machine or this torch does not have
+
+1 is any other failure, 130 an interrupt (Ctrl-C).
+"""
+
+from typing import ClassVar
+
+
+class SpecgenError(Exception):
+    """A failure to show as one line. `hint` says what to do next; both are shown to the user.
+
+    Subclasses only set `exit_code`: one per kind of failure, so that scripts can tell them apart.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class UsageError(SpecgenError):
+    exit_code = 2
+
+
+class ModelNotFound(SpecgenError):
+    exit_code = 3
+
+
+class AccessDenied(SpecgenError):
+    exit_code = 4
+
+
+class NotCached(SpecgenError):
+    exit_code = 5
+
+
+class DownloadFailed(SpecgenError):
+    exit_code = 6
+
+
+class DraftMismatch(SpecgenError):
+    exit_code = 7
+
+
+class OutOfMemory(SpecgenError):
+    exit_code = 8
+
+
+class PromptTooLong(SpecgenError):
+    exit_code = 9
+
+
+class BadFile(SpecgenError):
+    exit_code = 10
+
+
+class UnsupportedModel(SpecgenError):
+    exit_code = 11
+
+
+class DeviceUnavailable(SpecgenError):
+    exit_code = 12
+
+
+INTERRUPTED = 130
