@@ -1,0 +1,50 @@
+"""The Typer application: one command for every module of specgen.cli.commands."""
+
+import importlib
+import pkgutil
+from typing import Annotated
+
+import typer
+
+from specgen import __version__
+from specgen.cli import commands
+
+_HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
+
+specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it.
+
+Put --debug anywhere to see the traceback of a failure."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"specgen {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def build() -> typer.Typer:
+    """The application. Plain help: rich's costs 0.1 s at every start."""
+    app = typer.Typer(
+        name="specgen",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=_HELP)(_root)
+    for name in command_names():
+        module = importlib.import_module(f"{commands.__name__}.{name}")
+        app.command(name=name)(module.command)
+    return app
+
+
+def command_names() -> list[str]:
+    """The commands there are, in alphabetical order."""
+    return [module.name for module in pkgutil.iter_modules(commands.__path__)]

@@ -1,0 +1,69 @@
+"""specgen run: one prompt, one answer."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.cli.inputs import gather
+from specgen.cli.options import GenerationOptions, InputOptions, ModelOptions, OutputOptions, grouped
+from specgen.errors import INTERRUPTED, UsageError
+from specgen.events import Failed
+
+
+@grouped
+def command(
+    models: ModelOptions,
+    generation: GenerationOptions,
+    inputs: InputOptions,
+    output: OutputOptions,
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the summary in a pipe too.")] = False,
+) -> None:
+    """Answer one prompt and stream the text to stdout.
+
+    Piped stdin goes before PROMPT, after a blank line; stdin alone is the prompt.
+
+    Examples:
+
+        specgen run -m org/target -d org/draft "Why is the sky blue?"
+
+        git diff | specgen -m ./target "Write a commit message" > message.txt
+    """
+    text = gather(prompt or [], inputs.file)
+    if text is None:
+        raise UsageError(
+            "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
+        )
+    if models.model is None:
+        raise UsageError("no model is named", hint="name one with -m: org/name of the hub, a folder, or a .gguf file")
+
+    from specgen.cli.playing import play
+    from specgen.render import make_renderer
+    from specgen.session import Session
+
+    renderer = make_renderer(
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        json=json,
+        stream=not no_stream,
+        quiet=output.quiet,
+        stats=stats,
+        color=output.color.value,
+    )
+    with Session(models.model, models.draft, models.engine()) as session:
+        events = session.generate(
+            text,
+            system=inputs.system,
+            raw=inputs.raw,
+            sampling=generation.sampling(),
+            max_new_tokens=generation.max_tokens,
+            stop=generation.stop,
+        )
+        last = play(events, renderer, session.stop)
+    if isinstance(last, Failed):
+        raise last.error
+    if last.reason == "interrupted":
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,43 @@
+"""What the user wants read: files, stdin and the prompt, joined."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from specgen.cli.options import is_terminal
+from specgen.errors import BadFile
+
+_STDIN = Path("-")
+
+
+def gather(words: Sequence[str], files: Sequence[Path]) -> str | None:
+    """Files, then piped stdin, then the prompt, parted by blank lines; None if there is nothing of the kind."""
+    parts = [_read(path) for path in files]
+    if _STDIN not in files and not is_terminal(sys.stdin) and (piped := _stdin()):
+        parts.append(piped)
+    if words:
+        parts.append(" ".join(words))
+    parts = [part for part in parts if part.strip()]
+    return "\n\n".join([*(part.rstrip("\n") for part in parts[:-1]), parts[-1]]) if parts else None
+
+
+def _read(path: Path) -> str:
+    if path == _STDIN:
+        return _stdin()
+    try:
+        return _text(path.expanduser().read_bytes(), str(path))
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
+
+
+def _stdin() -> str:
+    return "" if sys.stdin is None or sys.stdin.closed else _text(sys.stdin.buffer.read(), "stdin")
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadFile(
+            f"{name} is not UTF-8 text (byte {error.start})", hint="convert it, for example with iconv -t utf-8"
+        ) from error

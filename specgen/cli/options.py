@@ -1,0 +1,156 @@
+"""The options that commands share, each written down once, and grouped into one parameter a command."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from specgen.core import Device, Dtype, EngineOptions, SamplingChoice
+
+_ENGINE = EngineOptions()
+
+
+class Color(StrEnum):
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="Target: org/name[@revision] of the hub, a local folder, a .gguf file.",
+        ),
+    ] = None
+    draft: Annotated[
+        str,
+        typer.Option(
+            "-d",
+            "-md",
+            "--draft",
+            "--draft-model",
+            metavar="DRAFT",
+            help="A model like -m, or 'lookup' (n-grams of the prompt and output), or 'none'.",
+        ),
+    ] = "lookup"
+    num_draft_tokens: Annotated[
+        int, typer.Option("-k", "--num-draft-tokens", min=0, metavar="K", help="Tokens to draft in a round.")
+    ] = _ENGINE.num_draft_tokens
+    device: Annotated[Device, typer.Option(help="Where to run.")] = _ENGINE.device
+    dtype: Annotated[Dtype, typer.Option(help="Number format; auto is float32 on a CPU, else bfloat16.")] = (
+        _ENGINE.dtype
+    )
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None
+    ctx_size: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Context length in tokens, prompt and answer together.")
+    ] = None
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+    ] = False
+
+    def engine(self) -> EngineOptions:
+        return EngineOptions(
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            ctx_size=self.ctx_size,
+            num_draft_tokens=self.num_draft_tokens,
+            offline=self.offline,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    max_tokens: Annotated[
+        int | None, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Tokens to generate at most.")
+    ] = None
+    temperature: Annotated[
+        float | None, typer.Option("--temp", "--temperature", min=0.0, metavar="T", help="0 is greedy.")
+    ] = None
+    top_k: Annotated[int | None, typer.Option(min=0, metavar="K", help="Draw from the K likeliest; 0: all.")] = None
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Draw from the likeliest that hold P together.")
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, metavar="P", help="Draw from those at least P times as likely as the first."),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, typer.Option("--repetition-penalty", "--repeat-penalty", min=0.01, metavar="X", help="1: none.")
+    ] = None
+    presence_penalty: Annotated[float | None, typer.Option(metavar="X", help="0: none.")] = None
+    frequency_penalty: Annotated[float | None, typer.Option(metavar="X", help="0: none.")] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Repeats a run; drawn and reported if not given.")
+    ] = None
+    stop: Annotated[list[str], typer.Option(metavar="TEXT", help="End the answer before TEXT. Repeatable.")] = (
+        dataclasses.field(default_factory=list)
+    )
+
+    def sampling(self) -> SamplingChoice:
+        return SamplingChoice(**{name: getattr(self, name) for name in SamplingChoice.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
+    file: Annotated[
+        list[Path],
+        typer.Option("-f", "--file", metavar="FILE", help="Put a file before the prompt; - is stdin. Repeatable."),
+    ] = dataclasses.field(default_factory=list)
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let Typer see every field of `command`'s dataclass parameters as an option of its own."""
+    hints = inspect.get_annotations(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, tuple[type, list[str]]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind = hints[name]
+        if not dataclasses.is_dataclass(kind) or not isinstance(kind, type):
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[name] = (kind, [field.name for field in dataclasses.fields(kind)])
+        parameters += [_as_parameter(field, kind) for field in dataclasses.fields(kind)]
+
+    @functools.wraps(command)
+    def flat(**values: Any) -> None:
+        for name, (kind, fields) in groups.items():
+            values[name] = kind(**{field: values.pop(field) for field in fields})
+        command(**values)
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del flat.__wrapped__
+    return flat
+
+
+def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Parameter:
+    hint = inspect.get_annotations(kind, eval_str=True)[field.name]
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether somebody sits at `stream`; a closed one is none."""
+    return stream is not None and not stream.closed and bool(stream.isatty())

@@ -1,0 +1,12 @@
+"""No drafting: the target decodes one token a round."""
+
+from specgen.engine.interfaces import Plan, Proposal, Verdict
+from specgen.engine.tokens import Tokens
+
+
+class NoDrafter:
+    def propose(self, context: Tokens, plan: Plan) -> Proposal:  # noqa: ARG002
+        return Proposal()
+
+    def observe(self, verdict: Verdict) -> None:
+        pass

@@ -1,0 +1,81 @@
+"""What the decoding loop asks of a model and of a drafter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from specgen.engine.sampling import Sampler
+from specgen.engine.tokens import Tokens
+from specgen.events import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a forward pass scored.
+
+    `logits`: float32 [last, vocab_size]. `hidden`: layer -> [last, hidden_size], for the layers asked for.
+    """
+
+    logits: torch.Tensor
+    hidden: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+
+class LanguageModel(Protocol):
+    """A causal language model whose cache is invisible.
+
+    Every call passes the whole context. The model keeps what it has computed for the longest prefix that the
+    context shares with the last call, rolls back what differs, and feeds the rest. After an exception nothing is
+    kept, so the next call is right whatever happened.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of a row of logits. Ids from here on cannot be fed."""
+
+    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+        """Score what follows each of the final `last` positions of `tokens`; 1 <= last <= len(tokens).
+
+        `want` names layers whose hidden states are returned for the same rows.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a drafter may do in this round: propose at most `limit` tokens, picked the way the target picks.
+
+    Nothing is worth proposing after one of `end_ids`.
+    """
+
+    limit: int
+    sampler: Sampler
+    end_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Tokens to verify, and where each came from."""
+
+    tokens: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the target made of a proposal: `accepted` of its tokens, then one token of the target's own."""
+
+    proposal: Proposal
+    accepted: int
+    tokens: tuple[int, ...]
+    sources: tuple[Source, ...]
+
+
+class Drafter(Protocol):
+    """Guesses what the target will say. A wrong guess costs time, never the text."""
+
+    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+        """At most `plan.limit` tokens that may follow `context`; an empty proposal is always right."""
+
+    def observe(self, verdict: Verdict) -> None:
+        """Learn from what the target made of the last proposal."""

@@ -1,0 +1,47 @@
+"""Gumbel noise that is a function of (seed, position, token id), and of nothing else.
+
+A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): every value is hashed
+from its coordinates by the finalizer of splitmix64 (Steele et al. 2014), so that any subset of tokens, on any device,
+in any order, draws the same noise.
+"""
+
+import torch
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_BITS = 53
+
+
+def _mix(value: int) -> int:
+    """splitmix64's finalizer on one Python integer."""
+    value = (value ^ (value >> 30)) * _MIX_1 & _MASK
+    value = (value ^ (value >> 27)) * _MIX_2 & _MASK
+    return value ^ (value >> 31)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits; torch has no unsigned arithmetic on every device."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(value: torch.Tensor, bits: int) -> torch.Tensor:
+    """A logical right shift of int64; torch's own copies the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def gumbel(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
+    """Standard Gumbel noise, float32, for the token `ids` (int64, any shape) at a position of the context.
+
+    g = -log(E) with E exponential, E = -log(1 - u). A u from 53 bits keeps its precision near 0, where the large
+    values that win come from; near 1 it is held below 1, where E would be infinite.
+    """
+    key = _mix((_mix(seed * _GOLDEN + 1 & _MASK) + position * _GOLDEN) & _MASK)
+    bits = ids * _signed(_GOLDEN) + _signed(key)
+    bits = (bits ^ _shift(bits, 30)) * _signed(_MIX_1)
+    bits = (bits ^ _shift(bits, 27)) * _signed(_MIX_2)
+    bits = _shift(bits ^ _shift(bits, 31), 64 - _BITS)
+    uniform = bits.to(torch.float32).add_(0.5).mul_(2.0**-_BITS)
+    uniform.clamp_(max=1.0 - 2.0**-24)
+    return -torch.log(-torch.log1p(-uniform))

@@ -1,0 +1,74 @@
+"""What a transformers cache holds, and how to get it back to a prefix of that."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from specgen.engine.tokens import Tokens
+
+
+class RunnerCache:
+    """A transformers cache, the tokens it holds, and roll-back to any prefix that can be had without recomputing.
+
+    Attention caches are cropped. Recurrent states (Mamba, hybrids) cannot be, so a copy is kept from before tokens
+    that may be rejected; rolling back restores it, and what was accepted since is fed again.
+    """
+
+    def __init__(self, create: Callable[[], Any]) -> None:
+        self._create = create
+        self._tokens = Tokens()
+        self._saved: tuple[Tokens, Any] | None = None
+        self._reset()
+        self.croppable = bool(self.states.is_croppable)
+        """Whether the cache can be cropped; a recurrent one is saved and restored."""
+
+    def _reset(self) -> None:
+        self.states = self._create()
+        if self.states.is_croppable:
+            # Sliding layers then keep what a crop may need until the next crop.
+            self.states.activate_past_recording()
+        self._tokens = Tokens()
+        self._saved = None
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def drop(self) -> None:
+        """Forget everything, as after an exception in a forward pass."""
+        self._reset()
+
+    def roll_back(self, tokens: Tokens, limit: int) -> None:
+        """Keep the longest prefix of `tokens`, at most `limit` long, that can be kept."""
+        keep = min(tokens.common_prefix(self._tokens), limit)
+        surplus = len(self._tokens) - keep
+        if self.croppable and all(_can_crop(layer, surplus) for layer in self.states.layers):
+            # Also without a surplus: sliding layers let go of what they recorded.
+            self.states.crop(-surplus)
+            self._tokens = tokens.prefix(keep)
+        elif surplus:
+            self._restore(keep)
+
+    def _restore(self, keep: int) -> None:
+        if self._saved is None or len(self._saved[0]) > keep:
+            self._reset()
+            return
+        self._tokens, states = self._saved
+        self.states = copy.deepcopy(states)
+
+    def save(self) -> None:
+        """Remember this state, to come back to when what is fed next is rejected."""
+        self._saved = (self._tokens, copy.deepcopy(self.states))
+
+    def fed(self, tokens: Tokens) -> None:
+        """The states now hold `tokens`."""
+        self._tokens = tokens
+
+
+def _can_crop(layer: Any, surplus: int) -> bool:
+    """Whether `surplus` tokens can be taken off: a sliding layer may have let go of what would be needed then."""
+    if not getattr(layer, "is_sliding", False) or not layer.is_initialized:
+        return True
+    length, window = layer.get_seq_length(), layer.sliding_window
+    if length < window:
+        return True
+    return bool(layer.keys.shape[-2] - surplus >= min(length - surplus, window - 1))

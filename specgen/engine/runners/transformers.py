@@ -1,0 +1,152 @@
+"""Any causal language model of transformers, through plain `forward` calls."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig
+
+from specgen.engine.devices import Placement
+from specgen.engine.interfaces import Rows
+from specgen.engine.runners.cache import RunnerCache
+from specgen.engine.tokens import Tokens
+from specgen.errors import UnsupportedModel
+from specgen.models.checkpoint import Checkpoint
+from specgen.models.tokenizer import Tokenizer
+
+# Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.
+_CHUNK = 1024
+# Relative difference of logits between two ways to feed the same tokens; a lost state differs by about 1.
+_SAME_STATE = 0.1
+
+transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class TransformersModel:
+    """A `LanguageModel` over a transformers model; see interfaces.py for the contract.
+
+    `can_verify` is False for recurrent models whose forward pass drops its state when it is fed several tokens at
+    once: they decode one token a round.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = next((name for name in ("past_key_values", "cache_params") if name in parameters), None)
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._cache = RunnerCache(lambda: DynamicCache(config=model.config))
+        head = model.get_output_embeddings()
+        self.vocab_size = int(head.weight.shape[0] if head is not None else model.config.vocab_size)
+        self.can_verify = self._cache_name is not None and (self._cache.croppable or self._extends_states())
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model was made to read; None where nothing says so, as for recurrent models."""
+        length = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        return length if isinstance(length, int) and length > 0 else None
+
+    @torch.inference_mode()
+    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+        try:
+            self._cache.roll_back(tokens, len(tokens) - last)
+            if len(self._cache) and len(tokens) - len(self._cache) > 1 and not self.can_verify:
+                self._cache.drop()
+            if last > 1 and self.can_verify and not self._cache.croppable:
+                self._save_before(tokens.prefix(len(tokens) - last))
+            return self._feed(tokens, last, want)
+        except BaseException:
+            self._cache.drop()
+            raise
+
+    def _save_before(self, tokens: Tokens) -> None:
+        """Bring a recurrent state to `tokens`, what comes next may be rejected, and keep a copy of it."""
+        if len(tokens) > len(self._cache):
+            self._feed(tokens, 1, ())
+        self._cache.save()
+
+    def _feed(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
+        """Feed what the cache lacks of `tokens`, the long part of a prompt in chunks."""
+        while self.can_verify and len(tokens) - len(self._cache) - last >= _CHUNK:
+            self._call(tokens.prefix(len(self._cache) + _CHUNK), 1, ())
+            self._cache.roll_back(tokens, len(tokens))
+        return self._call(tokens, last, want)
+
+    def _call(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
+        arguments: dict[str, Any] = {}
+        start = 0
+        if self._cache_name is not None:
+            start = len(self._cache)
+            arguments[self._cache_name] = self._cache.states
+            arguments["use_cache"] = True
+        if self._keeps_logits:
+            arguments["logits_to_keep"] = last
+        if want:
+            arguments["output_hidden_states"] = True
+        ids = torch.tensor([tokens.ids(start)], device=self._model.device)
+        output = self._model(input_ids=ids, **arguments)
+        if self._cache_name is not None:
+            self._cache.fed(tokens)
+        hidden = {layer: output.hidden_states[layer][0, -last:] for layer in want}
+        return Rows(output.logits[0, -last:].float(), hidden)
+
+    @torch.inference_mode()
+    def _extends_states(self) -> bool:
+        """Whether several tokens fed onto recurrent states score as they do in one piece; tried on a few tokens."""
+        tokens = Tokens([1 + i % max(1, self.vocab_size - 1) for i in range(8)])
+        whole = self._call(tokens, 2, ()).logits
+        self._cache.drop()
+        self._call(tokens.prefix(5), 1, ())
+        pieces = self._call(tokens, 2, ()).logits
+        self._cache.drop()
+        difference = (whole - pieces).abs().max() / whole.abs().max().clamp(min=1e-6)
+        return bool(difference < _SAME_STATE)
+
+
+def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_code: bool) -> TransformersModel:
+    """Load the weights of `checkpoint` onto the device. Raises UnsupportedModel for what transformers does not load."""
+    arguments: dict[str, Any] = {"dtype": placement.dtype, "trust_remote_code": trust_remote_code}
+    if placement.spread:
+        arguments["device_map"] = "auto"
+    if checkpoint.is_gguf:
+        arguments["gguf_file"] = checkpoint.path.name
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
+    folder = checkpoint.path.parent if checkpoint.is_gguf else checkpoint.path
+    with _unsupported(checkpoint):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
+        )
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise UnsupportedModel(
+            f"{checkpoint.ref}: the weights lack {missing[0]} and {len(missing) - 1} more",
+            hint="pull it again, or choose another model",
+        )
+    return TransformersModel((model if placement.spread else model.to(placement.device)).eval())
+
+
+def convert_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of a model that has no tokenizer.json: a GGUF file, or older files of the hub."""
+    folder = checkpoint.path.parent if checkpoint.is_gguf else checkpoint.path
+    arguments = {"gguf_file": checkpoint.path.name} if checkpoint.is_gguf else {}
+    with _unsupported(checkpoint):
+        converted = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+    backend = getattr(converted, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedModel(f"{checkpoint.ref}: its tokenizer has no fast form", hint="choose another model")
+    special = {name: str(token) for name, token in converted.special_tokens_map.items() if isinstance(token, str)}
+    template = converted.chat_template if isinstance(converted.chat_template, str) else None
+    return Tokenizer(backend, special_tokens=special, chat_template=template)
+
+
+@contextlib.contextmanager
+def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
+    """What transformers raises for a model it cannot load, as one line. Being out of memory is no such thing."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, NotImplementedError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnsupportedModel(f"{checkpoint.ref} cannot be loaded: {reason}", hint="choose another model") from error

@@ -1,0 +1,105 @@
+"""Token ids to text as it streams: no character is cut in half, no stop string is shown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from specgen.events import Source, Span
+
+# What decoders write for bytes that are no whole character yet.
+_INCOMPLETE = "\ufffd"
+# A character has at most four bytes; what is still incomplete after that many tokens is no character at all.
+_LONGEST_CHARACTER = 4
+
+
+class Detokenizer:
+    """Decodes a growing list of ids; the text of a token may depend on those before it, so a window is decoded.
+
+    The window starts where the text was last complete, one token back, as decoders strip or add a space at the very
+    start of what they are given.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []
+        self._shown = ""
+        self._held = 0
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is incomplete."""
+        self._window.append(token)
+        text = self._decode(self._window)
+        if text.endswith(_INCOMPLETE) and self._held < _LONGEST_CHARACTER:
+            self._held += 1
+            return ""
+        return self._advance(text)
+
+    def flush(self) -> str:
+        """What was held back, complete or not."""
+        return self._advance(self._decode(self._window)) if self._held else ""
+
+    def _advance(self, text: str) -> str:
+        fresh = text[len(self._shown) :]
+        self._window = self._window[-1:]
+        self._shown = self._decode(self._window)
+        self._held = 0
+        return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The spans that became certain, how many of the tokens given were used, and whether a stop string ended it."""
+
+    spans: tuple[Span, ...]
+    used: int
+    stopped: bool
+
+
+class TextStream:
+    """Turns rounds into spans, and cuts at the first stop string, which is not part of the text."""
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        self._detokenizer = Detokenizer(decode)
+        self._stop = tuple(stop)
+        self._pending: list[Span] = []
+
+    def write(self, tokens: Sequence[int], sources: Sequence[Source]) -> Written:
+        """The text of `tokens`, each with its source."""
+        for used, (token, source) in enumerate(zip(tokens, sources, strict=True), start=1):
+            if text := self._detokenizer.push(token):
+                self._pending.append(Span(text, source))
+                if (cut := self._find_stop()) is not None:
+                    return Written(self._release(cut), used, stopped=True)
+        return Written(self._release(self._certain()), len(tokens), stopped=False)
+
+    def flush(self) -> tuple[Span, ...]:
+        """Everything that was held back, at the end of the stream."""
+        if text := self._detokenizer.flush():
+            self._pending.append(Span(text, self._pending[-1].source if self._pending else "bonus"))
+            if (cut := self._find_stop()) is not None:
+                return self._release(cut)
+        return self._release(len(self._text()))
+
+    def _text(self) -> str:
+        return "".join(span.text for span in self._pending)
+
+    def _find_stop(self) -> int | None:
+        text = self._text()
+        return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
+
+    def _certain(self) -> int:
+        """How much of the pending text cannot be the start of a stop string."""
+        text = self._text()
+        held = (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        return len(text) - max(held, default=0)
+
+    def _release(self, length: int) -> tuple[Span, ...]:
+        """The first `length` characters of the pending text, as spans; the rest stays pending."""
+        released: list[Span] = []
+        while self._pending and length > 0:
+            span = self._pending.pop(0)
+            if len(span.text) > length:
+                self._pending.insert(0, Span(span.text[length:], span.source))
+                span = Span(span.text[:length], span.source)
+            released.append(span)
+            length -= len(span.text)
+        return tuple(released)

@@ -1,0 +1,67 @@
+"""What a model's own files recommend: sampling, and the tokens that end an answer."""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from specgen.core import Message, SamplingChoice, SamplingParams
+from specgen.errors import SpecgenError
+from specgen.models.chat_template import render
+from specgen.models.checkpoint import Checkpoint
+from specgen.models.tokenizer import Tokenizer
+
+_DRAWN_SEEDS = 1 << 31
+_PROBE = "specgen"
+
+
+def resolve_sampling(choice: SamplingChoice, recommended: Mapping[str, Any]) -> SamplingParams:
+    """The user's choice, else generation_config.json's, else greedy. A seed that is not given is drawn.
+
+    As in transformers' `generate`, a recommended temperature counts only with `do_sample`, a repetition penalty always.
+    """
+    chosen = {name: value for name in SamplingChoice.__slots__ if (value := getattr(choice, name)) is not None}
+    values: dict[str, Any] = {}
+    if recommended.get("do_sample"):
+        values["temperature"] = 1.0
+        names = ("temperature", "top_k", "top_p", "min_p")
+        values |= {name: value for name in names if (value := recommended.get(name)) is not None}
+    elif chosen.keys() & {"top_k", "top_p", "min_p"}:
+        values["temperature"] = 1.0  # whoever narrows a distribution wants to draw from it
+    if (penalty := recommended.get("repetition_penalty")) is not None:
+        values["repetition_penalty"] = float(penalty)
+    values["seed"] = secrets.randbelow(_DRAWN_SEEDS)
+    return SamplingParams(**(values | chosen))
+
+
+def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer: those of generation_config.json, else config.json, and the template's own."""
+    for config in (checkpoint.generation_config, checkpoint.config):
+        ids = config.get("eos_token_id")
+        if ids is not None:
+            found = {ids} if isinstance(ids, int) else set(ids)
+            break
+    else:
+        eos = tokenizer.token_id(tokenizer.special_tokens.get("eos_token", ""))
+        found = set() if eos is None else {eos}
+    turn = _end_of_turn(tokenizer)
+    return frozenset(found if turn is None else found | {turn})
+
+
+def _end_of_turn(tokenizer: Tokenizer) -> int | None:
+    """The special token that the chat template puts right after an answer, if it does.
+
+    Not every generation_config.json names it, and without it the model goes on to write the user's next turn.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    messages = [Message("user", _PROBE), Message("assistant", _PROBE)]
+    try:
+        text = render(
+            tokenizer.chat_template, messages, special_tokens=tokenizer.special_tokens, add_generation_prompt=False
+        )
+    except SpecgenError:
+        return None
+    after = (
+        tokenizer.encode(text[text.rindex(_PROBE) + len(_PROBE) :].lstrip(), special=False) if _PROBE in text else []
+    )
+    return after[0] if after and tokenizer.decode(after[:1]) == "" else None

@@ -1,0 +1,198 @@
+"""The public interface: a loaded pair that turns prompts into streams of events."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Self
+
+import torch
+
+from specgen.core import EngineOptions, Message, ModelRef, SamplingChoice, SamplingParams
+from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.sampling import Sampler
+from specgen.engine.text import TextStream
+from specgen.engine.tokens import Tokens
+from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
+from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
+from specgen.loading import Pair, open_pair
+from specgen.prompt import Prompt, chat_prompt, raw_prompt
+from specgen.recommended import end_ids, resolve_sampling
+
+
+class Session:
+    """A target and its drafter, opened at the first use and kept.
+
+    target: a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the same, or `lookup` (n-grams
+    of the prompt and the output) or `none`. One session runs one generation at a time.
+    """
+
+    def __init__(self, target: str | ModelRef, draft: str = "lookup", options: EngineOptions | None = None) -> None:
+        self._target = ModelRef.parse(target) if isinstance(target, str) else target
+        self._draft = draft
+        self._options = options or EngineOptions()
+        self._pair: Pair | None = None
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self._pair = None
+
+    def stop(self) -> None:
+        """End the running generation after the current round, from another thread or a signal handler."""
+        self._stopping = True
+
+    @property
+    def pair(self) -> Pair:
+        """The loaded pair. Raises UsageError before `open` has run."""
+        if self._pair is None:
+            raise UsageError("the session is not open", hint="exhaust Session.open() first")
+        return self._pair
+
+    def open(self) -> Generator[Event, None, None]:
+        """Find, check and load the pair if that has not been done; raises SpecgenError."""
+        if self._pair is None:
+            self._pair = yield from open_pair(self._target, self._draft, self._options)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        raw: bool = False,
+        sampling: SamplingChoice | None = None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[Event]:
+        """Answer one prompt. With `raw` it is continued as it is, else it is put into the model's chat template.
+
+        The stream ends in `Finished` or `Failed`; closing it early is always safe.
+        """
+
+        def work() -> Generator[Event, None, None]:
+            yield from self.open()
+            if raw:
+                made = raw_prompt(self.pair.tokenizer, prompt)
+            else:
+                messages = [Message("system", system)] if system else []
+                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
+            yield from notices(made)
+            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
+
+        return failing(work())
+
+    def run(
+        self,
+        context: Tokens,
+        sampling: SamplingChoice | None = None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generator[Event, None, None]:
+        """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
+        pair = self.pair
+        params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
+        limits = self._limits(len(context), max_new_tokens)
+        self._stopping = False
+        yield self._started(params, len(context))
+        rounds = decode(
+            pair.target,
+            pair.drafter,
+            context,
+            Sampler(params, len(context)),
+            limits,
+            self._options.num_draft_tokens,
+        )
+        yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
+
+    def _stream(self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int) -> Generator[Event, None, None]:
+        """Rounds as steps, then `Finished`."""
+        start = time.perf_counter()
+        stats = Stats(prompt_tokens=prompt_tokens)
+        answer: list[str] = []
+        reason: Reason | None = None
+        while reason is None:
+            done = next(rounds)
+            written = text.write(done.tokens, done.sources)
+            reason = "stop" if written.stopped else done.finish or ("interrupted" if self._stopping else None)
+            step = _step(done, written.spans, written.used)
+            stats = stats.add(step, time.perf_counter() - start)
+            answer.append(step.text)
+            yield step
+        if reason != "stop" and (spans := text.flush()):
+            answer.append("".join(span.text for span in spans))
+            yield Step((), spans)
+        yield Finished(reason, "".join(answer), stats)
+
+    def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
+        pair = self.pair
+        longest = pair.context_length
+        if prompt_tokens == 0:
+            raise UsageError("the prompt is empty", hint="give the model something to read")
+        if prompt_tokens >= longest:
+            raise PromptTooLong(
+                f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
+                hint="shorten it, or raise --ctx-size if the model allows",
+            )
+        ends = end_ids(pair.checkpoint, pair.tokenizer)
+        if max_new_tokens is not None and prompt_tokens + max_new_tokens <= longest:
+            return Limits(prompt_tokens + max_new_tokens, "length", ends)
+        return Limits(longest, "context", ends)
+
+    def _started(self, params: SamplingParams, prompt_tokens: int) -> Started:
+        pair = self.pair
+        return Started(
+            target=pair.target_name,
+            draft=pair.draft_name,
+            drafter=pair.drafter_name,
+            device=pair.placement.device.type,
+            dtype=str(pair.placement.dtype).removeprefix("torch."),
+            sampling=params,
+            num_draft_tokens=self._options.num_draft_tokens,
+            prompt_tokens=prompt_tokens,
+        )
+
+
+def notices(prompt: Prompt) -> Iterator[Notice]:
+    """What the user should know about how the prompt was made."""
+    if prompt.notice:
+        yield Notice(prompt.notice)
+
+
+def failing(events: Iterator[Event]) -> Iterator[Event]:
+    """`events`, with a failure that a user can cause as the last event."""
+    try:
+        yield from events
+    except SpecgenError as error:
+        yield Failed(error)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        yield Failed(_out_of_memory(error))
+    except RuntimeError as error:
+        # The CPU allocator of torch raises a plain RuntimeError.
+        if "can't allocate memory" not in str(error):
+            raise
+        yield Failed(_out_of_memory(error))
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemory:
+    failure = OutOfMemory(
+        "the device has not enough memory for this pair and context",
+        hint="try --dtype bfloat16, a smaller --ctx-size, --draft lookup, or a smaller model",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
+    """A round as far as its first `used` tokens: a stop string may end it inside an accepted run."""
+    return Step(
+        tokens=done.tokens[:used],
+        spans=spans,
+        drafted=done.drafted,
+        accepted=min(done.accepted, used),
+        draft_s=done.draft_s,
+        verify_s=done.verify_s,
+    )
