@@ -5,7 +5,7 @@ from typing import Any
 
 from specgen.core import Message, SamplingChoice
 from specgen.engine.tokens import Tokens
-from specgen.events import Event, Finished, Notice, Stats, Step
+from specgen.events import Event, Finished, Notice, Started, Step
 from specgen.prompt import chat_prompt
 from specgen.session import Session, failing
 
@@ -30,7 +30,8 @@ class Conversation:
     def clear(self) -> None:
         """Forget every turn; the system prompt stays."""
         self.messages = [Message("system", self._system)] if self._system else []
-        self.stats = Stats()
+        self.started: Started | None = None
+        self.finished: Finished | None = None
         self._context = Tokens()
         self._text = ""
 
@@ -53,8 +54,10 @@ class Conversation:
                 if isinstance(event, Step):
                     generated += event.tokens
                     answer.append(event.text)
+                elif isinstance(event, Started):
+                    self.started = event
                 elif isinstance(event, Finished):
-                    self.stats = event.stats
+                    self.finished = event
                 yield event
         finally:
             # Also when the reader left in the middle: what was shown was said.

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from specgen.core import Device, Dtype, EngineOptions, SamplingChoice
+from specgen.errors import UsageError
 
 _ENGINE = EngineOptions()
 
@@ -149,6 +150,13 @@ def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Paramete
     hint = inspect.get_annotations(kind, eval_str=True)[field.name]
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def named_model(models: ModelOptions) -> str:
+    """The target that the user named. Raises UsageError when there is none."""
+    if models.model is None:
+        raise UsageError("no model is named", hint="name one with -m: org/name of the hub, a folder, or a .gguf file")
+    return models.model
 
 
 def is_terminal(stream: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.inputs import gather
-from specgen.cli.options import GenerationOptions, InputOptions, ModelOptions, OutputOptions, grouped
+from specgen.cli.options import GenerationOptions, InputOptions, ModelOptions, OutputOptions, grouped, named_model
 from specgen.errors import INTERRUPTED, UsageError
 from specgen.events import Failed
 
@@ -37,8 +37,7 @@ def command(
         raise UsageError(
             "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
         )
-    if models.model is None:
-        raise UsageError("no model is named", hint="name one with -m: org/name of the hub, a folder, or a .gguf file")
+    target = named_model(models)
 
     from specgen.cli.playing import play
     from specgen.render import make_renderer
@@ -53,7 +52,7 @@ def command(
         stats=stats,
         color=output.color.value,
     )
-    with Session(models.model, models.draft, models.engine()) as session:
+    with Session(target, models.draft, models.engine()) as session:
         events = session.generate(
             text,
             system=inputs.system,

@@ -42,8 +42,10 @@ class RunnerCache:
         keep = min(tokens.common_prefix(self._tokens), limit)
         surplus = len(self._tokens) - keep
         if self.croppable and all(_can_crop(layer, surplus) for layer in self.states.layers):
-            # Also without a surplus: sliding layers let go of what they recorded.
-            self.states.crop(-surplus)
+            for layer in self.states.layers:
+                if layer.is_initialized:
+                    # Also without a surplus: sliding layers let go of what they recorded.
+                    layer.crop(-surplus)
             self._tokens = tokens.prefix(keep)
         elif surplus:
             self._restore(keep)

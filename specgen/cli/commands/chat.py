@@ -1,0 +1,56 @@
+"""specgen chat: a conversation in the terminal."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.cli.options import GenerationOptions, ModelOptions, OutputOptions, grouped, named_model
+
+
+@grouped
+def command(
+    models: ModelOptions,
+    generation: GenerationOptions,
+    output: OutputOptions,
+    system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
+) -> None:
+    """Talk with a model; each answer streams, and the conversation is kept.
+
+    Lines on stdin are turns too when it is no terminal. /help in the chat lists its commands.
+
+    Example:
+
+        specgen chat -m org/target -d org/draft -s "Be brief."
+    """
+    target = named_model(models)
+
+    from specgen.cli.repl import Repl, line_reader
+    from specgen.conversation import Conversation
+    from specgen.render import make_renderer
+    from specgen.session import Session
+
+    renderer = make_renderer(
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        json=False,
+        stream=True,
+        quiet=output.quiet,
+        stats=False,
+        color=output.color.value,
+        summary="short",
+    )
+    with Session(target, models.draft, models.engine()) as session:
+        try:
+            for event in session.open():
+                renderer.show(event)
+        finally:
+            renderer.close()
+        conversation = Conversation(
+            session,
+            system=system,
+            sampling=generation.sampling(),
+            max_new_tokens=generation.max_tokens,
+            stop=generation.stop,
+        )
+        Repl(session, conversation, renderer, line_reader()).loop()

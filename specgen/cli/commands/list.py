@@ -1,0 +1,53 @@
+"""specgen list: the models in the Hugging Face cache."""
+
+import json as json_format
+from typing import Annotated
+
+import typer
+
+
+def command(
+    json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+) -> None:
+    """List the models in the Hugging Face cache that specgen could load.
+
+    SIZE counts all revisions of a model. `specgen show MODEL` says more, `specgen rm MODEL` deletes.
+    """
+    from specgen.models.cache import cached_models, folder
+
+    models = cached_models()
+    if json:
+        rows = [
+            {
+                "id": model.id,
+                "size": model.size,
+                "last_used": model.last_used.isoformat(timespec="seconds"),
+                "path": str(model.path),
+                "revisions": [
+                    {"commit": revision.commit, "names": list(revision.names), "path": str(revision.path)}
+                    for revision in model.revisions
+                ],
+            }
+            for model in models
+        ]
+        typer.echo(json_format.dumps(rows, indent=2))
+    elif not models:
+        typer.echo(f"specgen: no models in {folder()}; `specgen pull org/name` gets one", err=True)
+    else:
+        table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
+        for model in models:
+            revisions = [
+                f"{revision.commit[:8]} ({', '.join(revision.names)})" if revision.names else revision.commit[:8]
+                for revision in model.revisions
+            ]
+            used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
+            table.append((model.id, _size(model.size), used, ", ".join(revisions)))
+        widths = [max(len(row[column]) for row in table) for column in range(3)]
+        for name, size, used, revisions_text in table:
+            typer.echo(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {used:<{widths[2]}}  {revisions_text}")
+
+
+def _size(count: int) -> str:
+    from rich.filesize import decimal
+
+    return decimal(count)

@@ -1,0 +1,38 @@
+"""specgen rm: delete models from the Hugging Face cache."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.cli.options import is_terminal
+from specgen.core import ModelRef
+from specgen.errors import UsageError
+
+
+def command(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="org/name for all of it, or org/name@revision.")
+    ],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete models from the Hugging Face cache, which other tools use too.
+
+    Asks first. Local folders and .gguf files are never deleted.
+    """
+    from rich.filesize import decimal
+
+    from specgen.models.cache import folder, plan_removal
+
+    plan = plan_removal([ModelRef.parse(model) for model in models])
+    size = decimal(plan.freed)
+    names = ", ".join(plan.models)
+    if not yes:
+        if not is_terminal(sys.stdin):
+            raise UsageError(f"deleting {names} ({size}) needs a yes", hint="add --yes where nobody can be asked")
+        typer.echo(f"{names}: {size} in {folder()}, which other tools share.", err=True)
+        if not typer.confirm("Delete?", err=True):
+            typer.echo("Nothing was deleted.", err=True)
+            raise typer.Exit(1)
+    plan.execute()
+    typer.echo(f"deleted {names}, {size} freed")

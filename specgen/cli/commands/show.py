@@ -1,0 +1,51 @@
+"""specgen show: what a model is."""
+
+import dataclasses
+import json as json_format
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.core import ModelRef
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[@revision], a folder, or a .gguf file.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
+) -> None:
+    """Show what a model is: architecture, size, context length, licence, files.
+
+    Of a model of the hub that is not cached only the small files are downloaded, never the weights.
+
+    Examples:
+
+        specgen show org/name
+
+        specgen show ./model.gguf --json
+    """
+    from specgen.models.checkpoint import find, follow
+    from specgen.models.summary import summarize
+    from specgen.render.progress import ProgressLine
+
+    line = ProgressLine(sys.stderr)
+    try:
+        checkpoint = follow(find(ModelRef.parse(model), offline=offline), line.show)
+    finally:
+        line.close()
+    summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
+    if json:
+        typer.echo(json_format.dumps(summary, indent=2, default=str))
+        return
+    from rich.filesize import decimal
+
+    files = summary.pop("files")
+    summary["weight_bytes"] = decimal(summary["weight_bytes"]) if summary["weight_bytes"] else None
+    labels = {name: name.replace("_", " ") for name in summary} | {"weight_bytes": "weights"}
+    for name, value in summary.items():
+        shown = "unknown" if value is None else f"{value:,}" if isinstance(value, int) else value
+        if name != "revision" or value is not None:
+            typer.echo(f"{labels[name]:<15} {shown}")
+    for number, (name, size) in enumerate(files.items()):
+        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {name}")

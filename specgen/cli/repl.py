@@ -1,0 +1,100 @@
+"""The chat: read a line, do a command or stream an answer, again."""
+
+import sys
+from collections.abc import Callable
+
+from specgen.cli.options import is_terminal
+from specgen.cli.playing import play
+from specgen.conversation import Conversation
+from specgen.events import Failed, Renderer
+from specgen.render.summary import summary
+from specgen.session import Session
+
+_HELP = """/help   this list
+/clear  forget the conversation
+/stats  statistics of the last answer
+/exit   leave (so does Ctrl-D)
+Ctrl-C stops an answer and keeps it. A line that begins with // is sent with one / less."""
+
+
+class Repl:
+    """One chat on one session; `read` returns the next line and raises EOFError at the end."""
+
+    def __init__(
+        self, session: Session, conversation: Conversation, renderer: Renderer, read: Callable[[], str]
+    ) -> None:
+        self._session = session
+        self._conversation = conversation
+        self._renderer = renderer
+        self._read = read
+        self._commands = {"/help": self._help, "/clear": self._clear, "/stats": self._stats}
+
+    def loop(self) -> None:
+        """Until /exit or the end of input. An error ends a turn, not the chat."""
+        while True:
+            try:
+                line = self._read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                continue  # what was typed is given up
+            if line in ("/exit", "/quit"):
+                return
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(line)
+            elif line:
+                self._say(line[1:] if line.startswith("//") else line)
+
+    def _say(self, text: str) -> None:
+        try:
+            last = play(self._conversation.say(text), self._renderer, self._session.stop)
+        except KeyboardInterrupt:
+            self._tell("stopped before the answer began")
+            return
+        if isinstance(last, Failed):
+            self._tell(str(last.error))
+
+    def _command(self, line: str) -> None:
+        name = line.partition(" ")[0]
+        action = self._commands.get(name)
+        if action is None:
+            self._tell(f"no command {name}; /help lists them")
+        else:
+            action()
+
+    def _help(self) -> None:
+        self._tell(_HELP)
+
+    def _clear(self) -> None:
+        self._conversation.clear()
+        self._tell("the conversation is forgotten")
+
+    def _stats(self) -> None:
+        finished = self._conversation.finished
+        if finished is None:
+            self._tell("no answer yet")
+        else:
+            self._tell(summary(self._conversation.started, finished, "full").rstrip())
+
+    def _tell(self, text: str) -> None:
+        """Everything but the answers goes to stderr."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def line_reader() -> Callable[[], str]:
+    """Lines with editing and history on a terminal, plain ones from a pipe."""
+    if not is_terminal(sys.stdin):
+        return _piped_line
+    from prompt_toolkit import PromptSession  # noqa: PLC0415 - 0.15 s that a pipe need not pay
+    from prompt_toolkit.output import create_output  # noqa: PLC0415
+
+    # The prompt is drawn on stderr, so that stdout holds answers only.
+    session: PromptSession[str] = PromptSession("> ", output=create_output(sys.stderr))
+    return session.prompt
+
+
+def _piped_line() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line

@@ -1,0 +1,117 @@
+# ruff: noqa: TID253 - imported lazily, by the command bodies
+"""The models in the Hugging Face cache, which other tools use too: what is there, and deleting some of it."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from huggingface_hub import CachedRepoInfo, DeleteCacheStrategy, HFCacheInfo, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+from specgen.core import ModelRef
+from specgen.errors import ModelNotFound, SpecgenError
+from specgen.models.hub_client import constants, quiet
+from specgen.models.weights import CONFIG
+
+
+@dataclass(frozen=True, slots=True)
+class CachedRevision:
+    """One commit of a cached model; `names` are the branches and tags that mean it."""
+
+    commit: str
+    names: tuple[str, ...]
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model of the hub in the cache. `size` is in bytes on disk, all revisions together."""
+
+    id: str
+    path: Path
+    size: int
+    last_used: datetime
+    revisions: tuple[CachedRevision, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What deleting models from the cache would do. Nothing happens before `execute`."""
+
+    models: tuple[str, ...]
+    freed: int  # bytes
+    strategy: DeleteCacheStrategy
+
+    def execute(self) -> None:
+        """Delete. Raises SpecgenError when something could not be deleted."""
+        self.strategy.execute()
+        left = [path for path in (*self.strategy.repos, *self.strategy.snapshots) if path.exists()]
+        if left:
+            raise SpecgenError(f"{left[0]} could not be deleted", hint="check its permissions")
+
+
+def folder() -> Path:
+    """The folder of the cache, whether or not it exists."""
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cached_models() -> list[CachedModel]:
+    """The models in the cache that have a config.json, by name."""
+    models = [_model(repo) for repo in _repositories(_scan())]
+    return [model for model in models if model.revisions]
+
+
+def plan_removal(refs: Sequence[ModelRef]) -> Removal:
+    """How to delete `refs` from the cache: all revisions of a model, or one commit, branch or tag of it.
+
+    Raises ModelNotFound for what is not in the cache.
+    """
+    scan = _scan()
+    known = {repo.repo_id: repo for repo in _repositories(scan)}
+    commits: set[str] = set()
+    for ref in refs:
+        repo = known.get(ref.source)
+        if repo is None:
+            close = difflib.get_close_matches(ref.source, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`specgen list` shows what is"
+            raise ModelNotFound(f"{ref.source} is not in the cache ({folder()})", hint=hint)
+        commits |= _commits(repo, ref.revision)
+    strategy = scan.delete_revisions(*commits)
+    return Removal(tuple(str(ref) for ref in refs), int(strategy.expected_freed_size), strategy)
+
+
+def _scan() -> HFCacheInfo:
+    quiet()
+    try:
+        return scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return HFCacheInfo(size_on_disk=0, repos=frozenset(), incomplete_files=frozenset(), warnings=[])
+
+
+def _repositories(scan: HFCacheInfo) -> list[CachedRepoInfo]:
+    return sorted((repo for repo in scan.repos if repo.repo_type == "model"), key=lambda repo: repo.repo_id)
+
+
+def _commits(repo: CachedRepoInfo, revision: str | None) -> set[str]:
+    commits = {
+        found.commit_hash
+        for found in repo.revisions
+        if revision is None or revision in found.refs or found.commit_hash.startswith(revision)
+    }
+    if not commits:
+        raise ModelNotFound(
+            f"{repo.repo_id} has no revision {revision} in the cache", hint="`specgen list` shows what is"
+        )
+    return commits
+
+
+def _model(repo: CachedRepoInfo) -> CachedModel:
+    revisions = [
+        CachedRevision(found.commit_hash, tuple(sorted(found.refs)), found.snapshot_path)
+        for found in sorted(repo.revisions, key=lambda found: -found.last_modified)
+        if any(file.file_name == CONFIG for file in found.files)
+    ]
+    last_used = datetime.fromtimestamp(repo.last_accessed, UTC)
+    return CachedModel(repo.repo_id, repo.repo_path, repo.size_on_disk, last_used, tuple(revisions))

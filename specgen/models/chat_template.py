@@ -1,0 +1,150 @@
+"""A conversation as the text its model was trained on, by the model's own jinja2 template.
+
+The environment is the one of transformers (utils/chat_template_utils.py), piece by piece: templates are written
+against it. They come from strangers, so they run in jinja2's sandbox.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from specgen.core import Message
+from specgen.errors import UnsupportedModel, UsageError
+
+
+def render(
+    template: str,
+    messages: Sequence[Message],
+    *,
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool,
+    **variables: object,
+) -> str:
+    """The text of `messages`, BOS included where the template writes it: encode it without special tokens.
+
+    `add_generation_prompt` ends it where the assistant's answer begins. `variables` are those the template knows
+    (enable_thinking, ...); one of the same name wins over a special token.
+
+    Raises UsageError with the template's own words when it refuses the conversation, UnsupportedModel when the
+    template itself is broken.
+    """
+    compiled = _compile(template)
+    context: dict[str, object] = {
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **special_tokens,
+        **variables,
+    }
+    try:
+        return compiled.render(context)
+    except _RefusedError as error:
+        raise UsageError(
+            f"the model's chat template refuses these messages: {_one_line(error)}",
+            hint="change the messages, or the system prompt, to what this model knows",
+        ) from error
+    except Exception as error:  # a template is a stranger's program: it can fail in any way
+        raise UnsupportedModel(
+            f"the model's chat template fails: {_one_line(error)}", hint="use another revision of the model"
+        ) from error
+
+
+class _RefusedError(TemplateError):
+    """Raised by the template itself, on purpose."""
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}` marks the assistant's own words for training; here its body is rendered as it stands."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A call block rather than the bare body: a `set` inside must not leak out.
+        return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Macro) -> str:
+        return caller()
+
+
+class _Dict:
+    """`dict` for templates: calls and fromkeys, and no way on to the class."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class _Namespace(Namespace):
+    """`namespace` for templates: no underscore names, through which Python's internals could be reached."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no name for self: a template may write namespace(self=...)
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _refuse_underscore(name)
+        Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_underscore(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a chat template may not store {name!r} in a namespace")
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RefusedError(message)
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002 - templates may pass it by name
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # jinja2's own filter escapes HTML, which no model was trained on.
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["dict"] = _Dict()
+    environment.globals["namespace"] = _Namespace
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise UnsupportedModel(
+            f"the model's chat template cannot be read: {_one_line(error)}", hint="use another revision of the model"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

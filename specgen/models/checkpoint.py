@@ -1,0 +1,134 @@
+"""A model on this disk, however it got there: a hub id, a local folder, or a .gguf file.
+
+Two phases, because the tokenizers of a pair are compared before any weights are downloaded: `find` gets the small
+files, `fetch_weights` the rest.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specgen.core import ModelRef
+from specgen.errors import BadFile, ModelNotFound, UnsupportedModel
+from specgen.models.reporting import Reporting, follow
+from specgen.models.weights import CONFIG, check_loadable, read_json, verify, weight_names
+
+__all__ = ["Checkpoint", "Reporting", "fetch_weights", "find", "follow"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_GGUF_MAGIC = b"GGUF"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on this disk: `path` is a folder in the hub's format, or a .gguf file.
+
+    From `find` all its small files are there, from `fetch_weights` its weights too. `commit` is the hub's full
+    commit hash, None for local files.
+    """
+
+    ref: ModelRef
+    path: Path
+    commit: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == ".gguf"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json, {} for GGUF. Raises BadFile."""
+        return {} if self.is_gguf else read_json(self.path / CONFIG)
+
+    @property
+    def generation_config(self) -> dict[str, Any]:
+        """generation_config.json, {} where there is none. Raises BadFile."""
+        path = self.path / "generation_config.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the weights. Before `fetch_weights` some may not be there yet. Raises BadFile."""
+        if self.is_gguf:
+            return [self.path]
+        return [self.path / name for name in weight_names(self.path, _names(self.path))]
+
+    @property
+    def weight_bytes(self) -> int:
+        """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
+        sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
+        if self.commit is not None and len(sizes) < len(self.weight_files):
+            from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+
+            listing = hub.snapshot_of(self.ref, self.commit).listing() or {}
+            return sum(listing.get(name, 0) for name in weight_names(self.path, listing))
+        return sum(sizes.values())
+
+
+def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Reporting[Checkpoint]:
+    """The model that `ref` names, with its small files: config, tokenizer, chat template, index of the weights.
+
+    A path that exists wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises
+    ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
+    """
+    path = Path(ref.source).expanduser()
+    if ref.revision is None and path.exists():
+        return _local(ref, path)
+    if _looks_like_path(ref.source):
+        kind = "file" if ref.source.endswith(".gguf") else "folder"
+        raise ModelNotFound(f"there is no {kind} {ref.source}", hint="check the path")
+    if not _HUB_ID.fullmatch(ref.source) or ".." in ref.source or "--" in ref.source:
+        raise ModelNotFound(
+            f"'{ref.source}' is neither an existing path nor a hub id",
+            hint="give a folder, a .gguf file, or org/name",
+        )
+    from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+
+    folder, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
+    return Checkpoint(ref, folder, commit)
+
+
+def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpoint]:
+    """The same model with its weights: all of them there, every file whole. Raises what `find` raises."""
+    if checkpoint.commit is not None:
+        from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+
+        yield from hub.fetch_weights(checkpoint.ref, checkpoint.commit, offline=offline)
+    if not checkpoint.is_gguf:
+        verify(checkpoint.weight_files)
+    return checkpoint
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith((".", "/", "~")) or "\\" in text or text.endswith(".gguf") or text.count("/") > 1
+
+
+def _local(ref: ModelRef, path: Path) -> Checkpoint:
+    if path.is_file():
+        _check_gguf(path)
+        return Checkpoint(ref, path)
+    try:
+        check_loadable(str(path), _names(path))
+        missing = next((file for file in Checkpoint(ref, path).weight_files if not file.is_file()), None)
+    except PermissionError as error:
+        raise BadFile(f"cannot read {path}: permission denied", hint="check the folder's permissions") from error
+    if missing is not None:
+        raise ModelNotFound(f"{path} is incomplete: {missing.name} is missing", hint="copy the whole folder again")
+    return Checkpoint(ref, path)
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the file's permissions") from error
+    if path.suffix != ".gguf":
+        raise UnsupportedModel(f"{path} is a file, but no .gguf file", hint="give the model's folder, or a .gguf file")
+    if magic != _GGUF_MAGIC:
+        raise BadFile(f"{path} is not a GGUF file", hint="download it again")

@@ -1,0 +1,113 @@
+"""What a model is, from its config and the headers of its files; no weight is read."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specgen.models.checkpoint import Checkpoint
+from specgen.models.weights import tensor_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """None wherever nobody says. `parameters` needs the weights here; `files` are name -> bytes, of those here."""
+
+    id: str
+    revision: str | None
+    path: Path
+    architecture: str | None
+    parameters: int | None
+    layers: int | None
+    hidden_size: int | None
+    vocabulary: int | None
+    context_length: int | None
+    dtype: str | None
+    licence: str | None
+    files: dict[str, int]
+
+
+def summarize(checkpoint: Checkpoint) -> ModelSummary:
+    """Raises BadFile for files that cannot be read."""
+    return _of_gguf(checkpoint) if checkpoint.is_gguf else _of_folder(checkpoint)
+
+
+def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
+    top = checkpoint.config
+    nested = top.get("text_config")
+    config = {**top, **nested} if isinstance(nested, dict) else top
+    architectures = top.get("architectures") or [None]
+    dtypes, parameters = _weights(checkpoint)
+    return ModelSummary(
+        id=checkpoint.ref.source,
+        revision=checkpoint.commit,
+        path=checkpoint.path,
+        architecture=_first(str, {"first": architectures[0], **config}, "first", "model_type"),
+        parameters=parameters,
+        layers=_first(int, config, "num_hidden_layers", "n_layer"),
+        hidden_size=_first(int, config, "hidden_size", "n_embd"),
+        vocabulary=_first(int, config, "vocab_size"),
+        context_length=_first(int, config, "max_position_embeddings", "n_positions"),
+        dtype=dtypes or _first(str, config, "dtype", "torch_dtype"),
+        licence=_licence(checkpoint.path / "README.md"),
+        files=_files(checkpoint.path),
+    )
+
+
+def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
+    from specgen.models.gguf_header import read_header  # noqa: PLC0415  0.3 s, only for GGUF
+
+    header = read_header(checkpoint.path)
+    architecture = _first(str, header, "general.architecture")
+    return ModelSummary(
+        id=checkpoint.ref.source,
+        revision=None,
+        path=checkpoint.path,
+        architecture=architecture,
+        parameters=header["parameters"],
+        layers=_first(int, header, f"{architecture}.block_count"),
+        hidden_size=_first(int, header, f"{architecture}.embedding_length"),
+        vocabulary=_first(int, header, "tokenizer.ggml.tokens", f"{architecture}.vocab_size"),
+        context_length=_first(int, header, f"{architecture}.context_length"),
+        dtype=_first(str, header, "general.file_type"),
+        licence=_first(str, header, "general.license"),
+        files={checkpoint.path.name: checkpoint.path.stat().st_size},
+    )
+
+
+def _first(kind: type, values: Mapping[str, Any], *names: str) -> Any:
+    """The first of `names` that has a value of the kind."""
+    return next((values[name] for name in names if isinstance(values.get(name), kind)), None)
+
+
+def _weights(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
+    """The dtypes and the number of parameters of the weights; None when they are not all here."""
+    files = checkpoint.weight_files
+    if not all(file.is_file() for file in files):
+        return None, None
+    tensors = [tensor for file in files for tensor in tensor_shapes(file).values()]
+    counts: dict[str, int] = {}
+    for dtype, shape in tensors:
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    dtypes = sorted(counts, key=lambda dtype: -counts[dtype])
+    # Packed weights hold several parameters in one number: there the count would be wrong.
+    packed = "quantization_config" in checkpoint.config
+    return ", ".join(dtypes) or None, None if packed else sum(counts.values())
+
+
+def _licence(card: Path) -> str | None:
+    """`license` of the card's front matter, the lines between two `---`."""
+    try:
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
+    front = dict(line.split(":", 1) for line in lines[1:end] if ":" in line and not line.startswith((" ", "-")))
+    name = front.get("license_name") or front.get("license") or ""
+    return name.strip().strip("\"'") or None
+
+
+def _files(folder: Path) -> dict[str, int]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}

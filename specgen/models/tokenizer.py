@@ -1,0 +1,198 @@
+"""Text to token ids and back, from a model's own tokenizer.json, without the cost of importing transformers.
+
+What tokenizer.json says is what happens: normalizer, pre-tokenizer, BPE and post-processor are the authors' own, and
+the other files of the folder add tokens, names and the chat template by the rules of transformers 5
+(TokenizersBackend). Some classes of transformers build a pipeline of their own instead and lose what the file says
+(GPT2Tokenizer drops SmolLM2's digit splitting); the models were trained with the file, so it wins here.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+from tokenizers.normalizers import NFC
+
+from specgen.errors import BadFile
+
+TOKEN_FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+# These classes normalize to NFC in transformers whatever the file says, and a file made from a GGUF does not say it.
+NFC_CLASSES = ("Qwen2Tokenizer", "Qwen3_5Tokenizer")
+# transformers' clean_up_tokenization, in its order.
+CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+class Tokenizer:
+    """One model's tokenizer. `special_tokens` maps names to texts (bos_token, eos_token, ...), for chat templates."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
+        clean_up_spaces: bool = False,
+    ) -> None:
+        """Take over `backend`, whose truncation and padding are switched off.
+
+        `clean_up_spaces` removes the spaces that WordPiece leaves before punctuation; BPE ignores it, as its spaces
+        are part of the text.
+        """
+        # A tokenizer saved after training may still cut or pad every text.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._clean_up_spaces = clean_up_spaces and type(backend.model).__name__ != "BPE"
+        self.chat_template = chat_template
+        self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
+
+    @classmethod
+    def from_folder(cls, path: Path) -> "Tokenizer | None":
+        """The tokenizer of a model folder, or None where there is no tokenizer.json to read.
+
+        Raises BadFile when one of its files is damaged.
+        """
+        if not (path / "tokenizer.json").is_file():
+            return None
+        backend = _read_backend(path / "tokenizer.json")
+        config = _read_json(path / "tokenizer_config.json")
+        if backend.normalizer is None and str(config.get("tokenizer_class")).removesuffix("Fast") in NFC_CLASSES:
+            backend.normalizer = NFC()
+        if "added_tokens_decoder" in config:
+            declared = {int(index): _token(token) for index, token in config["added_tokens_decoder"].items()}
+            older: dict[str, Any] = {}
+        else:
+            declared = backend.get_added_tokens_decoder()
+            older = _read_json(path / "special_tokens_map.json")
+        named = _named_tokens(config) | _named_tokens(older)
+        _add_tokens(backend, [token for _, token in sorted(declared.items())], named, _extra(config, older))
+        backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
+        return cls(
+            backend,
+            chat_template=_chat_template(path, config),
+            special_tokens={name: token.content for name, token in named.items()},
+            clean_up_spaces=bool(config.get("clean_up_tokenization_spaces", False)),
+        )
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """The ids of `text`. `special` adds what the model expects around a text (BOS, EOS); a rendered chat template
+        has it already. Special tokens written out in the text become their ids either way.
+
+        Raises BadFile for half a surrogate pair, which Python puts where bytes were no text.
+        """
+        try:
+            # Not encode_batch: it starts threads, and then warns on stderr at every fork.
+            return list(self._backend.encode(text, add_special_tokens=special).ids)
+        except TypeError:
+            raise BadFile("the text is not valid Unicode", hint="save it as UTF-8") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens; bytes that are no UTF-8 (yet) become U+FFFD."""
+        text = self._backend.decode(ids, skip_special_tokens=True)
+        if self._clean_up_spaces:
+            for piece in CLEAN_UP:
+                text = text.replace(piece, piece.strip())
+        return text
+
+    def token_text(self, token_id: int) -> str:
+        """The raw vocabulary entry of an id, for messages."""
+        return self._backend.id_to_token(token_id) or "(no token)"
+
+    def token_id(self, text: str) -> int | None:
+        """The id of one vocabulary entry, None where there is none."""
+        return self._backend.token_to_id(text)
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Token -> id, added tokens included. Read once (0.1 s for 152,000 entries), not to be changed."""
+        return self._vocabulary
+
+    @cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return self._backend.get_vocab(with_added_tokens=True)
+
+
+def _read_backend(file: Path) -> Backend:
+    try:
+        return Backend.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise BadFile(f"{file} is damaged: {error}", hint="download the model again") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`, empty where there is no such file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{file} is damaged: {error}", hint="download the model again") from error
+    if not isinstance(content, dict):
+        raise BadFile(f"{file} is damaged: not a JSON object", hint="download the model again")
+    return content
+
+
+def _token(value: str | Mapping[str, Any]) -> AddedToken:
+    """A token as the config files write one: its text, or an object with its flags."""
+    if isinstance(value, str):
+        return AddedToken(value, special=True)
+    return AddedToken(**{flag: value[flag] for flag in TOKEN_FLAGS if flag in value})
+
+
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """bos_token, eos_token and whatever else a config names (image_token, ...)."""
+    named = {name: value for name, value in config.items() if name.endswith("_token")}
+    if isinstance(config.get("extra_special_tokens"), dict):
+        named |= config["extra_special_tokens"]
+    return {name: _token(value) for name, value in named.items() if isinstance(value, str | dict)}
+
+
+def _extra(config: Mapping[str, Any], older: Mapping[str, Any]) -> list[AddedToken]:
+    """Special tokens without a name of their own; the key changed its name over the years."""
+    for source in (config, older):
+        for key in ("extra_special_tokens", "additional_special_tokens"):
+            if isinstance(source.get(key), list) and source[key]:
+                return [_token(value) for value in source[key]]
+    return []
+
+
+def _add_tokens(
+    backend: Backend, declared: Iterable[AddedToken], named: Mapping[str, AddedToken], extra: Iterable[AddedToken]
+) -> None:
+    """Make `backend` treat every declared, named and extra token as one piece.
+
+    A declared token overrides the flags that tokenizer.json has for it; a named or extra one is added only where
+    nobody declared it. A declared token with a name is special, whatever its flags say.
+    """
+    present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    adding = {token.content: token for token in declared}
+    names = {token.content for token in named.values()}
+    for token in adding.values():
+        token.special = token.special or token.content in names
+    for token in named.values():
+        if token.content not in present and token.content not in adding:
+            token.special = True
+            adding[token.content] = token
+    for token in extra:
+        if token.content not in present:
+            adding.setdefault(token.content, token)
+    # Adding is quadratic in the library, and most tokens are there already.
+    backend.add_tokens([token for token in adding.values() if token != present.get(token.content)])
+
+
+def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
+    """The default template; those in files of their own, if any, replace the ones in the config."""
+    templates = {file.stem: file for file in path.glob("additional_chat_templates/*.jinja")}
+    if (path / "chat_template.jinja").is_file():
+        templates["default"] = path / "chat_template.jinja"
+    if templates:
+        file = templates.get("default")
+        return file.read_text(encoding="utf-8") if file else None
+    saved = config.get("chat_template")
+    if isinstance(saved, list):
+        saved = {entry["name"]: entry["template"] for entry in saved}
+    if isinstance(saved, dict):
+        saved = saved.get("default")
+    return saved if isinstance(saved, str) else None

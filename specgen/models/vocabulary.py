@@ -1,0 +1,66 @@
+"""Whether a draft speaks the target's tokens. Only ids pass between the two, so only their meaning must agree:
+how each would cut a text into tokens does not matter, nor does vocab_size, which is padding.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import zip_longest
+
+from specgen.errors import DraftMismatch
+from specgen.models.tokenizer import Tokenizer
+
+SHOWN = 3
+
+
+def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
+    """The number of ids, from 0 on, in which a draft of this tokenizer may propose: slice its logits to them.
+
+    A draft fits a target when every id that both have is the same token, every token that both have is the same id
+    (special tokens among them), and the draft has at least half of the target's tokens. Tokens that only one of them
+    has are fine: the draft never proposes those of the target, and its own are cut off or rejected.
+
+    Raises DraftMismatch, which names the lowest ids that differ.
+    """
+    target_ids, draft_ids = target.vocabulary(), draft.vocabulary()
+    pairs = list(zip_longest(_by_id(target_ids), _by_id(draft_ids)))
+    differing = [
+        index
+        for index, (ours, theirs) in enumerate(pairs)
+        if ours != theirs and ((ours is not None and theirs is not None) or ours in draft_ids or theirs in target_ids)
+    ]
+    if differing:
+        shown = "; ".join(_difference(index, *pairs[index], target_ids, draft_ids) for index in differing[:SHOWN])
+        more = len(differing) - SHOWN
+        raise _mismatch(f"{shown}; and {more} more" if more > 0 else shown)
+    shared = [index for index, (ours, theirs) in enumerate(pairs) if ours is not None and theirs is not None]
+    if 2 * len(shared) < len(target_ids):
+        raise _mismatch(f"it has only {len(shared)} of {len(target_ids)}")
+    return max(shared, default=-1) + 1
+
+
+def _by_id(vocabulary: Mapping[str, int]) -> list[str | None]:
+    """The token of every id, None in the gaps."""
+    tokens: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+    for token, index in vocabulary.items():
+        tokens[index] = token
+    return tokens
+
+
+def _difference(
+    index: int, ours: str | None, theirs: str | None, target_ids: Mapping[str, int], draft_ids: Mapping[str, int]
+) -> str:
+    """Both tokens of an id; where one has none, the id at which it has the other's token."""
+    target = _quoted(ours) if ours is not None else f"has it at {target_ids[theirs or '']}"
+    draft = _quoted(theirs) if theirs is not None else f"has it at {draft_ids[ours or '']}"
+    return f"id {index}: target {target}, draft {draft}"
+
+
+def _quoted(token: str) -> str:
+    return json.dumps(token, ensure_ascii=False)
+
+
+def _mismatch(reason: str) -> DraftMismatch:
+    return DraftMismatch(
+        f"the draft does not share the target's tokens: {reason}",
+        hint="choose a draft of the same family, or --draft lookup, or --draft none",
+    )

@@ -1,0 +1,102 @@
+"""Which files of a model hold its weights, and whether they are whole."""
+
+import json
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from specgen.errors import BadFile, SpecgenError, UnsupportedModel
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def check_loadable(model: str, names: Collection[str]) -> None:
+    """Raise UnsupportedModel unless files called `names` make up a model that specgen loads."""
+    top = [name for name in names if "/" not in name]
+    if SINGLE not in top and INDEX not in top:
+        raise _no_weights(model, top)
+    if CONFIG not in top:
+        raise UnsupportedModel(f"{model} has no config.json", hint="choose a model in the format of transformers")
+
+
+def _no_weights(model: str, names: list[str]) -> SpecgenError:
+    if "adapter_config.json" in names:
+        return UnsupportedModel(f"{model} is an adapter, not a whole model", hint="merge it into its base model first")
+    if any(name.endswith(".gguf") for name in names):
+        return UnsupportedModel(
+            f"{model} has GGUF weights only", hint="download one .gguf file and give its path as the model"
+        )
+    if any(name.endswith(_PICKLES) for name in names):
+        return UnsupportedModel(
+            f"{model} has pickle weights only (*.bin, *.pt), which can run code when they are loaded",
+            hint="choose a model with safetensors weights",
+        )
+    return UnsupportedModel(f"{model} has no {SINGLE} and no {INDEX}", hint="choose a model with safetensors weights")
+
+
+def weight_names(folder: Path, names: Collection[str]) -> list[str]:
+    """The names of the weight files, of those in `names`, that transformers would load.
+
+    model.safetensors comes before the shards of the index; what else there is (consolidated.safetensors, other
+    formats) is left alone. The index is read from `folder`. Raises BadFile when it makes no sense.
+    """
+    if SINGLE in names or INDEX not in names:
+        return [SINGLE]
+    index = read_json(folder / INDEX)
+    weight_map = index.get("weight_map")
+    shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    if not shards or not all(isinstance(shard, str) and _is_inside(shard) for shard in shards):
+        raise BadFile(f"{folder / INDEX} names no weight files", hint="download the model again")
+    return sorted(shards)
+
+
+def _is_inside(name: str) -> bool:
+    """An index comes from a stranger: it must not lead out of the model's folder."""
+    path = PurePosixPath(name)
+    return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises BadFile when there is none to be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
+        raise BadFile(f"cannot read {path}: {reason}", hint="download the model again") from error
+    if not isinstance(value, dict):
+        raise BadFile(f"cannot read {path}: it holds no object", hint="download the model again")
+    return value
+
+
+def verify(files: Iterable[Path]) -> None:
+    """Raise BadFile unless every file is a whole safetensors file: its header covers its size to the byte."""
+    for path in files:
+        tensor_shapes(path)
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Name -> (dtype such as BF16, shape), from the header alone. Raises BadFile."""
+    try:
+        with safe_open(path, framework="np") as tensors:
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  not a mapping
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    except (SafetensorError, OSError) as error:
+        reason = "it is not a whole safetensors file"
+        if isinstance(error, PermissionError):
+            reason = "permission denied"
+        elif _is_pointer(path):
+            reason = "it is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
+        raise BadFile(f"cannot read {path}: {reason}", hint="delete it and download the model again") from error
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(40).startswith(b"version https://git-lfs")
+    except OSError:
+        return False

@@ -1,0 +1,106 @@
+"""Events for programs: one JSON object a line."""
+
+import json
+from dataclasses import asdict
+from typing import TextIO
+
+from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
+from specgen.render.sanitize import BIDI_CONTROLS
+
+SCHEMA = 1
+
+# JSON allows these raw, but readers take some for line ends and terminals obey others. They occur in strings alone,
+# where an escape means the same.
+_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *BIDI_CONTROLS)}
+
+
+class JsonLines:
+    """Every event but Progress as one line of JSON in UTF-8 on `stdout`, each with `type` and `schema`.
+
+    `progress`, if given, shows Progress elsewhere. Without `steps` the text comes in `finished` alone.
+    """
+
+    def __init__(self, stdout: TextIO, *, progress: Renderer | None = None, steps: bool = True) -> None:
+        self._stdout = stdout
+        self._progress = progress
+        self._steps = steps
+        self._started: Started | None = None
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            if self._progress:
+                self._progress.show(event)
+            return
+        self.close()
+        match event:
+            case Notice(text):
+                self._write("notice", {"text": text})
+            case Started():
+                self._started = event
+                self._write("started", asdict(event))
+            case Step() if self._steps:
+                self._write("step", _step(event))
+            case Finished():
+                self._write("finished", _finished(event, self._started))
+                self._started = None
+            case Failed():
+                self._write("failed", _failed(event))
+                self._started = None
+
+    def close(self) -> None:
+        if self._progress:
+            self._progress.close()
+
+    def _write(self, kind: str, fields: dict[str, object]) -> None:
+        line = json.dumps({"type": kind, "schema": SCHEMA, **fields}, ensure_ascii=False)
+        # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
+        self._stdout.buffer.write(line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n")
+        self._stdout.buffer.flush()
+
+
+def _step(step: Step) -> dict[str, object]:
+    return {
+        "tokens": step.tokens,
+        "text": step.text,
+        "spans": [asdict(span) for span in step.spans],
+        "drafted": step.drafted,
+        "accepted": step.accepted,
+        "draft_s": step.draft_s,
+        "verify_s": step.verify_s,
+    }
+
+
+def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
+    models = {"target": _model(started.target), "draft": _model(started.draft)} if started else {}
+    return {"reason": finished.reason, "text": finished.text, "models": models, "stats": _stats(finished.stats)}
+
+
+def _model(model: LoadedModel | None) -> dict[str, object] | None:
+    return asdict(model) if model else None
+
+
+def _stats(stats: Stats) -> dict[str, object]:
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "rounds": stats.rounds,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
+        "acceptance_rate": stats.acceptance_rate,
+        "mean_acceptance_length": stats.mean_acceptance_length,
+        "tokens_per_second": stats.tokens_per_second,
+        "time_to_first_token_s": stats.time_to_first_token_s,
+        "draft_s": stats.draft_s,
+        "verify_s": stats.verify_s,
+        "other_s": stats.other_s,
+    }
+
+
+def _failed(failed: Failed) -> dict[str, object]:
+    error = failed.error
+    return {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+        "exit_code": error.exit_code,
+    }

@@ -1,0 +1,116 @@
+"""Slow work shown on a terminal: a bar that knows how far it is, or a spinner; in a pipe only the notices."""
+
+from typing import TextIO
+
+from rich.console import Console, RenderableType
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+from rich.table import Column
+from rich.text import Text
+
+from specgen.events import Event, Notice, Progress
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import ColorChoice, can_draw, columns, is_terminal, put, wants_color
+
+
+class _WhenKnown(ProgressColumn):
+    """Another column, shown only for work whose size is known."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._column = column
+
+    def render(self, task: Task) -> RenderableType:
+        return self._column.render(task) if task.total is not None else ""
+
+
+class _Amount(DownloadColumn):
+    """The bytes so far, of the bytes in all where that is known."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is not None:
+            return super().render(task)
+        return Text(decimal(int(task.completed)) if task.completed else "")
+
+
+class ProgressLine:
+    """Shows Progress and Notice events on `stream`, usually stderr. Nothing stays of the progress afterwards.
+
+    On a terminal it is one line: a bar with amount and rate, or a spinner where the size is unknown. It goes with
+    done == total, with close(), or when another piece of work begins. Elsewhere Progress shows nothing. A Notice is the
+    line `specgen: <text>` everywhere. Other events show nothing. Close it before anything else writes to the
+    terminal; it opens again by itself.
+    """
+
+    def __init__(self, stream: TextIO, *, color: ColorChoice = "auto") -> None:
+        self._stream = stream
+        self._color = wants_color(stream, color)
+        self._bars: Bars | None = None
+        self._what: str | None = None
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._notice(event.text)
+        elif isinstance(event, Progress) and can_draw(self._stream):
+            self._progress(event)
+
+    def close(self) -> None:
+        """Erase the progress and show the cursor again. May be called twice."""
+        if self._bars is not None:
+            bars, self._bars = self._bars, None
+            self._what = None
+            bars.stop()
+
+    def _notice(self, text: str) -> None:
+        text = sanitize(text) if is_terminal(self._stream) else text
+        if self._bars is not None:
+            self._bars.console.print(Text(f"specgen: {text}"), soft_wrap=True)
+        else:
+            put(self._stream, f"specgen: {text}\n")
+
+    def _progress(self, event: Progress) -> None:
+        total = event.total or None
+        if total is not None and event.done >= total:
+            self.close()
+            return
+        if self._bars is None:
+            self._bars = self._layout()
+            self._bars.start()
+        if event.what == self._what:
+            self._bars.update(self._bars.task_ids[0], completed=event.done, total=total)
+            return
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+        self._what = event.what
+        self._bars.add_task(sanitize(event.what).replace("\n", " "), completed=event.done, total=total)
+
+    def _layout(self) -> Bars:
+        console = Console(
+            file=self._stream, force_terminal=True, color_system="auto" if self._color else None, highlight=False
+        )
+        wide = columns(self._stream) >= 80
+        unicode = (self._stream.encoding or "").lower().startswith("utf")
+        return Bars(
+            SpinnerColumn("dots" if unicode else "line"),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            *([_WhenKnown(BarColumn(bar_width=20))] if wide else []),
+            _Amount(table_column=Column(no_wrap=True)),
+            _WhenKnown(TransferSpeedColumn()),
+            *([_WhenKnown(TimeRemainingColumn(compact=True))] if wide else []),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # text must reach stdout itself, not a proxy that redraws it
+            redirect_stderr=False,
+        )

@@ -1,0 +1,98 @@
+"""Model text on its way to stdout: made safe and coloured on a terminal, byte for byte elsewhere."""
+
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from specgen.events import Span
+from specgen.render.cursor import Cursor
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, wants_color
+
+_THINKING = "2"
+_SOURCES = {"draft": "32", "lookup": "36", "forced": "34"}
+
+
+class TextOut:
+    """Writes the text of one answer after the other to `stdout`, and follows the cursor while it does.
+
+    Without `stream` the text is written by end(). `screen` is the terminal that the text may appear on; `make_room`
+    is called before text that does not surely stay on the cursor's row.
+    """
+
+    def __init__(
+        self,
+        stdout: TextIO,
+        screen: TextIO,
+        make_room: Callable[[], None],
+        *,
+        stream: bool,
+        color: ColorChoice,
+        sources: bool,
+    ) -> None:
+        self._stdout = stdout
+        self._screen = screen
+        self._make_room = make_room
+        self._stream = stream
+        self._terminal = is_terminal(stdout)
+        self._color = self._terminal and wants_color(stdout, color)
+        self._sources = sources
+        self._held: list[Span] = []
+        self._carriage_return = ""
+        self.cursor = Cursor()
+
+    def write(self, spans: Sequence[Span]) -> None:
+        self._held += spans
+        if self._stream:
+            self._release()
+
+    def end(self) -> bool:
+        """Write what was held back, end the last line on a terminal, be ready for the next answer.
+
+        True if a pipe's reader may have left the cursor behind the text.
+        """
+        self._release()
+        if self._carriage_return:
+            self._put(sanitize(self._carriage_return), sanitize(self._carriage_return))
+            self._carriage_return = ""
+        if self._terminal and self.cursor.in_line:
+            put(self._stdout, "\n")
+        line_is_open = is_pipe(self._stdout) and self.cursor.in_line
+        self.cursor = Cursor()
+        return line_is_open
+
+    def _release(self) -> None:
+        spans, self._held = self._held, []
+        if not self._terminal:
+            text = "".join(span.text for span in spans)
+            self._put(text, text)
+            return
+        safe = [(self._sanitize(span.text), span) for span in spans]
+        self._put("".join(text for text, _ in safe), "".join(self._paint(text, span) for text, span in safe))
+
+    def _put(self, text: str, painted: str) -> None:
+        if not text:
+            return
+        if not self.cursor.advance(text, columns(self._screen)):
+            self._make_room()
+        if self._terminal:
+            put(self._stdout, painted)
+        else:
+            put_exact(self._stdout, painted)
+
+    def _sanitize(self, text: str) -> str:
+        """Holds back a final carriage return: its newline may come with the next text."""
+        text = self._carriage_return + text
+        self._carriage_return = "\r" if text.endswith("\r") else ""
+        return sanitize(text.removesuffix("\r"))
+
+    def _paint(self, text: str, span: Span) -> str:
+        if not self._color or not text:
+            return text
+        codes = [_THINKING] if span.channel == "thinking" else []
+        codes += [_SOURCES[span.source]] if self._sources and span.source in _SOURCES else []
+        return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes else text
+
+
+def appears_on_screen(stdout: TextIO) -> bool:
+    """Whether text written to `stdout` may show on the user's terminal: tee and cat put a pipe's text there."""
+    return is_terminal(stdout) or is_pipe(stdout)
