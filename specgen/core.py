@@ -21,7 +21,7 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Where a model comes from: a hub id `org/name`, a local folder, or a `.gguf` file.
+    """Where a model comes from: a hub id `org/name`, a local folder, a `.gguf` file, or `bundled:` with a folder.
 
     `revision` is a branch, tag or commit of the hub; it means nothing for a local path.
     """
@@ -40,6 +40,17 @@ class ModelRef:
 
     def __str__(self) -> str:
         return f"{self.source}@{self.revision}" if self.revision else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPair:
+    """A curated target with the draft that fits it; `about` is one sentence for the user."""
+
+    name: str
+    target: ModelRef
+    draft: ModelRef
+    about: str
+    licence: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 
-from specgen.core import EngineOptions, Message, ModelRef, SamplingChoice, SamplingParams
+from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
@@ -14,6 +14,7 @@ from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
 from specgen.loading import Pair, open_pair
+from specgen.pairs import resolve
 from specgen.prompt import Prompt, chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
 
@@ -21,13 +22,13 @@ from specgen.recommended import end_ids, resolve_sampling
 class Session:
     """A target and its drafter, opened at the first use and kept.
 
-    target: a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the same, or `lookup` (n-grams
-    of the prompt and the output) or `none`. One session runs one generation at a time.
+    target: the name of a curated pair, a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the
+    same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else
+    `lookup`. One session runs one generation at a time.
     """
 
-    def __init__(self, target: str | ModelRef, draft: str = "lookup", options: EngineOptions | None = None) -> None:
-        self._target = ModelRef.parse(target) if isinstance(target, str) else target
-        self._draft = draft
+    def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
+        self._target, self._draft = resolve(target, draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._stopping = False

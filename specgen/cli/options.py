@@ -31,7 +31,7 @@ class ModelOptions:
             "-m",
             "--model",
             metavar="MODEL",
-            help="Target: org/name[@revision] of the hub, a local folder, a .gguf file.",
+            help="Target: a curated pair (stories), org/name[@revision] of the hub, a local folder, a .gguf file.",
         ),
     ] = None
     draft: Annotated[
@@ -42,9 +42,10 @@ class ModelOptions:
             "--draft",
             "--draft-model",
             metavar="DRAFT",
-            help="A model like -m, or 'lookup' (n-grams of the prompt and output), or 'none'.",
+            help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of a"
+            " curated pair, else lookup.",
         ),
-    ] = "lookup"
+    ] = "auto"
     num_draft_tokens: Annotated[
         int, typer.Option("-k", "--num-draft-tokens", min=0, metavar="K", help="Tokens to draft in a round.")
     ] = _ENGINE.num_draft_tokens
@@ -155,7 +156,7 @@ def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Paramete
 def named_model(models: ModelOptions) -> str:
     """The target that the user named. Raises UsageError when there is none."""
     if models.model is None:
-        raise UsageError("no model is named", hint="name one with -m: org/name of the hub, a folder, or a .gguf file")
+        raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
     return models.model
 
 

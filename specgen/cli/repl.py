@@ -53,6 +53,8 @@ class Repl:
             return
         if isinstance(last, Failed):
             self._tell(str(last.error))
+        elif not is_terminal(sys.stdout) and not last.text.endswith("\n"):
+            print(flush=True)  # noqa: T201 - in a pipe nothing else parts the answers
 
     def _command(self, line: str) -> None:
         name = line.partition(" ")[0]

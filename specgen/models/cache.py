@@ -3,7 +3,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from specgen.core import ModelRef
 from specgen.errors import ModelNotFound, SpecgenError
-from specgen.models.hub_client import constants, quiet
+from specgen.models.hub_client import constants
 from specgen.models.weights import CONFIG
 
 
@@ -41,15 +41,20 @@ class Removal:
     """What deleting models from the cache would do. Nothing happens before `execute`."""
 
     models: tuple[str, ...]
-    freed: int  # bytes
-    strategy: DeleteCacheStrategy
+    strategies: tuple[DeleteCacheStrategy, ...]
+
+    @property
+    def freed(self) -> int:
+        """In bytes."""
+        return sum(int(strategy.expected_freed_size) for strategy in self.strategies)
 
     def execute(self) -> None:
         """Delete. Raises SpecgenError when something could not be deleted."""
-        self.strategy.execute()
-        left = [path for path in (*self.strategy.repos, *self.strategy.snapshots) if path.exists()]
-        if left:
-            raise SpecgenError(f"{left[0]} could not be deleted", hint="check its permissions")
+        for strategy in self.strategies:
+            strategy.execute()
+            left = [path for path in (*strategy.repos, *strategy.snapshots) if path.exists()]
+            if left:
+                raise SpecgenError(f"{left[0]} could not be deleted", hint="check its permissions")
 
 
 def folder() -> Path:
@@ -70,20 +75,20 @@ def plan_removal(refs: Sequence[ModelRef]) -> Removal:
     """
     scan = _scan()
     known = {repo.repo_id: repo for repo in _repositories(scan)}
-    commits: set[str] = set()
+    chosen: dict[CachedRepoInfo, set[str]] = {}
     for ref in refs:
         repo = known.get(ref.source)
         if repo is None:
             close = difflib.get_close_matches(ref.source, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "`specgen list` shows what is"
             raise ModelNotFound(f"{ref.source} is not in the cache ({folder()})", hint=hint)
-        commits |= _commits(repo, ref.revision)
-    strategy = scan.delete_revisions(*commits)
-    return Removal(tuple(str(ref) for ref in refs), int(strategy.expected_freed_size), strategy)
+        chosen.setdefault(repo, set()).update(_commits(repo, ref.revision))
+    # Each repository by itself: a copy of it under another name has the same commits, and would go too.
+    strategies = [replace(scan, repos=frozenset({repo})).delete_revisions(*commits) for repo, commits in chosen.items()]
+    return Removal(tuple(str(ref) for ref in refs), tuple(strategies))
 
 
 def _scan() -> HFCacheInfo:
-    quiet()
     try:
         return scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:

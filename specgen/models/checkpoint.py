@@ -18,6 +18,7 @@ __all__ = ["Checkpoint", "Reporting", "fetch_weights", "find", "follow"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _GGUF_MAGIC = b"GGUF"
+_BUNDLED = "bundled:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,10 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     A path that exists wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises
     ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
     """
+    if ref.source.startswith(_BUNDLED):
+        return _local(ref, Path(__file__).parent / "bundled" / ref.source.removeprefix(_BUNDLED))
     path = Path(ref.source).expanduser()
-    if ref.revision is None and path.exists():
+    if ref.source and ref.revision is None and path.exists():
         return _local(ref, path)
     if _looks_like_path(ref.source):
         kind = "file" if ref.source.endswith(".gguf") else "folder"

@@ -17,23 +17,21 @@ from huggingface_hub import constants
 
 import specgen
 
-__all__ = ["api", "constants", "huggingface_hub", "quiet", "resume_after_resets"]
+__all__ = ["api", "constants", "huggingface_hub", "resume_after_resets"]
 
 
-def quiet() -> None:
-    """Make huggingface_hub silent and plain. It costs nothing to call again."""
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", message="Not enough free disk space", category=UserWarning)
-    # Otherwise the first request of a day is preceded by one that only decorates the User-Agent header.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    # Plain HTTP goes on where a connection broke off and stops when the progress callback raises; Xet does neither.
-    constants.HF_HUB_DISABLE_XET = True
-    # 10 MB by default, which is what a cut loses and how long a slow line shows no progress and cannot be stopped.
-    constants.DOWNLOAD_CHUNK_SIZE = 64 * 1024
+logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", message="Not enough free disk space", category=UserWarning)
+# Otherwise the first request of a day is preceded by one that only decorates the User-Agent header.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+# Plain HTTP goes on where a connection broke off and stops when the progress callback raises; Xet does neither.
+constants.HF_HUB_DISABLE_XET = True
+# 10 MB by default, which is what a cut loses and how long a slow line shows no progress and cannot be stopped.
+constants.DOWNLOAD_CHUNK_SIZE = 64 * 1024
 
 
 def api() -> huggingface_hub.HfApi:
-    quiet()
+    """The client, for the endpoint and the token of the moment."""
     return huggingface_hub.HfApi(
         endpoint=constants.ENDPOINT, library_name="specgen", library_version=specgen.__version__
     )

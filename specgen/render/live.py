@@ -5,6 +5,7 @@ from typing import TextIO
 
 from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
 from specgen.render.progress import ProgressLine
+from specgen.render.sanitize import sanitize
 from specgen.render.status import StatusLine
 from specgen.render.summary import SummaryForm, live_line, summary
 from specgen.render.terminal import ColorChoice, can_draw, columns, dim, is_pipe, is_terminal, put, wants_color
@@ -114,7 +115,7 @@ class Live:
         while self._held_notices:
             self._progress.show(self._held_notices.pop(0))
         if lines:
-            put(self._stderr, dim(lines, self._color))
+            put(self._stderr, dim(sanitize(lines), self._color))
         self._reset()
 
     def _columns(self) -> int | None:

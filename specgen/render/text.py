@@ -34,7 +34,7 @@ class TextOut:
         self._make_room = make_room
         self._stream = stream
         self._terminal = is_terminal(stdout)
-        self._color = self._terminal and wants_color(stdout, color)
+        self._color = wants_color(stdout, color)
         self._sources = sources
         self._held: list[Span] = []
         self._carriage_return = ""

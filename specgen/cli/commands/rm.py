@@ -31,7 +31,8 @@ def command(
         if not is_terminal(sys.stdin):
             raise UsageError(f"deleting {names} ({size}) needs a yes", hint="add --yes where nobody can be asked")
         typer.echo(f"{names}: {size} in {folder()}, which other tools share.", err=True)
-        if not typer.confirm("Delete?", err=True):
+        typer.echo("Delete? [y/N] ", nl=False, err=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             typer.echo("Nothing was deleted.", err=True)
             raise typer.Exit(1)
     plan.execute()
