@@ -1,0 +1,70 @@
+"""Running specgen: in this process with streams of its own, or as a program on a pseudo-terminal."""
+
+import io
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pexpect
+import pytest
+
+from specgen.cli.main import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode("utf-8")
+
+
+class Stdin(io.TextIOWrapper):
+    """A standard input that is a pipe with these bytes, or a terminal where nobody types."""
+
+    def __init__(self, data: bytes | None) -> None:
+        super().__init__(io.BytesIO(data or b""), encoding="utf-8")
+        self._terminal = data is None
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def invoke(*arguments: object, stdin: bytes | None = None, stdout: Any = None) -> Outcome:
+    """Run specgen here with stdout and stderr as pipes. No `stdin` is a terminal."""
+    out, err = (
+        stdout or io.TextIOWrapper(io.BytesIO(), encoding="utf-8"),
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", Stdin(stdin))
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+    err.flush()
+    written = b"" if stdout else out.buffer.getvalue()
+    code = caught.value.code
+    assert code is None or isinstance(code, int)
+    return Outcome(code or 0, written, err.buffer.getvalue().decode("utf-8"))
+
+
+def terminal(*arguments: object, columns: int = 80, **environment: str) -> Any:
+    """specgen as a program on a pseudo-terminal, for pexpect."""
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "specgen", *(str(argument) for argument in arguments)],
+        dimensions=(24, columns),
+        env={**_environment(), "TERM": "xterm-256color", **environment},
+        encoding="utf-8",
+        timeout=60,
+    )
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}

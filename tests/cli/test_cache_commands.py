@@ -1,0 +1,268 @@
+"""specgen pull, list, show and rm, with stdout and stderr apart."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from specgen.cli.main import main
+from tests.hub_server import HubServer, serve_hub, write_model
+
+hub = pytest.fixture(serve_hub)
+Run = Callable[..., tuple[int, str, str]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run specgen here; its exit code, stdout and stderr."""
+
+    def specgen(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return specgen
+
+
+@pytest.fixture
+def commit(hub: HubServer, tmp_path: Path) -> str:
+    return hub.publish("org/m", write_model(tmp_path / "m"))
+
+
+# pull
+
+
+def test_pull_prints_id_commit_and_path(hub: HubServer, commit: str, tmp_path: Path, run: Run) -> None:
+    other = hub.publish("org/other", write_model(tmp_path / "other", shards=2))
+    code, out, err = run("pull", "org/m", "org/other", tmp_path / "m")
+    assert (code, err) == (0, "")
+    first, second, third = (line.split("\t") for line in out.splitlines())
+    assert (first[:2], second[:2]) == (["org/m", commit], ["org/other", other])
+    assert (Path(first[2]) / "model.safetensors").is_file()
+    assert Path(second[2]).is_relative_to(hub.cache)
+    assert third == [str(tmp_path / "m"), "-", str(tmp_path / "m")]
+
+
+def test_pull_says_what_went_wrong_in_one_line(hub: HubServer, commit: str, run: Run) -> None:
+    code, out, err = run("pull", "org/m", "org/none")
+    assert (code, err.count("\n")) == (3, 1)
+    assert err.startswith(f"specgen: there is no model org/none at {hub.url}")
+    assert out.startswith("org/m\t")
+
+
+def test_pull_offline_checks_the_cache(hub: HubServer, commit: str, run: Run) -> None:
+    assert run("pull", "--offline", "org/m")[0] == 5
+    run("pull", "org/m")
+    hub.requests.clear()
+    assert run("pull", "--offline", "org/m")[0::2] == (0, "")
+    assert hub.requests == []
+
+
+def test_pull_says_that_the_cache_is_used(hub: HubServer, commit: str, run: Run) -> None:
+    _, before, _ = run("pull", "org/m")
+    hub.failing = 502
+    code, out, err = run("pull", "org/m")
+    assert (code, out) == (0, before)
+    assert err == f"specgen: {hub.url} answered 502 for org/m; going on with the copy of org/m in the cache\n"
+
+
+def half_downloaded(hub: HubServer) -> int:
+    """The bytes in the cache of files that are not whole yet."""
+    sizes = [0]
+    for path in hub.cache.rglob("*.incomplete"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            sizes.append(path.stat().st_size)
+    return max(sizes)
+
+
+def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
+    """In a process of its own, whose exit a thread that waits for the hub must not hold up."""
+    hub.stalled.add("model.safetensors")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "specgen", "pull", "org/m"],
+        env=hub.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while half_downloaded(hub) < 190_000:  # from here on it waits for the hub's next byte
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=5)  # the client gives the hub 10 s
+    finally:
+        process.kill()
+        process.communicate()
+    assert (process.returncode, out, err) == (130, "", "")
+    assert len(hub.asked("api/")) == 2  # the commit and its files; no telemetry
+
+
+def test_ctrl_c_leaves_no_half_files(hub: HubServer, commit: str) -> None:
+    """A download that still moves stops and cleans up behind itself."""
+    hub.trickling.add("model.safetensors")
+    process = subprocess.Popen([sys.executable, "-m", "specgen", "pull", "org/m"], env=hub.env, stderr=subprocess.PIPE)
+    try:
+        while half_downloaded(hub) < 60_000:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=5)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert not list(hub.cache.rglob("*.incomplete"))
+    assert not list(hub.cache.rglob("model.safetensors"))
+
+
+# list
+
+
+def test_list_shows_the_cached_models(hub: HubServer, commit: str, run: Run) -> None:
+    run("pull", "org/m")
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    head, row = out.splitlines()
+    assert head.split() == ["MODEL", "SIZE", "LAST", "USED", "REVISIONS"]
+    assert row.startswith("org/m  400.")
+    assert row.endswith(f"{commit[:8]} (main)")
+
+
+def test_list_json(hub: HubServer, commit: str, run: Run) -> None:
+    run("pull", "org/m")
+    code, out, err = run("list", "--json")
+    assert (code, err) == (0, "")
+    [model] = json.loads(out)
+    [revision] = model["revisions"]
+    assert (model["id"], revision["commit"], revision["names"]) == ("org/m", commit, ["main"])
+    assert model["size"] > 400_000
+    assert Path(revision["path"]).is_dir()
+
+
+def test_list_of_nothing(hub: HubServer, run: Run) -> None:
+    assert run("list") == (0, "", f"specgen: no models in {hub.cache}; `specgen pull org/name` gets one\n")
+    assert run("list", "--json") == (0, "[]\n", "")
+
+
+# show
+
+
+def test_show_gets_only_the_small_files(hub: HubServer, commit: str, run: Run) -> None:
+    code, out, err = run("show", "org/m", "--json")
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert (shown["id"], shown["revision"], shown["licence"]) == ("org/m", commit, "apache-2.0")
+    assert (shown["architecture"], shown["layers"], shown["hidden_size"]) == ("LlamaForCausalLM", 2, 8)
+    assert (shown["vocabulary"], shown["context_length"], shown["dtype"]) == (32, 64, "float32")
+    assert shown["parameters"] is None
+    assert shown["weight_bytes"] > 400_000
+    assert "config.json" in shown["files"]
+    assert not hub.asked("safetensors")
+
+
+def test_show_counts_the_parameters_that_are_here(tmp_path: Path, run: Run) -> None:
+    folder = write_model(tmp_path / "m", shards=2)
+    code, out, err = run("show", folder)
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if not line.startswith(" "))
+    assert (lines["parameters"], lines["dtype"], lines["licence"]) == ("100,000", "F32", "apache-2.0")
+    assert "revision" not in lines
+    assert "  model-00001-of-00002.safetensors\n" in out
+
+
+def test_show_does_not_count_packed_weights(tmp_path: Path, run: Run) -> None:
+    folder = write_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
+    assert json.loads(run("show", folder, "--json")[1])["parameters"] is None
+
+
+def test_show_a_gguf_file(tmp_path: Path, run: Run) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(8)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_license("mit")
+    writer.add_token_list(["a", "bc", ""])
+    writer.add_token_types([1, 1, 3])
+    writer.add_tensor("output.weight", np.zeros((3, 8), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    code, out, err = run("show", tmp_path / "m.gguf", "--json")
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert (shown["architecture"], shown["parameters"], shown["layers"], shown["hidden_size"]) == ("llama", 24, 2, 8)
+    assert (shown["vocabulary"], shown["context_length"]) == (3, 64)
+    assert (shown["dtype"], shown["licence"]) == ("Q8_0", "mit")
+
+    (tmp_path / "half.gguf").write_bytes((tmp_path / "m.gguf").read_bytes()[:150])
+    code, out, err = run("show", tmp_path / "half.gguf")
+    assert (code, out) == (10, "")
+    assert "half.gguf: it is not a whole GGUF file; download it again" in err
+
+
+def test_show_offline_what_is_not_cached(hub: HubServer, commit: str, run: Run) -> None:
+    code, out, err = run("show", "--offline", "org/m")
+    assert (code, out, hub.requests) == (5, "", [])
+    assert "get it with `specgen pull org/m`" in err
+
+
+# rm
+
+
+def test_rm_asks_and_says_what_it_is_about(
+    hub: HubServer, commit: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("pull", "org/m")
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    code, out, err = run("rm", "org/m")
+    assert (code, out) == (1, "")
+    assert err.startswith("org/m: 400.")
+    assert f"in {hub.cache}, which other tools share.\nDelete? [y/N] " in err
+    assert "Nothing was deleted." in err
+    assert "org/m" in run("list")[1]
+
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    code, out, _ = run("rm", "org/m")
+    assert code == 0
+    assert out.startswith("deleted org/m, 400.")
+    assert out.endswith(" freed\n")
+    assert run("list")[1] == ""
+
+
+def test_rm_in_a_pipe_needs_a_yes(hub: HubServer, commit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("pull", "org/m")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    code, out, err = run("rm", "org/m")
+    assert (code, out) == (2, "")
+    assert "add --yes where nobody can be asked" in err
+    assert run("rm", "--yes", "org/m")[0::2] == (0, "")
+    assert run("list")[1] == ""
+
+
+def test_rm_of_what_is_not_cached(hub: HubServer, commit: str, run: Run) -> None:
+    run("pull", "org/m")
+    code, out, err = run("rm", "-y", "org/n")
+    assert (code, out) == (3, "")
+    assert err.endswith("did you mean org/m?\n")

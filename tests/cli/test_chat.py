@@ -1,0 +1,77 @@
+"""specgen chat, from a pipe and on a pseudo-terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import Outcome, invoke, terminal
+
+
+@pytest.fixture
+def target(checkpoints: Any) -> Path:
+    return Path(checkpoints.target("llama"))
+
+
+def chat(target: Path, *lines: str) -> Outcome:
+    return invoke("chat", "-m", target, "-n", 8, stdin="\n".join([*lines, ""]).encode())
+
+
+def test_each_line_is_a_turn_and_each_answer_a_line(target: Path) -> None:
+    one = chat(target, "hello")
+    two = chat(target, "hello", "", "again")
+    assert one.code == two.code == 0
+    assert one.out.count(b"\n") == 1
+    assert two.out.startswith(one.out)
+    assert two.out.count(b"\n") == 2
+    # The second answer follows from the whole conversation, not from the last line alone.
+    assert two.out != one.out + chat(target, "again").out
+
+
+def test_commands_answer_on_stderr(target: Path) -> None:
+    outcome = chat(target, "/stats", "/help", "/nonsense", "hello", "/stats", "/exit", "never said")
+    assert outcome.out == chat(target, "hello").out
+    for words in ("no answer yet", "/clear", "no command /nonsense", "8 tokens in"):
+        assert words in outcome.err
+
+
+def test_clear_forgets(target: Path) -> None:
+    outcome = chat(target, "hello", "/clear", "hello")
+    assert outcome.out == chat(target, "hello").out * 2
+
+
+def test_two_slashes_send_one(target: Path) -> None:
+    outcome = chat(target, "//help")
+    assert outcome.out
+    assert "/clear" not in outcome.err
+
+
+def test_a_failed_turn_ends_the_turn_not_the_chat(target: Path) -> None:
+    outcome = chat(target, "long " * 300, "hello")
+    assert outcome.code == 0
+    assert "the context holds 256" in outcome.err
+    assert outcome.out == chat(target, "hello").out
+
+
+def test_a_model_without_a_template_continues_plain_text(checkpoints: Any) -> None:
+    base = checkpoints.make("base", "llama", chat_template=None)
+    outcome = chat(base, "hello", "again")
+    assert outcome.out
+    assert outcome.err.count("no chat template") == 1
+
+
+def test_on_a_terminal(target: Path) -> None:
+    said = chat(target, "hello").text.strip()
+    # Nobody answers when prompt_toolkit asks this terminal where its cursor is.
+    child = terminal("chat", "-m", target, "-n", 8, columns=100, PROMPT_TOOLKIT_NO_CPR="1")
+    child.expect_exact(ready := "\x1b[?2004h")
+    child.send("hello\r")
+    child.expect_exact(said[-4:])
+    child.expect_exact("tok/s")
+    child.expect_exact(ready)
+    child.send("/nonsense\r")
+    child.expect_exact("no command /nonsense")
+    child.sendeof()
+    child.expect_exact("\x1b[?2004l")  # prompt_toolkit leaves the terminal as it was
+    child.wait()
+    assert child.exitstatus == 0

@@ -1,0 +1,45 @@
+"""What the documentation says is true."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from specgen import errors
+from specgen.cli.app import command_names
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_example_of_the_interface_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "docs/api.md", "exec"), {})
+    text, summary = printed.getvalue().rsplit("\n", 2)[:2]
+    assert len(text) > 40
+    assert "drafted tokens accepted" in summary
+
+
+def test_every_exit_code_is_listed() -> None:
+    listed = {
+        int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "exit-codes.md").read_text(), re.MULTILINE)
+    }
+    kinds = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type)}
+    assert listed == kinds | {0, errors.INTERRUPTED}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/structure.md"])
+def test_files_that_are_named_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:specgen|docs|tests)/[\w/.]+?)/?`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = "\n".join("".join(parts) for parts in re.findall(r"```sh\n(.*?)```|(`specgen [^`]*`)", text, re.DOTALL))
+    for word in re.findall(r"(?:^|[`|&] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
+        assert word in command_names(), word
