@@ -109,6 +109,9 @@ class GenerationOptions:
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
+    color_source: Annotated[
+        bool, typer.Option("--color-source", help="Colour text on a terminal by where it came from: draft or lookup.")
+    ] = False
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: TID253 - imported lazily, by the command bodies
 """The models in the Hugging Face cache, which other tools use too: what is there, and deleting some of it."""
 
 import difflib

@@ -73,8 +73,8 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     A path that exists wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises
     ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
     """
-    if ref.source.startswith(_BUNDLED):
-        return _local(ref, Path(__file__).parent / "bundled" / ref.source.removeprefix(_BUNDLED))
+    if (bundled := _bundled(ref)) is not None:
+        return _local(ref, bundled)
     path = Path(ref.source).expanduser()
     if ref.source and ref.revision is None and path.exists():
         return _local(ref, path)
@@ -101,6 +101,18 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpo
     if not checkpoint.is_gguf:
         verify(checkpoint.weight_files)
     return checkpoint
+
+
+def bundled_size(ref: ModelRef) -> int | None:
+    """The bytes of a model that comes with specgen; None for any other."""
+    folder = _bundled(ref)
+    return None if folder is None else sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _bundled(ref: ModelRef) -> Path | None:
+    if not ref.source.startswith(_BUNDLED):
+        return None
+    return Path(__file__).parent / "bundled" / ref.source.removeprefix(_BUNDLED)
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,4 +1,3 @@
-# ruff: noqa: TID253 - imported lazily, by way of checkpoint.py
 """Models of the Hugging Face hub: which commit is meant, which files are needed, and getting them.
 
 Files lie in the cache that all tools share, under a commit's folder. A name such as main moves on to a new commit

@@ -1,4 +1,3 @@
-# ruff: noqa: TID253 - imported lazily, by way of checkpoint.py
 """huggingface_hub, set up for specgen: silent, patient with cut connections, quick to stop.
 
 Everything that needs huggingface_hub imports it through here. What it would say on the terminal comes as events.

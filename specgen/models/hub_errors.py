@@ -1,4 +1,3 @@
-# ruff: noqa: TID253 - imported lazily, by way of checkpoint.py
 """What went wrong on the hub, in one line that says what to do next."""
 
 import errno

@@ -12,8 +12,9 @@ from specgen.events import Notice, Progress
 T = TypeVar("T")
 Reporting: TypeAlias = Generator[Progress | Notice, None, T]
 
-EVERY_S = 0.1  # between two Progress events: as often as an eye can follow
-GRACE_S = 0.5  # for stopped jobs to delete their half files; a job that hangs longer is left behind
+_EVERY_S = 0.1  # between two Progress events: as often as an eye can follow
+_THREADS = 4  # files at a time
+_GRACE_S = 1.0  # for stopped jobs to delete their half files; a job that hangs longer is left behind
 
 
 class Stopped(Exception):
@@ -58,35 +59,47 @@ def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], 
     pending: SimpleQueue[Callable[[Meter], object]] = SimpleQueue()
     for job in jobs:
         pending.put(job)
-    threads = [Thread(target=_work, args=(pending, meter, failures), daemon=True) for _ in range(min(4, len(jobs)))]
+    ended: SimpleQueue[None] = SimpleQueue()  # Thread.join takes a thread for ended once Ctrl-C interrupts it
+    running = 0
     try:
         yield Progress(what, shown := done, total)
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(EVERY_S)
-                if meter.done != shown and meter.done < total and thread.is_alive():
-                    yield Progress(what, shown := meter.done, total)
+        for _ in range(min(_THREADS, len(jobs))):
+            Thread(target=_work, args=(pending, meter, failures, ended), daemon=True).start()
+            running += 1
+        while running:
+            running -= _ended(ended, _EVERY_S)
+            if running and shown != meter.done < total:
+                yield Progress(what, shown := meter.done, total)
     finally:
         meter.stop.set()
-        deadline = time.monotonic() + GRACE_S
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
+        deadline = time.monotonic() + _GRACE_S
+        while running and (left := deadline - time.monotonic()) > 0:
+            running -= _ended(ended, left)
     if failures:
         raise failures[0]
     yield Progress(what, total, total)
 
 
-def _work(pending: "SimpleQueue[Callable[[Meter], object]]", meter: Meter, failures: list[Exception]) -> None:
-    with suppress(Empty, Stopped):
+def _ended(ended: "SimpleQueue[None]", timeout: float) -> bool:
+    """Whether a thread ended within `timeout` seconds."""
+    with suppress(Empty):
+        ended.get(timeout=timeout)
+        return True
+    return False
+
+
+def _work(
+    pending: "SimpleQueue[Callable[[Meter], object]]",
+    meter: Meter,
+    failures: list[Exception],
+    ended: "SimpleQueue[None]",
+) -> None:
+    try:
         while not meter.stop.is_set():
-            job = pending.get_nowait()
-            try:
-                job(meter)
-            except Stopped:
-                raise
-            except Exception as error:  # whatever a job raises belongs to the caller's thread
-                failures.append(error)
-                meter.stop.set()
+            pending.get_nowait()(meter)
+    except (Empty, Stopped):
+        pass
+    except Exception as error:  # whatever a job raises belongs to the caller's thread
+        failures.append(error)
+        meter.stop.set()
+    ended.put(None)

@@ -140,9 +140,11 @@ def test_list_shows_the_cached_models(hub: HubServer, commit: str, run: Run) -> 
     run("pull", "org/m")
     code, out, err = run("list")
     assert (code, err) == (0, "")
-    head, row = out.splitlines()
+    head, bundled, row = out.splitlines()
     assert head.split() == ["MODEL", "SIZE", "LAST", "USED", "REVISIONS"]
-    assert row.startswith("org/m  400.")
+    assert bundled.split()[0] == "stories"
+    assert row.split()[0] == "org/m"
+    assert row.split()[1].startswith("400.")
     assert row.endswith(f"{commit[:8]} (main)")
 
 
@@ -150,7 +152,8 @@ def test_list_json(hub: HubServer, commit: str, run: Run) -> None:
     run("pull", "org/m")
     code, out, err = run("list", "--json")
     assert (code, err) == (0, "")
-    [model] = json.loads(out)
+    bundled, model = json.loads(out)
+    assert (bundled["id"], bundled["bundled"]) == ("stories", True)
     [revision] = model["revisions"]
     assert (model["id"], revision["commit"], revision["names"]) == ("org/m", commit, ["main"])
     assert model["size"] > 400_000
@@ -158,11 +161,30 @@ def test_list_json(hub: HubServer, commit: str, run: Run) -> None:
 
 
 def test_list_of_nothing(hub: HubServer, run: Run) -> None:
-    assert run("list") == (0, "", f"specgen: no models in {hub.cache}; `specgen pull org/name` gets one\n")
-    assert run("list", "--json") == (0, "[]\n", "")
+    code, out, err = run("list")
+    assert (code, err) == (0, f"specgen: no models in {hub.cache}; `specgen pull org/name` gets one\n")
+    assert [row.split()[0] for row in out.splitlines()] == ["MODEL", "stories"]
+    assert [model["id"] for model in json.loads(run("list", "--json")[1])] == ["stories"]
+
+
+def test_pull_of_a_bundled_pair_says_where_both_models_are(hub: HubServer, run: Run) -> None:
+    code, out, err = run("pull", "stories")
+    assert (code, err) == (0, "")
+    for line, name in zip(out.splitlines(), ("target", "draft"), strict=True):
+        source, commit, path = line.split("\t")
+        assert (source, commit) == (f"bundled:stories/{name}", "-")
+        assert (Path(path) / "model.safetensors").is_file()
+    assert not hub.requests
 
 
 # show
+
+
+def test_show_of_a_curated_pair(run: Run) -> None:
+    shown = json.loads(run("show", "stories", "--json")[1])
+    assert (shown["pair"], shown["draft"]) == ("stories", "bundled:stories/draft")
+    assert shown["architecture"] == "LlamaForCausalLM"
+    assert shown["licence"] == "apache-2.0"
 
 
 def test_show_gets_only_the_small_files(hub: HubServer, commit: str, run: Run) -> None:
@@ -248,7 +270,7 @@ def test_rm_asks_and_says_what_it_is_about(
     assert code == 0
     assert out.startswith("deleted org/m, 400.")
     assert out.endswith(" freed\n")
-    assert run("list")[1] == ""
+    assert "org/m" not in run("list")[1]
 
 
 def test_rm_in_a_pipe_needs_a_yes(hub: HubServer, commit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +280,7 @@ def test_rm_in_a_pipe_needs_a_yes(hub: HubServer, commit: str, run: Run, monkeyp
     assert (code, out) == (2, "")
     assert "add --yes where nobody can be asked" in err
     assert run("rm", "--yes", "org/m")[0::2] == (0, "")
-    assert run("list")[1] == ""
+    assert "org/m" not in run("list")[1]
 
 
 def test_rm_of_what_is_not_cached(hub: HubServer, commit: str, run: Run) -> None:

@@ -38,6 +38,7 @@ def command(
         quiet=output.quiet,
         stats=False,
         color=output.color.value,
+        sources=output.color_source,
         summary="short",
     )
     with Session(target, models.draft, models.engine()) as session:

@@ -1,4 +1,4 @@
-"""specgen list: the models in the Hugging Face cache."""
+"""specgen list: the models that are here."""
 
 import json as json_format
 from typing import Annotated
@@ -9,7 +9,7 @@ import typer
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """List the models in the Hugging Face cache that specgen could load.
+    """List the models that specgen could load now: its bundled pairs, and those in the Hugging Face cache.
 
     SIZE counts all revisions of a model. `specgen show MODEL` says more, `specgen rm MODEL` deletes.
     """
@@ -17,7 +17,7 @@ def command(
 
     models = cached_models()
     if json:
-        rows = [
+        cached = [
             {
                 "id": model.id,
                 "size": model.size,
@@ -30,21 +30,32 @@ def command(
             }
             for model in models
         ]
-        typer.echo(json_format.dumps(rows, indent=2))
-    elif not models:
+        bundled = [{"id": name, "size": size, "bundled": True} for name, size in _bundled()]
+        typer.echo(json_format.dumps([*bundled, *cached], indent=2))
+        return
+    table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
+    table += [(name, _size(size), "", "bundled: target and draft") for name, size in _bundled()]
+    for model in models:
+        revisions = [
+            f"{revision.commit[:8]} ({', '.join(revision.names)})" if revision.names else revision.commit[:8]
+            for revision in model.revisions
+        ]
+        used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
+        table.append((model.id, _size(model.size), used, ", ".join(revisions)))
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    for name, size, used, revisions_text in table:
+        typer.echo(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {used:<{widths[2]}}  {revisions_text}")
+    if not models:
         typer.echo(f"specgen: no models in {folder()}; `specgen pull org/name` gets one", err=True)
-    else:
-        table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
-        for model in models:
-            revisions = [
-                f"{revision.commit[:8]} ({', '.join(revision.names)})" if revision.names else revision.commit[:8]
-                for revision in model.revisions
-            ]
-            used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
-            table.append((model.id, _size(model.size), used, ", ".join(revisions)))
-        widths = [max(len(row[column]) for row in table) for column in range(3)]
-        for name, size, used, revisions_text in table:
-            typer.echo(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {used:<{widths[2]}}  {revisions_text}")
+
+
+def _bundled() -> list[tuple[str, int]]:
+    """The curated pairs that come with specgen, and the bytes of both models."""
+    from specgen.models.checkpoint import bundled_size
+    from specgen.pairs import curated
+
+    sizes = {name: [bundled_size(pair.target), bundled_size(pair.draft)] for name, pair in curated().items()}
+    return [(name, sum(filter(None, both))) for name, both in sizes.items() if None not in both]
 
 
 def _size(count: int) -> str:

@@ -9,7 +9,9 @@ from specgen.core import ModelRef
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="org/name[@revision] of the hub.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="org/name[@revision] of the hub, or a curated pair.")
+    ],
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Get Python code that comes with the model too.")
     ] = False,
@@ -29,15 +31,17 @@ def command(
         specgen pull org/target org/draft@v1.0
     """
     from specgen.models.checkpoint import fetch_weights, find, follow
+    from specgen.pairs import curated
     from specgen.render.progress import ProgressLine
 
     line = ProgressLine(sys.stderr)
     try:
         for model in models:
-            ref = ModelRef.parse(model)
-            checkpoint = follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show)
-            checkpoint = follow(fetch_weights(checkpoint, offline=offline), line.show)
-            line.close()
-            typer.echo(f"{ref.source}\t{checkpoint.commit or '-'}\t{checkpoint.path}")
+            pair = curated().get(model)
+            for ref in (pair.target, pair.draft) if pair else (ModelRef.parse(model),):
+                checkpoint = follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show)
+                checkpoint = follow(fetch_weights(checkpoint, offline=offline), line.show)
+                line.close()
+                typer.echo(f"{ref.source}\t{checkpoint.commit or '-'}\t{checkpoint.path}")
     finally:
         line.close()

@@ -51,6 +51,7 @@ def command(
         quiet=output.quiet,
         stats=stats,
         color=output.color.value,
+        sources=output.color_source,
     )
     with Session(target, models.draft, models.engine()) as session:
         events = session.generate(

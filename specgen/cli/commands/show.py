@@ -11,7 +11,9 @@ from specgen.core import ModelRef
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[@revision], a folder, or a .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
@@ -27,14 +29,18 @@ def command(
     """
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
+    from specgen.pairs import curated
     from specgen.render.progress import ProgressLine
 
+    pair = curated().get(model)
     line = ProgressLine(sys.stderr)
     try:
-        checkpoint = follow(find(ModelRef.parse(model), offline=offline), line.show)
+        checkpoint = follow(find(pair.target if pair else ModelRef.parse(model), offline=offline), line.show)
     finally:
         line.close()
     summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
+    if pair:
+        summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft)} | summary
     if json:
         typer.echo(json_format.dumps(summary, indent=2, default=str))
         return
