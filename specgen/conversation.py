@@ -59,12 +59,17 @@ class Conversation:
                 elif isinstance(event, Finished):
                     self.finished = event
                 yield event
+        except Exception:
+            generated.clear()
+            raise
         finally:
             # Also when the reader left in the middle: what was shown was said.
             if generated:
                 said = "".join(answer)
                 self.messages = [*messages, Message("assistant", said)]
-                self._context = context.grow(generated)
+                # A stop string, or text that was still held back, is in the ids and was never shown.
+                whole = tokenizer.decode(generated) == said
+                self._context = context.grow(generated if whole else tokenizer.encode(said, special=False))
                 self._text = prompt_text + said
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[str, Tokens]:
@@ -81,8 +86,9 @@ class Conversation:
         prompt = chat_prompt(tokenizer, messages)
         if self._text and prompt.text.startswith(self._text):
             new_ids = tokenizer.encode(prompt.text[len(self._text) :], special=False)
-            # The template writes the end of the turn; the model has mostly said it already.
+            # The template writes the end of the turn; the model has mostly said it already, as a token without text.
             last = self._context.ids(len(self._context) - 1)
-            return prompt.text, self._context.grow(new_ids[1:] if new_ids[:1] == last else new_ids)
+            ended = new_ids[:1] == last and not tokenizer.decode(last)
+            return prompt.text, self._context.grow(new_ids[1:] if ended else new_ids)
         kept = self._context.common_prefix(Tokens(prompt.ids))
         return prompt.text, self._context.prefix(kept).grow(prompt.ids[kept:])

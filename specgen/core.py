@@ -105,6 +105,7 @@ class EngineOptions:
     num_draft_tokens: int = 4
     offline: bool = False
     trust_remote_code: bool = False
+    verbose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

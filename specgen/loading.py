@@ -10,8 +10,8 @@ from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.interfaces import Drafter
-from specgen.engine.runners.transformers import TransformersModel, convert_tokenizer, load_model
+from specgen.engine.interfaces import Drafter, Runner
+from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, fetch_weights, find
@@ -28,7 +28,7 @@ _UNLIMITED = 1 << 20
 class Pair:
     """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together."""
 
-    target: TransformersModel
+    target: Runner
     checkpoint: Checkpoint
     tokenizer: Tokenizer
     drafter: Drafter
@@ -93,19 +93,31 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
     )
 
 
-def _load(
-    checkpoint: Checkpoint, placement: Placement, options: EngineOptions
-) -> Generator[Event, None, TransformersModel]:
+def _load(checkpoint: Checkpoint, placement: Placement, options: EngineOptions) -> Generator[Event, None, Runner]:
+    """Our own decoder where it knows the model, else transformers."""
     yield Progress(f"loading {checkpoint.ref.source}")
+    description = describe_checkpoint(checkpoint)
+    if placement.device.type != "cpu":
+        description = f"the device is {placement.device.type}"
+    if not isinstance(description, str):
+        return load_decoder(checkpoint, description, placement, description.context_length)
+    if options.verbose:
+        yield Notice(f"{checkpoint.ref.source} runs on transformers: {description}")
+    from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
+
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     tokenizer = None if checkpoint.is_gguf else Tokenizer.from_folder(checkpoint.path)
-    return tokenizer or convert_tokenizer(checkpoint)
+    if tokenizer is not None:
+        return tokenizer
+    from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - as above
+
+    return convert_tokenizer(checkpoint)
 
 
-def _context_length(model: TransformersModel, ctx_size: int | None) -> int:
+def _context_length(model: Runner, ctx_size: int | None) -> int:
     longest = model.context_length or _UNLIMITED
     if ctx_size is not None and ctx_size > longest:
         raise UsageError(

@@ -95,6 +95,8 @@ class Session:
     ) -> Generator[Event, None, None]:
         """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
         pair = self.pair
+        if "" in stop:
+            raise UsageError("a stop string is empty", hint="leave it out")
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
         limits = self._limits(len(context), max_new_tokens)
         self._stopping = False
@@ -133,6 +135,8 @@ class Session:
         longest = pair.context_length
         if prompt_tokens == 0:
             raise UsageError("the prompt is empty", hint="give the model something to read")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
         if prompt_tokens >= longest:
             raise PromptTooLong(
                 f"the prompt has {prompt_tokens} tokens and the context holds {longest}",

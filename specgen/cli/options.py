@@ -62,6 +62,8 @@ class ModelOptions:
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False
 
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is chosen and why.")] = False
+
     def engine(self) -> EngineOptions:
         return EngineOptions(
             device=self.device,
@@ -71,6 +73,7 @@ class ModelOptions:
             num_draft_tokens=self.num_draft_tokens,
             offline=self.offline,
             trust_remote_code=self.trust_remote_code,
+            verbose=self.verbose,
         )
 
 

@@ -41,6 +41,20 @@ class LanguageModel(Protocol):
         """
 
 
+class Runner(LanguageModel, Protocol):
+    """A `LanguageModel` with its weights, as loading.py opens one.
+
+    `can_verify` is False where a rejected token cannot be taken back: then nothing may be drafted. `context_length` is
+    how many tokens the model was made to read, None where nothing says so.
+    """
+
+    @property
+    def can_verify(self) -> bool: ...
+
+    @property
+    def context_length(self) -> int | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a drafter may do in this round: propose at most `limit` tokens, picked the way the target picks.

@@ -79,13 +79,13 @@ class Penalties:
         params = self._params
         logits = logits.clone()
         if params.repetition_penalty != 1.0 and self._seen:
-            ids = torch.tensor([i for i in self._seen if i < vocab], device=logits.device)
+            ids = torch.tensor([i for i in self._seen if i < vocab], device=logits.device, dtype=torch.long)
             seen = logits[ids]
             factor = params.repetition_penalty
             logits[ids] = torch.where(seen < 0, seen * factor, seen / factor)
         if self._generated and (params.presence_penalty or params.frequency_penalty):
             pairs = [(i, n) for i, n in self._generated.items() if i < vocab]
-            ids = torch.tensor([i for i, _ in pairs], device=logits.device)
+            ids = torch.tensor([i for i, _ in pairs], device=logits.device, dtype=torch.long)
             counts = torch.tensor([n for _, n in pairs], device=logits.device, dtype=logits.dtype)
             logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
         return logits

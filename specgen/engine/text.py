@@ -14,20 +14,23 @@ _LONGEST_CHARACTER = 4
 class Detokenizer:
     """Decodes a growing list of ids; the text of a token may depend on those before it, so a window is decoded.
 
-    The window starts where the text was last complete, one token back, as decoders strip or add a space at the very
-    start of what they are given.
+    The window starts with the tokens whose text was shown last: decoders strip or add a space at the very start of
+    what they are given, and a run of byte tokens is text only as a whole.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
         self._shown = ""
+        self._shown_tokens = 0
         self._held = 0
 
     def push(self, token: int) -> str:
         """The text that `token` completes; empty while a character is incomplete."""
         self._window.append(token)
         text = self._decode(self._window)
+        if text == self._shown:  # a special token: it must not become the start of the window
+            return ""
         if text.endswith(_INCOMPLETE) and self._held < _LONGEST_CHARACTER:
             self._held += 1
             return ""
@@ -39,7 +42,8 @@ class Detokenizer:
 
     def _advance(self, text: str) -> str:
         fresh = text[len(self._shown) :]
-        self._window = self._window[-1:]
+        self._window = self._window[self._shown_tokens :]
+        self._shown_tokens = len(self._window)
         self._shown = self._decode(self._window)
         self._held = 0
         return fresh

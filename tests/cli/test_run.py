@@ -134,7 +134,6 @@ def failure(outcome: Outcome) -> str:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-m", "x"], "there is no prompt"),
         (["hello there"], "-m stories"),
         (["chta"], "did you mean 'chat'"),
         (["run", "hello", "--no-such-option"], "--no-such-option"),
@@ -150,6 +149,19 @@ def test_usage(arguments: list[str], words: str) -> None:
 def test_no_arguments_on_a_terminal_print_help() -> None:
     outcome = invoke()
     assert "Usage: specgen" in outcome.text + outcome.err
+
+
+def test_no_prompt_on_a_terminal_prints_help() -> None:
+    outcome = invoke("-m", "stories")
+    assert outcome.code == 2
+    assert "Usage: specgen run" in outcome.err
+    assert "there is no prompt" in outcome.err
+
+
+def test_an_empty_pipe_is_no_prompt() -> None:
+    outcome = invoke("-m", "stories", stdin=b"")
+    assert outcome.code == 2
+    assert "there is no prompt" in failure(outcome)
 
 
 def test_a_misspelt_command_can_be_forced_to_be_a_prompt(target: Path) -> None:

@@ -6,13 +6,22 @@ from typing import Annotated
 import typer
 
 from specgen.cli.inputs import gather
-from specgen.cli.options import GenerationOptions, InputOptions, ModelOptions, OutputOptions, grouped, named_model
+from specgen.cli.options import (
+    GenerationOptions,
+    InputOptions,
+    ModelOptions,
+    OutputOptions,
+    grouped,
+    is_terminal,
+    named_model,
+)
 from specgen.errors import INTERRUPTED, UsageError
 from specgen.events import Failed
 
 
 @grouped
-def command(
+def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
+    context: typer.Context,
     models: ModelOptions,
     generation: GenerationOptions,
     inputs: InputOptions,
@@ -34,6 +43,8 @@ def command(
     """
     text = gather(prompt or [], inputs.file)
     if text is None:
+        if is_terminal(sys.stdin):
+            typer.echo(f"{context.get_help()}\n", err=True)
         raise UsageError(
             "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
         )

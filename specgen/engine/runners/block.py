@@ -1,0 +1,109 @@
+"""One layer of a Llama-like decoder, in about fifteen tensor operations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name
+
+from specgen.engine.runners.attention import Part, attend
+from specgen.engine.runners.description import Description
+from specgen.engine.runners.linear import Linear
+from specgen.engine.runners.rotary import turn
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows of a forward pass stand: `count` new positions from `start` on; more rows only fill up.
+
+    `turns` are the rotary turns of all rows, None in a layer that knows no positions.
+    """
+
+    start: int
+    count: int
+    turns: torch.Tensor | None
+    parts: list[Part]
+
+
+class Norm:
+    """RMS norm over the last dimension, in float32; like F.rms_norm, with fewer operations."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self._weight = weight
+        self._eps = torch.tensor(eps, device=weight.device)
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        return (rows * _inverse(rows, -1, self._eps)).mul_(self._weight).to(rows.dtype)
+
+
+class HeadNorm:
+    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in place.
+
+    `parts` None normalizes each head by itself; else so many heads each are normalized as one vector.
+    """
+
+    def __init__(self, weight: torch.Tensor, eps: float, parts: tuple[int, int] | None) -> None:
+        self._weight = weight
+        self._eps = torch.tensor(eps, device=weight.device)
+        self._parts = parts
+
+    def __call__(self, heads: torch.Tensor) -> None:
+        if self._parts is None:
+            heads.mul_(_inverse(heads, -1, self._eps) * self._weight)
+            return
+        for part, weight in zip(heads.split(self._parts, 1), self._weight.split(self._parts), strict=True):
+            part.mul_(_inverse(part, (-2, -1), self._eps) * weight)
+
+
+def _inverse(values: torch.Tensor, over: int | tuple[int, int], eps: torch.Tensor) -> torch.Tensor:
+    """One over the root of the mean square, in float32."""
+    length = torch.linalg.vector_norm(values, 2, over, keepdim=True, dtype=torch.float32)
+    return torch.addcmul(eps, length, length, value=length.numel() / values.numel()).rsqrt_()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A layer's weights. A norm that the family does not have is None."""
+
+    description: Description
+    before_attention: Step | None
+    qkv: Linear
+    head_norm: HeadNorm | None
+    output: Linear
+    after_attention: Step | None
+    before_mlp: Step | None
+    gate_up: Linear
+    down: Linear
+    after_mlp: Step | None
+
+    def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, place: Place) -> torch.Tensor:
+        """`hidden` [rows, hidden_size] after this layer, whose keys and values of new positions go into `cache`."""
+        scale = self.description.residual_scale
+        rows = self.before_attention(hidden) if self.before_attention else hidden
+        rows = self._attention(rows, cache, place)
+        hidden = hidden.add(self.after_attention(rows) if self.after_attention else rows, alpha=scale)
+        rows = self.before_mlp(hidden) if self.before_mlp else hidden
+        rows = self._mlp(rows)
+        return hidden.add(self.after_mlp(rows) if self.after_mlp else rows, alpha=scale)
+
+    def _attention(self, rows: torch.Tensor, cache: torch.Tensor, place: Place) -> torch.Tensor:
+        what = self.description
+        turned = what.heads + what.kv_heads
+        projected = self.qkv(rows).view(len(rows), turned + what.kv_heads, what.head_size)
+        heads = projected.narrow(1, 0, turned)
+        if self.head_norm:
+            self.head_norm(heads)
+        if place.turns is not None:
+            turn(heads, place.turns)
+        new = projected[: place.count, what.heads :].view(place.count, 2, what.kv_heads, what.head_size)
+        cache.narrow(2, place.start, place.count).copy_(new.permute(1, 2, 0, 3))
+        queries = projected.narrow(1, 0, what.heads)
+        return self.output(attend(queries, cache, place.parts, what.attention_scale, what.attention_cap))
+
+    def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(rows).chunk(2, -1)
+        if self.description.activation == "silu":
+            return self.down(F.silu(gate).mul_(up))
+        return self.down(F.gelu(gate, approximate="tanh").mul_(up))

@@ -1,0 +1,219 @@
+"""What a Llama-like decoder computes, read from its config.json: one description for every family.
+
+Where a config says something that the lean decoder does not do, `describe` gives the reason, and the model is left
+to transformers: it is never run in a way that is almost right.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from specgen.engine.runners.families import FAMILIES, Family, Norms
+from specgen.engine.runners.rope_config import Unsupported, read_ropes, whole_number
+from specgen.engine.runners.rotary import Rope
+
+# Keys of any config that change what is computed, beyond what a family's own code reads.
+_FOREIGN = (
+    "quantization_config",
+    "compression_config",
+    "per_layer_config",
+    "use_bidirectional_attention",
+    "attn_logit_softcapping",
+    "layer_types",
+    "sliding_window",
+)
+_NOTHING: Mapping[str, Any] = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "sliding_window": None,
+    "layer_types": None,
+    "no_rope_layers": None,
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": None,
+    "residual_multiplier": 1.0,
+    "logits_scaling": 1.0,
+    "query_pre_attn_scalar": None,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "partial_rotary_factor": 1.0,
+}
+_ACTIVATIONS: Mapping[Any, Literal["silu", "gelu_tanh"]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What differs between the layers of one model: `window` keys are seen (None: all), `rope` None turns nothing."""
+
+    window: int | None
+    rope: Rope | None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Everything that the lean decoder must know of a model, besides its weights. Sizes are counts of numbers."""
+
+    vocab_size: int
+    context_length: int
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    layers: tuple[Layer, ...]
+    norms: Norms
+    norm_eps: float
+    unit_offset: bool
+    """Whether norms store w - 1 for w."""
+    head_norm: Literal["none", "head", "projection"]
+    """Whether queries and keys are normalized: head by head, or all heads in one."""
+    activation: Literal["silu", "gelu_tanh"]
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    fused: bool
+    """Whether the checkpoint already holds queries, keys and values in one tensor, and gate and up too."""
+    tied: bool
+    embedding_scale: float
+    attention_scale: float
+    attention_cap: float | None
+    residual_scale: float
+    logits_divisor: float
+    logits_cap: float | None
+
+
+def describe(config: Mapping[str, Any]) -> Description | str:
+    """The description of a model, or the reason why the lean decoder does not run it."""
+    try:
+        return _describe(config)
+    except Unsupported as reason:
+        return str(reason)
+
+
+def _describe(config: Mapping[str, Any]) -> Description:
+    family = _family(config)
+    options = dict(_NOTHING) | {key: config.get(key, default) for key, default in family.reads.items()}
+    activation = options.get("hidden_activation", options["hidden_act"])
+    if activation not in _ACTIVATIONS:
+        raise Unsupported(f"the activation {activation!r}")
+    heads, kv_heads, head_size = _heads(config, options)
+    hidden_size = whole_number(config, "hidden_size")
+    return Description(
+        vocab_size=whole_number(config, "vocab_size"),
+        context_length=whole_number(config, "max_position_embeddings"),
+        hidden_size=hidden_size,
+        intermediate_size=whole_number(config, "intermediate_size"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        layers=_layers(config, options, family, head_size),
+        norms=family.norms,
+        norm_eps=_number(config, "rms_norm_eps"),
+        unit_offset=family.unit_offset,
+        head_norm=family.head_norm,
+        activation=_ACTIVATIONS[activation],
+        qkv_bias=family.qkv_bias or _flag(options, "attention_bias"),
+        output_bias=_flag(options, "attention_bias"),
+        mlp_bias=_flag(options, "mlp_bias"),
+        fused=family.fused,
+        tied=_flag(options, "tie_word_embeddings"),
+        embedding_scale=hidden_size**0.5 if family.unit_offset else _number(options, "embedding_multiplier"),
+        attention_scale=_attention_scale(options, head_size),
+        attention_cap=_cap(options, "attn_logit_softcapping"),
+        residual_scale=_number(options, "residual_multiplier"),
+        logits_divisor=_number(options, "logits_scaling"),
+        logits_cap=_cap(options, "final_logit_softcapping"),
+    )
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    kind = config.get("model_type")
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        raise Unsupported(f"the model type {kind!r}")
+    architectures = config.get("architectures") or [family.architecture]
+    if architectures != [family.architecture]:
+        raise Unsupported(f"the architecture {architectures!r}")
+    for key in _FOREIGN:
+        if key not in family.reads and config.get(key):
+            raise Unsupported(f"{key} in a config of {kind}")
+    return family
+
+
+def _heads(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, int, int]:
+    heads = whole_number(config, "num_attention_heads")
+    kv_heads = heads if options["num_key_value_heads"] is None else whole_number(options, "num_key_value_heads")
+    if heads % kv_heads:
+        raise Unsupported(f"{heads} heads over {kv_heads} key and value heads")
+    if options["head_dim"] is not None:
+        return heads, kv_heads, whole_number(options, "head_dim")
+    return heads, kv_heads, whole_number(config, "hidden_size") // heads
+
+
+def _layers(config: Mapping[str, Any], options: dict[str, Any], family: Family, head_size: int) -> tuple[Layer, ...]:
+    count = whole_number(config, "num_hidden_layers")
+    turned = _turned(options, count)
+    options["no_rope_layers"] = turned
+    full, sliding = read_ropes(config, options, family, head_size)
+    slides = _slides(options, family, count)
+    window = whole_number(options, "sliding_window") if any(slides) else None
+    if any(slides) and options.get("use_sliding_window") is False:
+        raise Unsupported("sliding layers without use_sliding_window")
+    return tuple(
+        Layer(window if slid else None, (sliding if slid else full) if turn else None)
+        for slid, turn in zip(slides, turned, strict=True)
+    )
+
+
+def _turned(options: Mapping[str, Any], count: int) -> list[bool]:
+    """Of each layer, whether it knows positions. `no_rope_layers` says so, in spite of its name."""
+    if "no_rope_layer_interval" not in options:
+        return [True] * count
+    given = options["no_rope_layers"]
+    if given is None:
+        interval = whole_number(options, "no_rope_layer_interval")
+        return [(index + 1) % interval != 0 for index in range(count)]
+    if not isinstance(given, list) or len(given) < count:
+        raise Unsupported(f"no_rope_layers {given!r}")
+    return [bool(turn) for turn in given[:count]]
+
+
+def _slides(options: Mapping[str, Any], family: Family, count: int) -> list[bool]:
+    """Of each layer, whether it sees a window only."""
+    if family.slides is None:
+        return [options["sliding_window"] is not None] * count
+    types = options["layer_types"]
+    if types is None:
+        return [bool(family.slides(index, options)) for index in range(count)]
+    known = {"sliding_attention": True, "full_attention": False}
+    if not isinstance(types, list) or len(types) != count or any(kind not in known for kind in types):
+        raise Unsupported(f"layer_types {types!r}")
+    return [known[kind] for kind in types]
+
+
+def _attention_scale(options: Mapping[str, Any], head_size: int) -> float:
+    if options["attention_multiplier"] is not None:
+        return _number(options, "attention_multiplier")
+    if options["query_pre_attn_scalar"] is not None:
+        return float(whole_number(options, "query_pre_attn_scalar") ** -0.5)
+    return float(head_size**-0.5)
+
+
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unsupported(f"{key} {value!r}")
+    return float(value)
+
+
+def _flag(values: Mapping[str, Any], key: str) -> bool:
+    if not isinstance(values[key], bool):
+        raise Unsupported(f"{key} {values[key]!r}")
+    return bool(values[key])
+
+
+def _cap(options: Mapping[str, Any], key: str) -> float | None:
+    return None if options[key] is None else _number(options, key)

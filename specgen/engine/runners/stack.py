@@ -1,0 +1,175 @@
+"""The weights of a Llama-like decoder, read from its checkpoint into the layers that use them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name
+
+from specgen.engine.devices import Placement
+from specgen.engine.runners.block import Block, HeadNorm, Norm
+from specgen.engine.runners.description import Description
+from specgen.engine.runners.linear import Linear, make_linear
+from specgen.engine.runners.rotary import interleave
+from specgen.engine.runners.tensors import Tensors
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_NORM = "model.norm.weight"
+_DTYPES = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All of a model but its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> logits in float32."""
+
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    blocks: tuple[Block, ...]
+    norm: Norm
+    score: Linear
+
+
+def tensor_shapes(what: Description) -> Mapping[str, tuple[int, ...]]:
+    """The tensors that a model of this description has in its checkpoint, but for the head."""
+    queries, keyed = what.heads * what.head_size, what.kv_heads * what.head_size
+    if what.fused:
+        inputs = {"self_attn.qkv_proj": queries + 2 * keyed}
+        gates = {"mlp.gate_up_proj": 2 * what.intermediate_size}
+    else:
+        inputs = {"self_attn.q_proj": queries, "self_attn.k_proj": keyed, "self_attn.v_proj": keyed}
+        gates = {"mlp.gate_proj": what.intermediate_size, "mlp.up_proj": what.intermediate_size}
+    layer: dict[str, tuple[int, ...]] = {}
+    for sizes, width, biased in (
+        (inputs, what.hidden_size, what.qkv_bias),
+        ({"self_attn.o_proj": what.hidden_size}, queries, what.output_bias),
+        (gates, what.hidden_size, what.mlp_bias),
+        ({"mlp.down_proj": what.hidden_size}, what.intermediate_size, what.mlp_bias),
+    ):
+        layer |= {f"{name}.weight": (size, width) for name, size in sizes.items()}
+        layer |= {f"{name}.bias": (size,) for name, size in sizes.items() if biased}
+    norms = what.norms
+    for name in (norms.before_attention, norms.after_attention, norms.before_mlp, norms.after_mlp):
+        layer |= {f"{name}.weight": (what.hidden_size,)} if name else {}
+    if what.head_norm != "none":
+        each = what.head_norm == "head"
+        layer["self_attn.q_norm.weight"] = (what.head_size if each else queries,)
+        layer["self_attn.k_norm.weight"] = (what.head_size if each else keyed,)
+    shapes = {f"model.layers.{i}.{name}": shape for i in range(len(what.layers)) for name, shape in layer.items()}
+    return shapes | {_EMBEDDING: (what.vocab_size, what.hidden_size), _NORM: (what.hidden_size,)}
+
+
+def find_fault(what: Description, tensors: Tensors) -> str | None:
+    """Why `tensors` are not those of the model described, None where they are."""
+    shapes = dict(tensor_shapes(what))
+    if _HEAD in tensors or not what.tied:
+        shapes[_HEAD] = shapes[_EMBEDDING]
+    for name, shape in shapes.items():
+        if name not in tensors:
+            return f"no tensor {name}"
+        if tensors.shape(name) != shape:
+            return f"{name} of shape {tensors.shape(name)}"
+        if tensors.dtype(name) not in _DTYPES:
+            return f"{name} of dtype {tensors.dtype(name)}"
+    return None
+
+
+def read_stack(what: Description, tensors: Tensors, placement: Placement) -> Stack:
+    """Read a model that `find_fault` finds none with. Each tensor is read once; no weight is there twice."""
+    reader = _Reader(what, tensors, placement)
+    table = tensors[_EMBEDDING].to(placement.device)
+    # transformers rounds Gemma's scale like a weight, and Gemma was trained so.
+    scale = torch.tensor(what.embedding_scale, dtype=placement.dtype, device=placement.device)
+    head = reader.linear([tensors[_HEAD if _HEAD in tensors else _EMBEDDING]], [])
+
+    def embed(ids: torch.Tensor) -> torch.Tensor:
+        rows = F.embedding(ids, table).to(placement.dtype)
+        return rows if what.embedding_scale == 1 else rows * scale
+
+    def score(rows: torch.Tensor) -> torch.Tensor:
+        logits = head(rows).float()
+        if what.logits_divisor != 1:
+            logits /= what.logits_divisor
+        if what.logits_cap is not None:
+            logits = (logits / what.logits_cap).tanh_().mul_(what.logits_cap)
+        return logits
+
+    blocks = tuple(reader.block(index) for index in range(len(what.layers)))
+    return Stack(embed, blocks, reader.norm(_NORM), score)
+
+
+class _Reader:
+    """Reads layers: converts, joins what is multiplied with the same rows, and interleaves what is turned."""
+
+    def __init__(self, what: Description, tensors: Tensors, placement: Placement) -> None:
+        self._what = what
+        self._tensors = tensors
+        self._placement = placement
+        self._turned = max((layer.rope.size for layer in what.layers if layer.rope), default=0)
+
+    def block(self, index: int) -> Block:
+        what, norms = self._what, self._what.norms
+        layer = f"model.layers.{index}."
+        attention, mlp = layer + "self_attn.", layer + "mlp."
+        gates = ["gate_up_proj"] if what.fused else ["gate_proj", "up_proj"]
+
+        def norm(name: str | None) -> Norm | None:
+            return self.norm(f"{layer}{name}.weight") if name else None
+
+        def joined(prefix: str, names: list[str], biased: bool) -> Linear:
+            weights, biases = ([f"{prefix}{name}.{kind}" for name in names] for kind in ("weight", "bias"))
+            return self.linear(
+                map(self._tensors.__getitem__, weights), map(self._tensors.__getitem__, biases if biased else ())
+            )
+
+        return Block(
+            what,
+            before_attention=norm(norms.before_attention),
+            qkv=self.linear(self._qkv(attention, "weight"), self._qkv(attention, "bias") if what.qkv_bias else []),
+            head_norm=None if what.head_norm == "none" else self._head_norm(attention),
+            output=joined(attention, ["o_proj"], what.output_bias),
+            after_attention=norm(norms.after_attention),
+            before_mlp=norm(norms.before_mlp),
+            gate_up=joined(mlp, gates, what.mlp_bias),
+            down=joined(mlp, ["down_proj"], what.mlp_bias),
+            after_mlp=norm(norms.after_mlp),
+        )
+
+    def norm(self, name: str) -> Norm:
+        return Norm(self._norm_weight(name), self._what.norm_eps)
+
+    def linear(self, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor]) -> Linear:
+        weight = self._join(list(weights))
+        joined = list(biases)
+        return make_linear(weight, self._join(joined) if joined else None)
+
+    def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        whole = torch.empty(
+            sum(map(len, parts)), *parts[0].shape[1:], dtype=self._placement.dtype, device=self._placement.device
+        )
+        for target, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+            target.copy_(part)
+        return whole
+
+    def _qkv(self, prefix: str, kind: str) -> list[torch.Tensor]:
+        what = self._what
+        if what.fused:
+            sizes = [count * what.head_size for count in (what.heads, what.kv_heads, what.kv_heads)]
+            parts = list(self._tensors[f"{prefix}qkv_proj.{kind}"].split(sizes))
+        else:
+            parts = [self._tensors[f"{prefix}{name}_proj.{kind}"] for name in "qkv"]
+        return [*(interleave(part, what.head_size, self._turned) for part in parts[:2]), parts[2]]
+
+    def _head_norm(self, prefix: str) -> HeadNorm:
+        what = self._what
+        counts = {"q": what.heads, "k": what.kv_heads}
+        weights = []
+        for name, heads in counts.items():
+            weight = self._norm_weight(f"{prefix}{name}_norm.weight")
+            weight = weight.repeat(heads) if what.head_norm == "head" else weight
+            weights.append(interleave(weight, what.head_size, self._turned).view(heads, what.head_size))
+        parts = (what.heads, what.kv_heads) if what.head_norm == "projection" else None
+        return HeadNorm(torch.cat(weights), what.norm_eps, parts)
+
+    def _norm_weight(self, name: str) -> torch.Tensor:
+        weight = self._tensors[name].to(self._placement.device, torch.float32, copy=True)
+        return weight + 1 if self._what.unit_offset else weight

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share. Nothing slow is imported here: most tests need no torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no clock: the machine may be busy.
+settings.register_profile("specgen", deadline=None, derandomize=True, database=None)
+settings.load_profile("specgen")
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Tiny checkpoints; see checkpoints.py."""
+    from tests.checkpoints import Checkpoints
+
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture
+def through_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model runs on transformers, also where our own decoder could run it."""
+    monkeypatch.setattr("specgen.loading.describe_checkpoint", lambda _: "a test wants it so")
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[..., list[int]]:
+    """transformers' own greedy continuation, computed once for the same arguments."""
+    from tests import checkpoints
+
+    known: dict[Any, list[int]] = {}
+
+    def cached(folder: Any, ids: Any, new: int) -> list[int]:
+        key = (folder, tuple(ids), new)
+        if key not in known:
+            known[key] = checkpoints.reference(folder, ids, new)
+        return known[key]
+
+    return cached

@@ -1,0 +1,299 @@
+"""What is drawn follows the target's own distribution, and is the same with any draft."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from specgen.core import SamplingParams
+from specgen.engine import decode as decode_module
+from specgen.engine.drafters.lookup import LookupDrafter
+from specgen.engine.drafters.model import ModelDrafter
+from specgen.engine.interfaces import Drafter, Proposal, Verdict
+from specgen.engine.sampling import Penalties, Sampler, warp
+from specgen.engine.tokens import Tokens
+from tests.fakes import Scripted, TableModel, rounds, tokens_of
+
+WARPS = [
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.6),
+    SamplingParams(temperature=1.7),
+    SamplingParams(temperature=1.0, top_k=1),
+    SamplingParams(temperature=0.8, top_k=40),
+    SamplingParams(temperature=1.0, top_k=5000),
+    SamplingParams(temperature=1.0, top_p=0.9),
+    SamplingParams(temperature=3.0, top_p=0.95),
+    SamplingParams(temperature=1.0, top_p=0.01),
+    SamplingParams(temperature=1.0, min_p=0.05),
+    SamplingParams(temperature=0.7, top_k=50, top_p=0.8),
+    SamplingParams(temperature=1.2, top_k=50, min_p=0.1),
+    SamplingParams(temperature=1.5, top_p=0.9, min_p=0.02),
+    SamplingParams(temperature=0.9, top_k=30, top_p=0.7, min_p=0.03),
+]
+
+
+def distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """The warped distribution of one row as transformers computes it, over the whole vocabulary."""
+    warpers: list[Any] = [TemperatureLogitsWarper(params.temperature)]
+    if params.top_k:
+        warpers.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1:
+        warpers.append(TopPLogitsWarper(params.top_p))
+    if params.min_p:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    scores = logits[None]
+    for warper in warpers:
+        scores = warper(torch.zeros((1, 1), dtype=torch.long), scores)
+    return torch.softmax(scores[0].double(), -1)
+
+
+def warped(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    scores, ids = warp(logits, params)
+    dense = torch.zeros(logits.numel(), dtype=torch.float64)
+    dense[ids] = torch.softmax(scores.double(), -1)
+    return dense
+
+
+@pytest.mark.parametrize("params", WARPS, ids=str)
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_warps_keep_what_those_of_transformers_keep(params: SamplingParams, spread: float) -> None:
+    """On more tokens than the shortlist of top-p holds: flat rows need the whole vocabulary, peaked ones do not."""
+    for seed in range(3):
+        logits = torch.randn(3_000, generator=torch.Generator().manual_seed(seed)) * spread
+        # One token at the edge of a flat nucleus, 0.0004 of it, is a matter of rounding.
+        assert (warped(logits, params) - distribution(logits, params)).abs().sum() < 0.001
+
+
+@pytest.mark.parametrize("params", WARPS, ids=str)
+def test_a_vocabulary_smaller_than_every_limit(params: SamplingParams) -> None:
+    logits = torch.tensor([1.0, 0.5, -2.0])
+    assert torch.allclose(warped(logits, params), distribution(logits, params), atol=1e-6)
+
+
+def test_zero_top_p_keeps_the_likeliest() -> None:
+    assert warp(torch.tensor([1.0, 3.0, 2.0]), SamplingParams(temperature=1.0, top_p=0.0))[1].tolist() == [1]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.lists(st.integers(0, 7), max_size=3)), min_size=1, max_size=6),
+    st.sampled_from([0.5, 1.0, 1.3]),
+    st.sampled_from([-0.5, 0.0, 1.0]),
+    st.sampled_from([0.0, 0.7]),
+)
+@settings(max_examples=60)
+def test_penalties_follow_the_context_wherever_it_goes(
+    walk: list[tuple[int, list[int]]], repetition: float, presence: float, frequency: float
+) -> None:
+    """Contexts grow, branch and roll back; the counts are those of a count from the start."""
+    params = SamplingParams(repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency)
+    logits = torch.randn(6, generator=torch.Generator().manual_seed(0))  # ids 6 and 7 are beyond the vocabulary
+    prompt = [0, 7, 1]
+    penalties = Penalties(params, len(prompt))
+    context = Tokens(prompt)
+    for back, ids in walk:
+        context = context.prefix(max(len(prompt), len(context) - back)).grow(ids)
+        known = context.ids()
+        expected = logits.clone()
+        seen = torch.tensor([[token for token in known if token < 6]])
+        if repetition != 1.0:
+            expected = RepetitionPenaltyLogitsProcessor(repetition)(seen, expected[None])[0]
+        for token, count in Counter(known[len(prompt) :]).items():
+            if token < 6:
+                expected[token] -= presence + frequency * count
+        assert torch.allclose(penalties.apply(logits, context), expected)
+
+
+def test_a_penalty_on_ids_that_a_row_does_not_have() -> None:
+    """A draft's row is as long as the shared vocabulary; all that was generated may lie beyond."""
+    params = SamplingParams(repetition_penalty=1.2, presence_penalty=1.0)
+    row = torch.tensor([1.0, 2.0, 3.0])
+    assert torch.equal(Penalties(params, 1).apply(row, Tokens([7]).grow([8])), row)
+
+
+def joint(
+    model: TableModel, prompt: Sequence[int], params: SamplingParams, length: int
+) -> dict[tuple[int, ...], float]:
+    """The probability of every sequence of `length` tokens after `prompt`."""
+    found: dict[tuple[int, ...], float] = {}
+    for sequence in itertools.product(range(model.vocab_size), repeat=length):
+        probability = 1.0
+        for at, token in enumerate(sequence):
+            probability *= float(distribution(model.row([*prompt, *sequence[:at]]), params)[token])
+        found[sequence] = probability
+    return found
+
+
+def chi_square_p(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> float:
+    """How likely counts this far from `expected` are; cells that expect fewer than five are counted together."""
+    total = counts.total()
+    assert all(expected[sequence] > 0 for sequence in counts), "a token was drawn that the warps rule out"
+    cells = [(counts[sequence], total * p) for sequence, p in expected.items() if total * p >= 5]
+    rest = (total - sum(seen for seen, _ in cells), total - sum(wanted for _, wanted in cells))
+    cells += [rest] if rest[1] >= 5 else []
+    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in cells)
+    return float(torch.special.gammaincc(torch.tensor((len(cells) - 1) / 2).double(), torch.tensor(statistic / 2)))
+
+
+PROMPT = [0, 1]
+TARGET = TableModel(4, seed=3, order=2)
+
+
+def drawn(params: SamplingParams, drafter: Drafter, runs: int = 1500) -> tuple[Counter[tuple[int, ...]], float]:
+    """Three tokens of each of many seeds, and the acceptance rate."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    drafted = accepted = 0
+    for seed in range(runs):
+        seeded = SamplingParams(**{name: getattr(params, name) for name in SamplingParams.__slots__} | {"seed": seed})
+        done = rounds(TARGET, PROMPT, seeded, drafter=drafter, k=2, new=3)
+        counts[tuple(tokens_of(done))] += 1
+        drafted += sum(each.drafted for each in done)
+        accepted += sum(each.accepted for each in done)
+    return counts, accepted / drafted
+
+
+JOINTS = [
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.7, top_k=3),
+    SamplingParams(temperature=1.3, top_p=0.85),
+    SamplingParams(temperature=1.0, top_k=3, top_p=0.95, min_p=0.15),
+]
+
+
+@pytest.mark.parametrize("params", JOINTS, ids=str)
+def test_three_drafted_tokens_are_distributed_as_the_target_says(params: SamplingParams) -> None:
+    draft = TableModel(4, seed=3, order=2, noise=0.5)
+    counts, rate = drawn(params, ModelDrafter(draft, 4, 100))
+    assert 0.5 < rate < 0.98
+    assert chi_square_p(counts, joint(TARGET, PROMPT, params, 3)) > 0.001
+
+
+def test_a_drafter_that_ignores_the_noise_changes_no_distribution() -> None:
+    """Fixed guesses: the rule does not ask where a proposal comes from."""
+    params = SamplingParams(temperature=1.0)
+    counts, rate = drawn(params, Scripted(lambda ids: [2, 1]))
+    assert 0.05 < rate < 0.9
+    assert chi_square_p(counts, joint(TARGET, PROMPT, params, 3)) > 0.001
+
+
+def accept_the_first(proposal: Proposal, picks: Sequence[int]) -> Verdict:
+    """Biased: takes the first drafted token whatever the target says."""
+    kept = min(1, len(proposal.tokens))
+    tokens = (*proposal.tokens[:kept], picks[kept])
+    return Verdict(proposal, kept, tokens, (*proposal.sources[:kept], "corrected"))
+
+
+def accept_what_is_likely(proposal: Proposal, picks: Sequence[int]) -> Verdict:
+    """Biased: takes a drafted token wherever the target finds it likely enough, without a draw."""
+    kept = 0
+    known = list(PROMPT)
+    while kept < len(proposal.tokens) and torch.softmax(TARGET.row(known), -1)[proposal.tokens[kept]] > 0.3:
+        known.append(proposal.tokens[kept])
+        kept += 1
+    tokens = (*proposal.tokens[:kept], picks[kept])
+    return Verdict(proposal, kept, tokens, (*proposal.sources[:kept], "corrected"))
+
+
+@pytest.mark.parametrize("biased", [accept_the_first, accept_what_is_likely])
+def test_the_test_of_the_distribution_finds_a_biased_rule(biased: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: the same draws under a wrong rule are nowhere near the target's distribution."""
+    monkeypatch.setattr(decode_module, "verify", biased)
+    params = SamplingParams(temperature=1.0)
+    counts, _ = drawn(params, Scripted(lambda ids: [2, 1]))
+    assert chi_square_p(counts, joint(TARGET, PROMPT, params, 3)) < 1e-6
+
+
+def test_the_draft_draws_with_the_targets_noise() -> None:
+    """Otherwise two models that agree in everything would agree in few draws."""
+    params = SamplingParams(temperature=1.5, seed=5)
+    twin = TableModel(50, seed=1)
+    done = rounds(TableModel(50, seed=1), [1], params, drafter=ModelDrafter(twin, 50, 1000), k=4, new=40)
+    assert all(each.accepted == each.drafted == 4 for each in done)
+
+
+SAMPLINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 3]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    min_p=st.sampled_from([0.0, 0.1]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    presence_penalty=st.sampled_from([0.0, 0.6]),
+    frequency_penalty=st.sampled_from([0.0, 0.4]),
+    seed=st.integers(0, 2**63),
+)
+PROPOSALS = st.lists(st.lists(st.integers(0, 11), max_size=9), max_size=12)
+
+
+@given(SAMPLINGS, st.integers(0, 8), PROPOSALS, st.sets(st.integers(0, 11), max_size=2), st.integers(1, 14))
+@settings(max_examples=150)
+def test_no_proposal_changes_a_run(
+    params: SamplingParams, k: int, proposals: list[list[int]], ends: set[int], new: int
+) -> None:
+    """The plain run's tokens and its end, whatever is proposed, accepted or not."""
+    target = TableModel(12, seed=2, order=2, spread=2.0)
+    prompt = [3, 1, 3]
+    plain = rounds(target, prompt, params, new=new, end_ids=sorted(ends))
+    script = iter(proposals)
+    said = tokens_of(plain)
+
+    def propose(ids: list[int]) -> list[int]:
+        """What hypothesis drew, after as many right tokens as its first number says: long accepted runs happen."""
+        drawn = next(script, [])
+        right = said[len(ids) - len(prompt) :][: drawn[0]] if drawn else []
+        return [*right, *drawn[1:]]
+
+    done = rounds(target, prompt, params, drafter=Scripted(propose), k=k, new=new, end_ids=sorted(ends))
+    assert tokens_of(done) == said
+    assert done[-1].finish == plain[-1].finish
+    for each in done:
+        assert 0 <= each.accepted <= each.drafted <= k
+        assert len(each.tokens) <= each.accepted + 1
+        assert len(each.sources) == len(each.tokens)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+@pytest.mark.parametrize("kind", ["model", "smaller vocabulary", "short context", "lookup"])
+def test_every_drafter_leaves_a_sampled_run_as_it_is(kind: str, k: int) -> None:
+    for seed, params in enumerate(
+        [
+            SamplingParams(),
+            SamplingParams(temperature=0.8),
+            SamplingParams(temperature=1.0, top_k=4, presence_penalty=0.5, repetition_penalty=1.1),
+            SamplingParams(repetition_penalty=1.5),
+        ]
+    ):
+        seeded = SamplingParams(**{name: getattr(params, name) for name in SamplingParams.__slots__} | {"seed": seed})
+        target = TableModel(12, seed=2, order=2, spread=2.0)
+        draft = TableModel(12, seed=2, order=2, spread=2.0, noise=1.0)
+        drafters: dict[str, Drafter] = {
+            "model": ModelDrafter(draft, 12, 1000),
+            "smaller vocabulary": ModelDrafter(draft, 7, 1000),
+            "short context": ModelDrafter(draft, 12, 15),
+            "lookup": LookupDrafter(),
+        }
+        plain = rounds(target, [1, 2, 3], seeded, new=30)
+        done = rounds(target, [1, 2, 3], seeded, drafter=drafters[kind], k=k, new=30)
+        assert tokens_of(done) == tokens_of(plain)
+
+
+def test_a_pick_does_not_depend_on_who_asks() -> None:
+    """One row at a time, or all rows of a proposal in one call."""
+    logits = torch.randn((4, 40), generator=torch.Generator().manual_seed(0))
+    context = Tokens([1, 2, 3])
+    drafted = [5, 6, 7]
+    for params in (SamplingParams(temperature=1.0, seed=9), SamplingParams(frequency_penalty=1.0)):
+        together = Sampler(params, 3).pick(logits, context, drafted)
+        single = Sampler(params, 3)
+        assert together == [single.pick(logits[i : i + 1], context + drafted[:i])[0] for i in range(4)]

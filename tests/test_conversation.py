@@ -1,0 +1,322 @@
+"""A chat: what is fed again, what is kept, and what the model reads in the end."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specgen import Session
+from specgen.conversation import Conversation
+from specgen.core import EngineOptions, Message, SamplingChoice
+from specgen.errors import OutOfMemory, PromptTooLong
+from specgen.events import Event, Failed, Finished, Notice
+from tests.fakes import CHAT_TEMPLATE, END, VOCAB, Scripted, _Fake, encode, fake_session, steps, tokens_of
+
+ASSISTANT = "<|start|>assistant\n"
+
+
+class Answers(_Fake):
+    """A model that answers the n-th turn with the n-th script, whatever was said before."""
+
+    def __init__(self, *scripts: Sequence[int], turn: Callable[[list[int]], int] | None = None) -> None:
+        super().__init__(VOCAB)
+        self.scripts = [list(script) for script in scripts]
+        self._mark = encode(ASSISTANT)
+        self.contexts: list[list[int]] = []
+
+    def row(self, ids: Sequence[int]) -> torch.Tensor:
+        mark, known = self._mark, list(ids)
+        starts = [at for at in range(len(known) - len(mark) + 1) if known[at : at + len(mark)] == mark]
+        script = self.scripts[len(starts) - 1]
+        said = len(known) - starts[-1] - len(mark)
+        logits = torch.zeros(VOCAB)
+        logits[script[said] if said < len(script) else 0] = 9.0
+        return logits
+
+    def forward(self, tokens: Any, last: int, want: Sequence[int] = ()) -> Any:
+        self.contexts.append(tokens.ids())
+        return super().forward(tokens, last, want)
+
+
+def ended(text: str) -> list[int]:
+    return [*encode(text), 0]
+
+
+def answered(events: Sequence[Event]) -> str:
+    assert isinstance(events[-1], Finished), events[-1]
+    return events[-1].text
+
+
+def turns(*pairs: tuple[str, str]) -> list[Message]:
+    return [message for user, said in pairs for message in (Message("user", user), Message("assistant", said))]
+
+
+def test_three_turns_feed_each_token_once(tmp_path: Path) -> None:
+    target = Answers(ended("hello world"), ended("the fox"), ended("the dog"))
+    conversation = Conversation(fake_session(target, folder=tmp_path), system="be kind")
+    fed: list[int] = []
+    new: list[int] = []
+    known = 0
+    for user in ("hi", "who jumps?", "who sleeps?"):
+        before = target.fed
+        events = list(conversation.say(user))
+        fed.append(target.fed - before)
+        total = len(target.contexts[-1])
+        new.append(total - known)
+        known = total
+        assert answered(events)
+    # Of the context so far, only the end token, which nobody has fed yet, is no part of the cache.
+    assert fed == new
+    assert [message.content for message in conversation.messages] == [
+        "be kind", "hi", "hello world", "who jumps?", "the fox", "who sleeps?", "the dog",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "hybrid"])
+@pytest.mark.usefixtures("through_transformers")
+def test_three_turns_of_a_real_model_reuse_the_cache(checkpoints: Any, architecture: str) -> None:
+    session = Session(str(checkpoints.target(architecture)), "none", EngineOptions(threads=1))
+    conversation = Conversation(session, max_new_tokens=8)
+    for _ in session.open():
+        pass
+    model = session.pair.target._model  # type: ignore[attr-defined]
+    fed: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, arguments, named: fed.append(named["input_ids"].shape[1]), with_kwargs=True
+    )
+    prompts = ("hello there", "the quick brown fox jumps over the lazy dog", "and then?")
+    for turn, user in enumerate(prompts):
+        fed.clear()
+        list(conversation.say(user))
+        # The turn's own text and the template around it; of the answer before, only its last token.
+        own = len(encode(f"<|end|>\n<|start|>user\n{user}<|end|>\n{ASSISTANT}"))
+        assert fed[0] <= own + 1, turn
+        assert fed[1:] == [1] * 7
+
+
+def test_a_conversation_reads_what_the_template_writes(tmp_path: Path) -> None:
+    """With ids that encoding the text would give, the context is the template's own encoding."""
+    target = Answers(ended("hello world"), ended("the fox"))
+    conversation = Conversation(fake_session(target, folder=tmp_path), system="be kind")
+    list(conversation.say("hi"))
+    target.contexts.clear()
+    list(conversation.say("who?"))
+    assert target.contexts[0] == encode(
+        f"<|start|>system\nbe kind<|end|>\n<|start|>user\nhi<|end|>\n{ASSISTANT}hello world<|end|>\n"
+        f"<|start|>user\nwho?<|end|>\n{ASSISTANT}"
+    )
+
+
+def test_generated_ids_are_kept(tmp_path: Path) -> None:
+    """The letters of a word one by one, which nobody would encode so."""
+    letters = [encode(letter)[0] for letter in "hello"]
+    assert encode("hello") != letters
+    target = Answers([*letters, 0], ended("the fox"))
+    conversation = Conversation(fake_session(target, folder=tmp_path))
+    list(conversation.say("hi"))
+    target.contexts.clear()
+    list(conversation.say("who?"))
+    start = len(encode(f"<|start|>user\nhi<|end|>\n{ASSISTANT}"))
+    assert target.contexts[0][start : start + 6] == [*letters, 0]
+    assert target.contexts[0].count(0) == 3  # the end token is said once, not by the template too
+
+
+@pytest.mark.parametrize("how", ["stop", "close"])
+def test_an_interrupted_answer_is_kept(tmp_path: Path, how: str) -> None:
+    target = Answers(ended("the quick brown fox jumps"), ended("the dog"))
+    session = fake_session(target, folder=tmp_path)
+    conversation = Conversation(session)
+    stream = conversation.say("hi")
+    seen: list[Event] = []
+    for event in stream:
+        seen.append(event)
+        if len(steps(seen)) == 3:
+            if how == "close":
+                stream.close()  # type: ignore[attr-defined]
+                break
+            session.stop()
+    said = "".join(step.text for step in steps(seen))
+    assert conversation.messages == turns(("hi", said))
+    assert "the quick brown fox jumps".startswith(said)
+    assert 0 < len(said) < 25
+    target.contexts.clear()
+    list(conversation.say("go on"))
+    assert target.contexts[0] == encode(
+        f"<|start|>user\nhi<|end|>\n{ASSISTANT}{said}<|end|>\n<|start|>user\ngo on<|end|>\n{ASSISTANT}"
+    )
+
+
+def test_a_stop_string_is_no_part_of_the_history(tmp_path: Path) -> None:
+    """Nobody saw it, so the next turn's context must not have it, nor the tokens that made it."""
+    target = Answers(ended("the fox. user: me"), ended("the dog"))
+    conversation = Conversation(fake_session(target, folder=tmp_path), stop=["user:"])
+    assert answered(list(conversation.say("hi"))) == "the fox. "
+    target.contexts.clear()
+    list(conversation.say("go on"))
+    assert target.contexts[0] == encode(
+        f"<|start|>user\nhi<|end|>\n{ASSISTANT}the fox. <|end|>\n<|start|>user\ngo on<|end|>\n{ASSISTANT}"
+    )
+
+
+def test_text_that_was_held_when_the_reader_left_is_no_part_of_the_history(tmp_path: Path) -> None:
+    target = Answers([*encode("fox"), *encode("😀"), 0], ended("the dog"))
+    conversation = Conversation(fake_session(target, folder=tmp_path))
+    stream = conversation.say("hi")
+    for event in stream:
+        if len(tokens_of([event])) and not "".join(step.text for step in steps([event])):
+            break
+    stream.close()  # type: ignore[attr-defined]
+    said = conversation.messages[-1].content
+    assert "\ufffd" not in said
+    target.contexts.clear()
+    list(conversation.say("go on"))
+    assert target.contexts[0] == encode(
+        f"<|start|>user\nhi<|end|>\n{ASSISTANT}{said}<|end|>\n<|start|>user\ngo on<|end|>\n{ASSISTANT}"
+    )
+
+
+def test_the_newline_after_an_answer_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    """An answer cut short by the limit may end in the very token that the template writes after it."""
+    template = CHAT_TEMPLATE.replace("<|end|>", "")
+    newline = encode("\n")
+    target = Answers([*encode("fox"), *newline, *encode("dog")], ended("the dog"))
+    session = fake_session(target, folder=tmp_path, chat_template=template)
+    conversation = Conversation(session, max_new_tokens=len(encode("fox")) + 1)
+    assert answered(list(conversation.say("hi"))) == "fox\n"
+    target.contexts.clear()
+    list(conversation.say("go on"))
+    assert session.pair.tokenizer.decode(target.contexts[0]) == "user\nhi\nassistant\nfox\n\nuser\ngo on\nassistant\n"
+
+
+def test_a_turn_that_is_too_long_leaves_no_trace(tmp_path: Path) -> None:
+    target = Answers(ended("hello"), ended("the fox"))
+    conversation = Conversation(fake_session(target, folder=tmp_path, context_length=100))
+    list(conversation.say("hi"))
+    before, finished, started = list(conversation.messages), conversation.finished, conversation.started
+    events = list(conversation.say("the fox " * 100))
+    assert isinstance(events[-1], Failed)
+    assert isinstance(events[-1].error, PromptTooLong)
+    assert (conversation.messages, conversation.finished, conversation.started) == (before, finished, started)
+    assert answered(list(conversation.say("who?"))) == "the fox"
+    assert END not in "".join(message.content for message in conversation.messages)
+
+
+def test_a_turn_that_fails_in_the_middle_leaves_no_trace(tmp_path: Path) -> None:
+    target = Answers(ended("hello"), ended("the quick brown fox"))
+    session = fake_session(target, folder=tmp_path, k=0)
+    conversation = Conversation(session)
+    list(conversation.say("hi"))
+    before = list(conversation.messages)
+    row, calls = target.row, 0
+
+    def fail(ids: Sequence[int]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise MemoryError
+        return row(ids)
+
+    target.row = fail  # type: ignore[method-assign]
+    events = list(conversation.say("who?"))
+    target.row = row  # type: ignore[method-assign]
+    assert isinstance(events[-1], Failed)
+    assert isinstance(events[-1].error, OutOfMemory)
+    assert conversation.messages == before
+    assert answered(list(conversation.say("who?"))) == "the quick brown fox"
+    assert conversation.messages == [*before, *turns(("who?", "the quick brown fox"))]
+
+
+STRIPPING = CHAT_TEMPLATE.replace("{{ message.content }}", "{{ message.content | trim }}")
+FORGETFUL = (
+    "{% for message in messages %}<|start|>{{ message.role }}\n"
+    "{{ message.content if loop.last or message.role == 'user' else message.content.split('.')[-1] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [STRIPPING, FORGETFUL])
+def test_a_template_that_rewrites_history_is_followed(tmp_path: Path, template: str) -> None:
+    """As templates do that strip an answer, or take the thinking out of it."""
+    target = Answers(ended("  let me think. the fox "), ended(" well. the dog  "), ended("so"))
+    session = fake_session(target, folder=tmp_path, chat_template=template)
+    conversation = Conversation(session)
+    list(conversation.say("one"))
+    list(conversation.say("two"))
+    for user in ("three", "four"):
+        target.contexts.clear()
+        before = target.fed
+        list(conversation.say(user))
+        from specgen.prompt import chat_prompt
+
+        upto = next(at for at in range(len(conversation.messages)) if conversation.messages[at].content == user) + 1
+        prompt = chat_prompt(session.pair.tokenizer, conversation.messages[:upto])
+        assert target.contexts[0] == list(prompt.ids)
+        assert target.fed - before < len(prompt.ids), "what stands before the change is not fed again"
+        target.scripts.append(ended("so"))
+
+
+def test_a_model_without_a_chat_template_continues_as_plain_text(tmp_path: Path) -> None:
+    target = Answers(ended("jumps"), ended("sleeps"))
+    target._mark = encode("?")
+    session = fake_session(target, folder=tmp_path, chat_template=None)
+    conversation = Conversation(session, system="animals")
+    events = list(conversation.say("the fox?"))
+    assert [event.text for event in events if isinstance(event, Notice)] == [
+        "this model has no chat template: it continues the conversation as plain text"
+    ]
+    assert target.contexts[0] == encode("animals\n\nthe fox?")
+    said = target.contexts[-1] + [0]
+    target.contexts.clear()
+    events = list(conversation.say(" and the dog?"))
+    assert not any(isinstance(event, Notice) for event in events)
+    assert target.contexts[0] == said + encode(" and the dog?")
+
+
+def test_clear_keeps_only_the_system_prompt(tmp_path: Path) -> None:
+    target = Answers(ended("hello"), ended("the fox"))
+    conversation = Conversation(fake_session(target, folder=tmp_path), system="be kind")
+    list(conversation.say("hi"))
+    list(conversation.say("who?"))
+    conversation.clear()
+    assert conversation.messages == [Message("system", "be kind")]
+    assert conversation.finished is None
+    target.contexts.clear()
+    assert answered(list(conversation.say("hi"))) == "hello"
+    assert target.contexts[0] == encode(f"<|start|>system\nbe kind<|end|>\n<|start|>user\nhi<|end|>\n{ASSISTANT}")
+
+
+def test_the_options_hold_for_every_turn(tmp_path: Path) -> None:
+    target = Answers(encode("the quick brown fox"), encode("the lazy dog sleeps"))
+    conversation = Conversation(
+        fake_session(target, folder=tmp_path), max_new_tokens=2, sampling=SamplingChoice(seed=3)
+    )
+    for user in ("hi", "who?"):
+        events = list(conversation.say(user))
+        assert len(tokens_of(events)) == 2
+        assert conversation.started is not None
+        assert conversation.started.sampling.seed == 3
+
+
+def test_a_drafted_conversation_is_the_plain_one(checkpoints: Any) -> None:
+    """Three turns with every drafter; the lookup drafter and the draft's cache live on between them."""
+    said = []
+    for draft in ("none", "lookup", str(checkpoints.draft("mistral"))):
+        session = Session(str(checkpoints.target("mistral")), draft, EngineOptions(threads=1))
+        conversation = Conversation(session, max_new_tokens=12)
+        for user in ("hello there", "the quick brown fox jumps", "and then?"):
+            list(conversation.say(user))
+        said.append(conversation.messages)
+    assert said[0] == said[1] == said[2]
+
+
+def test_drafters_are_told_of_turns_in_order(tmp_path: Path) -> None:
+    """A drafter that reads the context sees the same ids as the target."""
+    seen: list[list[int]] = []
+    target = Answers(ended("hello"), ended("the fox"))
+    drafter = Scripted(lambda ids: seen.append(ids) or [])  # type: ignore[func-returns-value]
+    conversation = Conversation(fake_session(target, drafter, folder=tmp_path))
+    list(conversation.say("hi"))
+    list(conversation.say("who?"))
+    assert seen == target.contexts
