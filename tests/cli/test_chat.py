@@ -1,8 +1,11 @@
 """specgen chat, from a pipe and on a pseudo-terminal."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import pexpect
+import pyte
 import pytest
 
 from tests.cli.command import Outcome, invoke, terminal
@@ -64,14 +67,19 @@ def test_on_a_terminal(target: Path) -> None:
     said = chat(target, "hello").text.strip()
     # Nobody answers when prompt_toolkit asks this terminal where its cursor is.
     child = terminal("chat", "-m", target, "-n", 8, columns=100, PROMPT_TOOLKIT_NO_CPR="1")
+    child.logfile_read = sent = io.StringIO()
     child.expect_exact(ready := "\x1b[?2004h")
     child.send("hello\r")
-    child.expect_exact(said[-4:])
-    child.expect_exact("tok/s")
+    child.expect_exact("stopped at the token limit")
     child.expect_exact(ready)
     child.send("/nonsense\r")
     child.expect_exact("no command /nonsense")
+    child.expect_exact(ready)
     child.sendeof()
     child.expect_exact("\x1b[?2004l")  # prompt_toolkit leaves the terminal as it was
+    child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 0
+    screen = pyte.Screen(100, 24)
+    pyte.Stream(screen).feed(sent.getvalue())
+    assert said in "".join(line.rstrip() for line in screen.display)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import pexpect
 import pytest
 
 from specgen.cli.playing import play
@@ -85,5 +86,6 @@ def test_on_a_terminal_the_summary_says_so() -> None:
     child.sendintr()
     child.expect_exact("interrupted")
     child.expect_exact("target bundled:stories/target")
+    child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 130

@@ -1,4 +1,4 @@
-"""Tiny models of every family that the lean decoder runs, with random weights, and what transformers makes of them."""
+"""Tiny models with random weights of every family that the lean decoder runs, saved by transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,26 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-_SIZES = {
-    "vocab_size": 97,
+from specgen.core import ModelRef
+from specgen.engine.devices import Placement
+from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.models.checkpoint import Checkpoint
+
+VOCAB = 97
+SIZES = {
+    "vocab_size": VOCAB,
     "hidden_size": 48,
     "intermediate_size": 80,
     "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_LLAMA3 = {
+LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
     "factor": 8.0,
@@ -26,30 +33,34 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "original_max_position_embeddings": 64}
+GEMMA3_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 700.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
 
-FAMILIES: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
-    "llama tied": {"model_type": "llama", "tie_word_embeddings": True},
-    "llama biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 6},
-    "llama head_dim": {"model_type": "llama", "head_dim": 32, "num_key_value_heads": 1},
-    "llama llama3": {"model_type": "llama", "rope_parameters": _LLAMA3},
-    "llama linear": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
-    "qwen2 yarn": {"model_type": "qwen2", "rope_parameters": _YARN},
-    "qwen2 yarn mscale": {
-        "model_type": "qwen2",
-        "rope_parameters": _YARN | {"mscale": 1.5, "mscale_all_dim": 0.5, "truncate": False, "beta_fast": 8},
-    },
+    "llama, tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama, biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 6},
+    "llama, one key head": {"model_type": "llama", "head_dim": 32, "num_key_value_heads": 1},
+    "llama, llama3 rope": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "llama, linear rope": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0}},
     "mistral": {"model_type": "mistral", "sliding_window": 50},
-    "mistral full": {"model_type": "mistral", "sliding_window": None},
+    "mistral, no window": {"model_type": "mistral", "sliding_window": None},
     "qwen2": {"model_type": "qwen2"},
-    "qwen2 sliding": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
+    "qwen2, windows": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
+    "qwen2, yarn rope": {"model_type": "qwen2", "rope_parameters": YARN},
+    "qwen2, yarn rope with mscale": {
+        "model_type": "qwen2",
+        "rope_parameters": YARN | {"mscale": 1.5, "mscale_all_dim": 0.5, "truncate": False, "beta_fast": 8.0},
+    },
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
-    "qwen3 biases": {"model_type": "qwen3", "head_dim": 16, "attention_bias": True},
+    "qwen3, biases": {"model_type": "qwen3", "head_dim": 16, "attention_bias": True},
     "smollm3": {"model_type": "smollm3", "no_rope_layer_interval": 2},
-    "smollm3 sliding": {
+    "smollm3, windows": {
         "model_type": "smollm3",
-        "no_rope_layer_interval": 2,
+        "no_rope_layers": [1, 0, 0, 1],
         "use_sliding_window": True,
         "sliding_window": 70,
     },
@@ -62,7 +73,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "olmo2": {"model_type": "olmo2"},
     "phi3": {"model_type": "phi3", "sliding_window": 65},
-    "phi3 partial": {
+    "phi3, partial rope": {
         "model_type": "phi3",
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
     },
@@ -72,40 +83,39 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "sliding_window": 40,
         "sliding_window_pattern": 3,
-        "rope_parameters": {
-            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 700.0},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
-        },
+        "query_pre_attn_scalar": 20,
+        "final_logit_softcapping": 20.0,
+        "rope_parameters": GEMMA3_ROPES,
     },
 }
 
 
-def save(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any) -> Path:
-    """Write a model of this config, with weights far from their initial values, as transformers writes it."""
+def save(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", **config: Any) -> Path:
+    """Write a model of this config as transformers writes it. No weight, norm or bias is left at its neutral value."""
     kind = config.pop("model_type")
-    settings = AutoConfig.for_model(kind, **(_SIZES | config))
-    torch.manual_seed(seed)
+    settings = AutoConfig.for_model(kind, **(SIZES | config))
+    torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
-                weight.add_(torch.randn_like(weight) * 0.3)
+                weight.add_(torch.randn_like(weight), alpha=0.3)
             else:
-                weight.copy_(torch.randn_like(weight) * (1.0 if weight.dim() == 1 else 2.0 / weight.shape[1] ** 0.5))
-    model.to(dtype).save_pretrained(folder)
+                weight.copy_(torch.randn_like(weight) * (1.0 if weight.dim() == 1 else weight.shape[1] ** -0.5))
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     return folder
 
 
-class Reference:
-    """What transformers computes for a saved model, in float32."""
+def load(folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024) -> LeanModel:
+    checkpoint = Checkpoint(ModelRef(str(folder)), folder)
+    description = describe_checkpoint(checkpoint)
+    assert not isinstance(description, str), description
+    return load_decoder(checkpoint, description, Placement(torch.device("cpu"), dtype), context_length)
 
-    def __init__(self, folder: Path) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
-    @torch.inference_mode()
-    def logits(self, ids: list[int]) -> torch.Tensor:
-        return self.model(torch.tensor([ids])).logits[0]
-
-    @torch.inference_mode()
-    def hidden(self, ids: list[int]) -> list[torch.Tensor]:
-        return [state[0] for state in self.model(torch.tensor([ids]), output_hidden_states=True).hidden_states]
+@torch.inference_mode()
+def reference(folder: Path, ids: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What transformers computes in float32: logits [ids, vocab], and the hidden states of every layer."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    output = model(torch.tensor([ids]), output_hidden_states=True)
+    return output.logits[0], [state[0] for state in output.hidden_states]

@@ -1,0 +1,138 @@
+"""The lean decoder computes what transformers computes, and a position's logits do not depend on how it was fed."""
+
+import random
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from specgen.engine.tokens import Tokens
+from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, reference, save
+
+# Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
+LENGTH = 300
+IDS = random.Random(1).choices(range(VOCAB), k=1200)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model"), **MODELS[request.param])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("llama"), **MODELS["llama"])
+
+
+def splits(length: int, seed: int) -> list[tuple[int, int]]:
+    """`length` positions in pieces of 1 to 9."""
+    dice = random.Random(seed)
+    ends = [0]
+    while ends[-1] < length:
+        ends.append(min(length, ends[-1] + dice.randint(1, 9)))
+    return list(pairwise(ends))
+
+
+def test_every_family_agrees_with_transformers(folder: Path) -> None:
+    logits, hidden = reference(folder, IDS[:LENGTH])
+    rows = load(folder).forward(Tokens(IDS[:LENGTH]), LENGTH, want=range(5))
+    torch.testing.assert_close(rows.logits, logits, atol=1e-4, rtol=0)
+    assert list(rows.hidden) == [0, 1, 2, 3, 4]
+    for layer, state in rows.hidden.items():
+        torch.testing.assert_close(state, hidden[layer], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(folder: Path, dtype: torch.dtype) -> None:
+    model = load(folder, dtype)
+    whole = model.forward(Tokens(IDS[:LENGTH]), LENGTH).logits
+    model.forward(Tokens([3]), 1)
+    pieces = [model.forward(Tokens(IDS[:end]), end - start).logits for start, end in splits(LENGTH, 1)]
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_bits_hold_for_real_head_sizes_and_a_growing_cache(tmp_path: Path, head_dim: int, kind: str) -> None:
+    model = load(save(tmp_path, **MODELS[kind] | {"head_dim": head_dim, "num_hidden_layers": 2}))
+    length = 600
+    whole = model.forward(Tokens(IDS[:length]), length).logits
+    model.forward(Tokens([3]), 1)
+    # A prompt, read in pieces of its own, then rounds of every width across the end of the first 512 positions.
+    pieces = [model.forward(Tokens(IDS[:470]), 5).logits]
+    pieces += [model.forward(Tokens(IDS[: 470 + end]), end - start).logits for start, end in splits(length - 470, 2)]
+    assert torch.equal(torch.cat(pieces), whole[465:])
+
+
+def test_a_rejected_proposal_leaves_no_trace(llama: Path) -> None:
+    model = load(llama)
+    context = Tokens(IDS[:70])
+    proposal = (9, 8, 7, 6)
+    model.forward(context + proposal, 5)
+    accepted = context.grow([9, 8, 5])
+    assert torch.equal(model.forward(accepted, 2).logits, load(llama).forward(accepted, 2).logits)
+
+
+def test_a_call_may_ask_for_rows_that_are_cached_already(llama: Path) -> None:
+    model = load(llama)
+    whole = model.forward(Tokens(IDS[:40]), 40).logits
+    assert torch.equal(model.forward(Tokens(IDS[:40]), 12).logits, whole[-12:])
+
+
+def test_after_an_error_nothing_is_kept(llama: Path) -> None:
+    model = load(llama)
+    expected = model.forward(Tokens(IDS[:20]), 20).logits
+    with pytest.raises(IndexError):
+        model.forward(Tokens([*IDS[:10], VOCAB]), 1)
+    assert torch.equal(model.forward(Tokens(IDS[:20]), 20).logits, expected)
+
+
+def test_a_context_longer_than_the_first_cache_agrees_with_transformers(tmp_path: Path) -> None:
+    save(tmp_path, **MODELS["qwen3"] | {"max_position_embeddings": 2048})
+    model = load(tmp_path, context_length=1200)
+    logits, _ = reference(tmp_path, IDS)
+    model.forward(Tokens(IDS[:500]), 1)
+    torch.testing.assert_close(model.forward(Tokens(IDS), 3).logits, logits[-3:], atol=1e-4, rtol=0)
+
+
+def test_bfloat16_is_close(llama: Path) -> None:
+    logits, _ = reference(llama, IDS[:LENGTH])
+    rows = load(llama, torch.bfloat16).forward(Tokens(IDS[:LENGTH]), LENGTH)
+    assert rows.logits.dtype == torch.float32
+    assert (rows.logits - logits).abs().max() < 0.05 * logits.abs().max()
+
+
+def test_shards_of_another_dtype_are_read(tmp_path: Path) -> None:
+    save(tmp_path, **MODELS["qwen2"], dtype=torch.bfloat16, shard="30KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    logits, _ = reference(tmp_path, IDS[:20])
+    torch.testing.assert_close(load(tmp_path).forward(Tokens(IDS[:20]), 20).logits, logits, atol=1e-4, rtol=0)
+
+
+def test_what_a_decoding_loop_asks_of_a_model(llama: Path) -> None:
+    model = load(llama, context_length=777)
+    assert (model.vocab_size, model.context_length, model.can_verify) == (VOCAB, 777, True)
+    assert model.forward(Tokens(IDS[:5]), 2).logits.shape == (2, VOCAB)
+
+
+def test_it_runs_without_transformers(llama: Path) -> None:
+    script = f"""
+import sys
+from pathlib import Path
+import torch
+from specgen.core import ModelRef
+from specgen.engine.devices import Placement
+from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
+from specgen.engine.tokens import Tokens
+from specgen.models.checkpoint import Checkpoint
+checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
+placement = Placement(torch.device("cpu"), torch.float32)
+model = load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100)
+print(model.forward(Tokens([1, 2, 3]), 1).logits.argmax().item(), "transformers" in sys.modules)
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    best = load(llama).forward(Tokens([1, 2, 3]), 1).logits.argmax().item()
+    assert output.split() == [str(best), "False"]
