@@ -2,7 +2,7 @@
 
 The corpus is one text file: public-domain books parted by a line `<|book|>`, one paragraph a line. The card of
 the bundled models names the books, their order and their clean-up. Run the steps in this order (RUN is any
-folder; a step that was stopped goes on from its last checkpoint when it is started again):
+folder; training that was stopped goes on from its last checkpoint when it is started again):
 
     python train.py tokenizer CORPUS RUN
     python train.py target CORPUS RUN
@@ -49,12 +49,12 @@ class Settings:
     weight_decay: float = 0.1
     warmup: int = 100
     decay: float = 0.3  # the last share of the steps, in which the learning rate falls to 0
-    target_steps: int = 880
-    draft_steps: int = 450
-    sampled_batches: int = 12  # each of `sampled_rows` texts of half a context
+    target_steps: int = 980
+    draft_steps: int = 400
+    sampled_batches: int = 8  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
     sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with
-    greedy_share: float = 0.25  # of the sampled batches
+    greedy_share: float = 0.375  # of the sampled batches
     temperature: float = 0.7
     top_p: float = 0.9
     save_every: int = 50
