@@ -1,6 +1,6 @@
 """The value types that every layer shares, and the one place where a default is written down."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -114,16 +114,3 @@ class Message:
 
     role: str
     content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One generation: what the target reads and when it stops.
-
-    `max_new_tokens` None means: until the end token or the end of the context.
-    """
-
-    prompt_ids: tuple[int, ...]
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] = ()

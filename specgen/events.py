@@ -102,6 +102,7 @@ class Stats:
     draft_s: float = 0.0
     verify_s: float = 0.0
     time_to_first_token_s: float = 0.0
+    first_round_tokens: int = 0
     elapsed_s: float = 0.0
 
     def add(self, event: "Event", elapsed_s: float = 0.0) -> "Stats":
@@ -121,6 +122,7 @@ class Stats:
             draft_s=self.draft_s + event.draft_s,
             verify_s=self.verify_s + event.verify_s,
             time_to_first_token_s=self.time_to_first_token_s if self.rounds else elapsed_s,
+            first_round_tokens=self.first_round_tokens if self.rounds else len(event.tokens),
             elapsed_s=elapsed_s,
         )
 
@@ -138,7 +140,7 @@ class Stats:
     def tokens_per_second(self) -> float:
         """Decoding speed: the tokens after the first round, over the time after it. Prefill is stated apart."""
         decode_s = self.elapsed_s - self.time_to_first_token_s
-        return (self.generated_tokens - 1) / decode_s if self.generated_tokens > 1 and decode_s > 0 else 0.0
+        return (self.generated_tokens - self.first_round_tokens) / decode_s if decode_s > 0 else 0.0
 
     @property
     def other_s(self) -> float:

@@ -38,11 +38,11 @@ class Pair:
     context_length: int
 
     @property
-    def target_name(self) -> LoadedModel:
+    def loaded_target(self) -> LoadedModel:
         return _loaded(self.checkpoint)
 
     @property
-    def draft_name(self) -> LoadedModel | None:
+    def loaded_draft(self) -> LoadedModel | None:
         return _loaded(self.draft_checkpoint) if self.draft_checkpoint else None
 
 
@@ -59,14 +59,14 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     checkpoint = yield from find(target, offline=options.offline, trust_remote_code=options.trust_remote_code)
-    tokenizer = _tokenizer(checkpoint)
+    tokenizer = _tokenizer(checkpoint, options)
     draft_checkpoint = None
     shared = 0
     if draft not in (LOOKUP, NONE):
         draft_checkpoint = yield from find(
             ModelRef.parse(draft), offline=options.offline, trust_remote_code=options.trust_remote_code
         )
-        shared = shared_range(tokenizer, _tokenizer(draft_checkpoint))
+        shared = shared_range(tokenizer, _tokenizer(draft_checkpoint, options))
         draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
     checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
     placement = place(device, options.dtype, checkpoint.weight_bytes)
@@ -79,7 +79,7 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         drafter = LookupDrafter()
     elif draft_checkpoint is not None:
         draft_model = yield from _load(draft_checkpoint, place(device, options.dtype, 0), options)
-        drafter = ModelDrafter(draft_model, shared, draft_model.context_length or _UNLIMITED)
+        drafter = ModelDrafter(draft_model, min(shared, model.vocab_size), draft_model.context_length or _UNLIMITED)
         draft = "model"
     return Pair(
         target=model,
@@ -108,13 +108,13 @@ def _load(checkpoint: Checkpoint, placement: Placement, options: EngineOptions) 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code)
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def _tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
     tokenizer = None if checkpoint.is_gguf else Tokenizer.from_folder(checkpoint.path)
     if tokenizer is not None:
         return tokenizer
     from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - as above
 
-    return convert_tokenizer(checkpoint)
+    return convert_tokenizer(checkpoint, trust_remote_code=options.trust_remote_code)
 
 
 def _context_length(model: Runner, ctx_size: int | None) -> int:

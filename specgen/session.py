@@ -1,5 +1,6 @@
 """The public interface: a loaded pair that turns prompts into streams of events."""
 
+import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Self
@@ -15,7 +16,7 @@ from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
 from specgen.loading import Pair, open_pair
 from specgen.pairs import resolve
-from specgen.prompt import Prompt, chat_prompt, raw_prompt
+from specgen.prompt import chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
 
 
@@ -57,7 +58,8 @@ class Session:
     def open(self) -> Generator[Event, None, None]:
         """Find, check and load the pair if that has not been done; raises SpecgenError."""
         if self._pair is None:
-            self._pair = yield from open_pair(self._target, self._draft, self._options)
+            with memory_errors():
+                self._pair = yield from open_pair(self._target, self._draft, self._options)
 
     def generate(
         self,
@@ -75,13 +77,19 @@ class Session:
         """
 
         def work() -> Generator[Event, None, None]:
+            _check(stop, max_new_tokens)
+            if raw and system:
+                raise UsageError(
+                    "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
+                )
             yield from self.open()
             if raw:
                 made = raw_prompt(self.pair.tokenizer, prompt)
             else:
                 messages = [Message("system", system)] if system else []
                 made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
-            yield from notices(made)
+            if made.notice:
+                yield Notice(made.notice)
             yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
 
         return failing(work())
@@ -95,8 +103,7 @@ class Session:
     ) -> Generator[Event, None, None]:
         """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
         pair = self.pair
-        if "" in stop:
-            raise UsageError("a stop string is empty", hint="leave it out")
+        _check(stop, max_new_tokens)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
         limits = self._limits(len(context), max_new_tokens)
         self._stopping = False
@@ -109,7 +116,8 @@ class Session:
             limits,
             self._options.num_draft_tokens,
         )
-        yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
+        with memory_errors():
+            yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
 
     def _stream(self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int) -> Generator[Event, None, None]:
         """Rounds as steps, then `Finished`."""
@@ -125,9 +133,12 @@ class Session:
             stats = stats.add(step, time.perf_counter() - start)
             answer.append(step.text)
             yield step
-        if reason != "stop" and (spans := text.flush()):
-            answer.append("".join(span.text for span in spans))
-            yield Step((), spans)
+        if reason != "stop":
+            written = text.flush()
+            reason = "stop" if written.stopped else reason
+            if written.spans:
+                answer.append("".join(span.text for span in written.spans))
+                yield Step((), written.spans)
         yield Finished(reason, "".join(answer), stats)
 
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
@@ -135,8 +146,6 @@ class Session:
         longest = pair.context_length
         if prompt_tokens == 0:
             raise UsageError("the prompt is empty", hint="give the model something to read")
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
         if prompt_tokens >= longest:
             raise PromptTooLong(
                 f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
@@ -150,8 +159,8 @@ class Session:
     def _started(self, params: SamplingParams, prompt_tokens: int) -> Started:
         pair = self.pair
         return Started(
-            target=pair.target_name,
-            draft=pair.draft_name,
+            target=pair.loaded_target,
+            draft=pair.loaded_draft,
             drafter=pair.drafter_name,
             device=pair.placement.device.type,
             dtype=str(pair.placement.dtype).removeprefix("torch."),
@@ -161,34 +170,36 @@ class Session:
         )
 
 
-def notices(prompt: Prompt) -> Iterator[Notice]:
-    """What the user should know about how the prompt was made."""
-    if prompt.notice:
-        yield Notice(prompt.notice)
-
-
 def failing(events: Iterator[Event]) -> Iterator[Event]:
     """`events`, with a failure that a user can cause as the last event."""
     try:
         yield from events
     except SpecgenError as error:
         yield Failed(error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        yield Failed(_out_of_memory(error))
-    except RuntimeError as error:
-        # The CPU allocator of torch raises a plain RuntimeError.
-        if "can't allocate memory" not in str(error):
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """What torch raises when memory runs out, as OutOfMemory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Only CUDA has a class for it (a RuntimeError); the CPU's and MPS's allocators say it in words.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
             raise
-        yield Failed(_out_of_memory(error))
+        raise OutOfMemory(
+            "the device has not enough memory for this pair and context",
+            hint="try --dtype bfloat16, a smaller --ctx-size, --draft lookup, or a smaller model",
+        ) from error
 
 
-def _out_of_memory(error: BaseException) -> OutOfMemory:
-    failure = OutOfMemory(
-        "the device has not enough memory for this pair and context",
-        hint="try --dtype bfloat16, a smaller --ctx-size, --draft lookup, or a smaller model",
-    )
-    failure.__cause__ = error
-    return failure
+def _check(stop: Sequence[str], max_new_tokens: int | None) -> None:
+    """What can be refused before anything is loaded."""
+    if "" in stop:
+        raise UsageError("a stop string is empty", hint="leave it out")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

@@ -35,7 +35,6 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="specgen",
         rich_markup_mode=None,
-        no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=_HELP)(_root)

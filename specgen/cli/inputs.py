@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from specgen.cli.options import is_terminal
 from specgen.errors import BadFile
+from specgen.render.terminal import is_terminal
 
 _STDIN = Path("-")
 
@@ -25,16 +25,18 @@ def _read(path: Path) -> str:
     if path == _STDIN:
         return _stdin()
     try:
-        return _text(path.expanduser().read_bytes(), str(path))
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
+        return as_text(path.expanduser().read_bytes(), str(path))
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
 
 
 def _stdin() -> str:
-    return "" if sys.stdin is None or sys.stdin.closed else _text(sys.stdin.buffer.read(), "stdin")
+    return "" if sys.stdin is None or sys.stdin.closed else as_text(sys.stdin.buffer.read(), "stdin")
 
 
-def _text(data: bytes, name: str) -> str:
+def as_text(data: bytes, name: str) -> str:
+    """UTF-8, whatever the locale says. Raises BadFile."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

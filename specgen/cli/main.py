@@ -1,20 +1,25 @@
 """The entry point: arguments in, exit code out, and every failure as one line."""
 
 import difflib
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from specgen.cli.app import build, command_names
-from specgen.cli.options import is_terminal
 from specgen.errors import INTERRUPTED, SpecgenError, UsageError
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import is_terminal
 
 _ROOT_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 _DEBUG = "--debug"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run specgen and exit. A traceback is shown only with --debug."""
+    """Run specgen and exit. `--debug` adds the traceback of a failure."""
+    _open_closed_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     debug = _DEBUG in options
@@ -22,22 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.remove(_DEBUG)
     try:
         code = build()(route(given), prog_name="specgen", standalone_mode=False)
-        _flush()
-    except SpecgenError as error:
-        code = _fail(str(error), error.exit_code, debug)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0  # whoever read the output has had enough
     except Exception as error:
-        # Typer's own usage errors, whose class it does not export.
-        show = getattr(error, "format_message", None)
-        if show is not None:
-            code = _fail(f"{show()}; see specgen --help", 2, debug)
-        else:
-            code = _fail(
-                f"unexpected {type(error).__name__}: {error}; run it again with {_DEBUG} and report it", 1, debug
-            )
+        message, code = _explain(error)
+        if debug:
+            traceback.print_exc()
+        print(f"specgen: {sanitize(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     _silence()
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -45,37 +44,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def route(arguments: list[str]) -> list[str]:
     """Make `run` the command where none is named. Raises UsageError for what looks like a misspelt command."""
     if not arguments:
-        return arguments if is_terminal(sys.stdin) else ["run"]
+        return ["--help"] if is_terminal(sys.stdin) else ["run"]
     first = arguments[0]
     if os.environ.get("_SPECGEN_COMPLETE") or first in _ROOT_OPTIONS or first in command_names():
         return arguments
-    positional = [argument for argument in arguments if not argument.startswith("-")]
-    if (
-        first.isalpha()
-        and len(positional) == 1
-        and (close := difflib.get_close_matches(first, command_names(), 1, 0.7))
-    ):
+    alone = len(arguments) == 1 or arguments[1].startswith("-")
+    if first.isalpha() and alone and (close := difflib.get_close_matches(first, command_names(), 1, 0.7)):
         raise UsageError(
             f"no command '{first}'; did you mean '{close[0]}'?", hint=f'for a prompt: specgen run "{first}"'
         )
     return ["run", *arguments]
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        raise  # noqa: PLE0704 - called from an except block
-    print(f"specgen: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
-    return code
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for a failure, and its exit code."""
+    if isinstance(error, SpecgenError):
+        return str(error), error.exit_code
+    # Typer's own usage errors, whose class it does not export.
+    if show := getattr(error, "format_message", None):
+        return f"{show()}; see specgen --help", UsageError.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.strerror}; make room and run it again", 1
+    return f"unexpected {type(error).__name__}: {error}; run it again with {_DEBUG} and report it", 1
 
 
-def _flush() -> None:
-    if sys.stdout is not None and not sys.stdout.closed:
-        sys.stdout.flush()
+def _open_closed_streams() -> None:
+    """Python has None for a standard stream that the caller closed; what is written there is nobody's."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
 
 
 def _silence() -> None:
-    """Let the interpreter's own last flush of a broken pipe fail silently."""
+    """Let the interpreter's own last flush of a broken pipe or a full disk fail silently."""
     try:
-        _flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

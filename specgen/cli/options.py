@@ -164,8 +164,3 @@ def named_model(models: ModelOptions) -> str:
     if models.model is None:
         raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
     return models.model
-
-
-def is_terminal(stream: Any) -> bool:
-    """Whether somebody sits at `stream`; a closed one is none."""
-    return stream is not None and not stream.closed and bool(stream.isatty())

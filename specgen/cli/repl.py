@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable
 
-from specgen.cli.options import is_terminal
+from specgen.cli.inputs import as_text
 from specgen.cli.playing import play
 from specgen.conversation import Conversation
 from specgen.events import Failed, Renderer
+from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary
+from specgen.render.terminal import is_terminal
 from specgen.session import Session
 
 _HELP = """/help   this list
@@ -37,6 +39,8 @@ class Repl:
             except EOFError:
                 return
             except KeyboardInterrupt:
+                if not is_terminal(sys.stdin):
+                    raise
                 continue  # what was typed is given up
             if line in ("/exit", "/quit"):
                 return
@@ -49,7 +53,7 @@ class Repl:
         try:
             last = play(self._conversation.say(text), self._renderer, self._session.stop)
         except KeyboardInterrupt:
-            self._tell("stopped before the answer began")
+            self._tell("interrupted")
             return
         if isinstance(last, Failed):
             self._tell(str(last.error))
@@ -80,7 +84,7 @@ class Repl:
 
     def _tell(self, text: str) -> None:
         """Everything but the answers goes to stderr."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(sanitize(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def line_reader() -> Callable[[], str]:
@@ -96,7 +100,7 @@ def line_reader() -> Callable[[], str]:
 
 
 def _piped_line() -> str:
-    line = sys.stdin.readline()
+    line = b"" if sys.stdin is None or sys.stdin.closed else sys.stdin.buffer.readline()
     if not line:
         raise EOFError
-    return line
+    return as_text(line, "stdin")

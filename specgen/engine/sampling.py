@@ -24,7 +24,7 @@ def warp(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, to
     logits: float32 [vocab], penalties applied. Returns (log-probabilities up to a constant, ids): both [kept], in
     falling order of probability wherever top-k or top-p looked at that order. Needs a temperature above 0.
     """
-    scores = logits / params.temperature
+    scores = (logits - logits.max()) / params.temperature  # a tiny temperature overflows only downwards
     if params.top_k > 0:
         scores, ids = torch.topk(scores, min(params.top_k, scores.numel()))
         if params.top_p < 1.0:

@@ -7,45 +7,63 @@ from specgen.events import Source, Span
 
 # What decoders write for bytes that are no whole character yet.
 _INCOMPLETE = "\ufffd"
-# A character has at most four bytes; what is still incomplete after that many tokens is no character at all.
-_LONGEST_CHARACTER = 4
+# A character has at most four bytes: so many tokens may lack its last one.
+_UNFINISHED = 3
 
 
 class Detokenizer:
     """Decodes a growing list of ids; the text of a token may depend on those before it, so a window is decoded.
 
     The window starts with the tokens whose text was shown last: decoders strip or add a space at the very start of
-    what they are given, and a run of byte tokens is text only as a whole.
+    what they are given, and a run of byte tokens is text only as a whole. Of its text, `_emitted` characters are out.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
         self._window: list[int] = []
-        self._shown = ""
         self._shown_tokens = 0
+        self._shown = ""
+        self._emitted = 0
         self._held = 0
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is incomplete."""
+        """The text that `token` completes: nothing of a character that lacks bytes."""
         self._window.append(token)
         text = self._decode(self._window)
         if text == self._shown:  # a special token: it must not become the start of the window
             return ""
-        if text.endswith(_INCOMPLETE) and self._held < _LONGEST_CHARACTER:
-            self._held += 1
-            return ""
-        return self._advance(text)
+        certain = len(text.rstrip(_INCOMPLETE))
+        if certain == len(text):
+            return self._advance(text)
+        self._held += 1
+        if certain > self._emitted:
+            fresh, self._emitted, self._held = text[self._emitted : certain], certain, 1
+            return fresh
+        return self._give_up() if self._held > _UNFINISHED + 1 else ""
 
     def flush(self) -> str:
         """What was held back, complete or not."""
         return self._advance(self._decode(self._window)) if self._held else ""
 
     def _advance(self, text: str) -> str:
-        fresh = text[len(self._shown) :]
-        self._window = self._window[self._shown_tokens :]
-        self._shown_tokens = len(self._window)
-        self._shown = self._decode(self._window)
+        """Everything in the window is out; what was new in it is what the next token is read after."""
+        fresh = text[self._emitted :]
+        self._start(self._window[self._shown_tokens :])
+        return fresh
+
+    def _start(self, window: list[int]) -> None:
+        self._window = window
+        self._shown_tokens = len(window)
+        self._shown = self._decode(window)
+        self._emitted = len(self._shown)
         self._held = 0
+
+    def _give_up(self) -> str:
+        """Bytes that are no character: out with all but those that may still begin one."""
+        broken, rest = self._window[:-_UNFINISHED], self._window[-_UNFINISHED:]
+        fresh = self._decode(broken)[self._emitted :]
+        self._start([])
+        self._window, self._held = rest, len(rest)
         return fresh
 
 
@@ -75,13 +93,13 @@ class TextStream:
                     return Written(self._release(cut), used, stopped=True)
         return Written(self._release(self._certain()), len(tokens), stopped=False)
 
-    def flush(self) -> tuple[Span, ...]:
+    def flush(self) -> Written:
         """Everything that was held back, at the end of the stream."""
         if text := self._detokenizer.flush():
             self._pending.append(Span(text, self._pending[-1].source if self._pending else "bonus"))
             if (cut := self._find_stop()) is not None:
-                return self._release(cut)
-        return self._release(len(self._text()))
+                return Written(self._release(cut), 0, stopped=True)
+        return Written(self._release(len(self._text())), 0, stopped=False)
 
     def _text(self) -> str:
         return "".join(span.text for span in self._pending)

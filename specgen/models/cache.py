@@ -14,6 +14,8 @@ from specgen.errors import ModelNotFound, SpecgenError
 from specgen.models.hub_client import constants
 from specgen.models.weights import CONFIG
 
+_SHORTEST_HASH = 7  # as git abbreviates
+
 
 @dataclass(frozen=True, slots=True)
 class CachedRevision:
@@ -102,13 +104,18 @@ def _commits(repo: CachedRepoInfo, revision: str | None) -> set[str]:
     commits = {
         found.commit_hash
         for found in repo.revisions
-        if revision is None or revision in found.refs or found.commit_hash.startswith(revision)
+        if revision is None or revision in found.refs or _abbreviates(revision, found.commit_hash)
     }
     if not commits:
         raise ModelNotFound(
             f"{repo.repo_id} has no revision {revision} in the cache", hint="`specgen list` shows what is"
         )
     return commits
+
+
+def _abbreviates(revision: str, commit: str) -> bool:
+    """Whether `revision` is the start of a commit, long enough to mean that one."""
+    return len(revision) >= _SHORTEST_HASH and commit.startswith(revision)
 
 
 def _model(repo: CachedRepoInfo) -> CachedModel:

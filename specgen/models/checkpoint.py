@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def is_gguf(self) -> bool:
-        return self.path.suffix == ".gguf"
+        return self.path.suffix == ".gguf" and self.path.is_file()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Checkpoint:
         if self.commit is not None and len(sizes) < len(self.weight_files):
             from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
 
-            listing = hub.snapshot_of(self.ref, self.commit).listing() or {}
+            listing = hub.Snapshot(self.ref, self.commit).listing() or {}
             return sum(listing.get(name, 0) for name in weight_names(self.path, listing))
         return sum(sizes.values())
 
@@ -75,8 +75,7 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     """
     if (bundled := _bundled(ref)) is not None:
         return _local(ref, bundled)
-    path = Path(ref.source).expanduser()
-    if ref.source and ref.revision is None and path.exists():
+    if (path := _existing(str(ref))) is not None:
         return _local(ref, path)
     if _looks_like_path(ref.source):
         kind = "file" if ref.source.endswith(".gguf") else "folder"
@@ -101,6 +100,15 @@ def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpo
     if not checkpoint.is_gguf:
         verify(checkpoint.weight_files)
     return checkpoint
+
+
+def _existing(text: str) -> Path | None:
+    """The file or folder that `text` names, an @ in its name included; None where there is none."""
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, RuntimeError):  # a name that is too long, ~ of a user there is not
+        return None
 
 
 def bundled_size(ref: ModelRef) -> int | None:

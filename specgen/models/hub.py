@@ -86,10 +86,6 @@ class Snapshot:
             new.replace(ref)  # another process never reads half a hash
 
 
-def snapshot_of(ref: ModelRef, commit: str) -> Snapshot:
-    return Snapshot(ref, commit)
-
-
 def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[tuple[Path, str]]:
     """Get the small files of `ref`; its folder and its commit. Asks the hub one thing when all of them are here."""
     offline = offline or constants.is_offline_mode()

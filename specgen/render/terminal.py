@@ -7,8 +7,9 @@ from typing import Literal, TextIO
 ColorChoice = Literal["auto", "always", "never"]
 
 
-def is_terminal(stream: TextIO) -> bool:
-    return not stream.closed and stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits at `stream`; a closed one, which Python may have as None, is no terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def is_pipe(stream: TextIO) -> bool:

@@ -2,13 +2,15 @@
 
 import io
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specgen.cli.main import main
-from tests.cli.command import Outcome, Stdin, invoke
+from tests.cli.command import Outcome, invoke
 
 PROMPT = "the quick brown fox jumps over the lazy dog"
 
@@ -136,6 +138,9 @@ def failure(outcome: Outcome) -> str:
     [
         (["hello there"], "-m stories"),
         (["chta"], "did you mean 'chat'"),
+        (["chta", "-m", "stories"], "did you mean 'chat'"),
+        (["-m", "stories", "--raw", "-s", "be brief", "hello"], "--raw"),
+        (["-m", "stories", "--stop", "", "hello"], "stop string is empty"),
         (["run", "hello", "--no-such-option"], "--no-such-option"),
         (["run", "hello", "-k", "-1"], "-k"),
     ],
@@ -148,7 +153,9 @@ def test_usage(arguments: list[str], words: str) -> None:
 
 def test_no_arguments_on_a_terminal_print_help() -> None:
     outcome = invoke()
-    assert "Usage: specgen" in outcome.text + outcome.err
+    assert outcome.code == 0
+    assert outcome.text.startswith("Usage: specgen")
+    assert "\nCommands:\n" in outcome.text
 
 
 def test_no_prompt_on_a_terminal_prints_help() -> None:
@@ -240,10 +247,33 @@ def test_a_failure_in_json(run: Any) -> None:
     }
 
 
-def test_debug_raises_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", Stdin(None))
-    with pytest.raises(Exception, match="no-such-folder"):
-        main(["--debug", "-m", "./no-such-folder", "hello"])
+def test_debug_adds_the_traceback() -> None:
+    outcome = invoke("--debug", "-m", "./no-such-folder", "hello")
+    assert outcome.code == 3
+    assert outcome.err.startswith("Traceback")
+    assert outcome.err.splitlines()[-1].startswith("specgen: there is no folder")
+
+
+def test_a_failure_cannot_drive_the_terminal(checkpoints: Any) -> None:
+    hostile = "{{ raise_exception('\x1b]0;owned') }}"
+    outcome = invoke("-m", checkpoints.make("hostile-template", "llama", chat_template=hostile), "hello")
+    assert outcome.code == 2
+    assert "owned" in failure(outcome)
+    assert "\x1b" not in outcome.err
+
+
+def test_a_folder_with_an_at_sign_is_a_folder(target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(target, tmp_path / "m" / "tiny@v2")
+    monkeypatch.chdir(tmp_path)
+    assert invoke("-m", "m/tiny@v2", "-n", 2, "--raw", "hello").code == 0
+
+
+def test_closed_standard_streams(target: Path) -> None:
+    command = f"'{sys.executable}' -m specgen -m '{target}' -n 2 --raw hello"
+    for closed, code in ((">&-", 0), ("2>&-", 0), ("<&-", 0)):
+        assert subprocess.run(f"{command} {closed}", shell=True, capture_output=True, check=False).returncode == code, (
+            closed
+        )
 
 
 def test_a_closed_pipe_ends_quietly(run: Any) -> None:

@@ -82,12 +82,33 @@ def test_a_call_may_ask_for_rows_that_are_cached_already(llama: Path) -> None:
     assert torch.equal(model.forward(Tokens(IDS[:40]), 12).logits, whole[-12:])
 
 
-def test_after_an_error_nothing_is_kept(llama: Path) -> None:
+def test_a_token_that_does_not_exist_is_an_error_that_leaves_no_trace(llama: Path) -> None:
     model = load(llama)
     expected = model.forward(Tokens(IDS[:20]), 20).logits
     with pytest.raises(IndexError):
         model.forward(Tokens([*IDS[:10], VOCAB]), 1)
     assert torch.equal(model.forward(Tokens(IDS[:20]), 20).logits, expected)
+
+
+def test_after_running_out_of_memory_half_way_the_next_call_is_right(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(llama)
+    expected = model.forward(Tokens(IDS[:600]), 1).logits
+    model = load(llama)
+    model.forward(Tokens(IDS[:500]), 1)
+    zeros, left = torch.zeros, iter([True, True])
+
+    def two_more(*arguments: object, **options: object) -> torch.Tensor:
+        if next(left, False):
+            return zeros(*arguments, **options)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", two_more)
+        with pytest.raises(MemoryError):
+            model.forward(Tokens(IDS[:600]), 1)
+    assert torch.equal(model.forward(Tokens(IDS[:600]), 1).logits, expected)
 
 
 def test_a_context_longer_than_the_first_cache_agrees_with_transformers(tmp_path: Path) -> None:

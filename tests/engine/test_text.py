@@ -52,7 +52,7 @@ def stream(
         at += len(part)
         if out.stopped:
             return written, used, True
-    written.append("".join(span.text for span in text.flush()))
+    written.append("".join(span.text for span in text.flush().spans))
     return written, used, False
 
 
@@ -85,6 +85,23 @@ def test_bytes_that_are_no_text_do_no_harm(kind: str, ids: list[int], sizes: lis
     assert used == len(ids)
     assert "".join(written) == "".join(stream(tokenizer.decode, ids)[0])
     assert ("".join(written) == "") == (tokenizer.decode(ids) == "")
+
+
+def test_tokens_that_straddle_characters_hold_back_only_what_is_unfinished() -> None:
+    whole = "日本語文字列"
+    data = whole.encode()
+    # Every token but the first begins inside a character.
+    pieces = [data[:2], *(data[at : at + 3] for at in range(2, len(data), 3))]
+    written, _, _ = stream(lambda ids: b"".join(pieces[i] for i in ids).decode("utf-8", "replace"), range(len(pieces)))
+    assert "".join(written) == whole
+    assert [bool(piece) for piece in written[: len(pieces)]] == [False] + [True] * (len(pieces) - 1)
+
+
+def test_broken_bytes_do_not_swallow_the_character_after_them() -> None:
+    tokenizer = TOKENIZERS["byte level"]
+    broken = ids_of(tokenizer, "é")[1]
+    written, _, _ = stream(tokenizer.decode, [*[broken] * 4, *ids_of(tokenizer, "é")])
+    assert "".join(written) == "\ufffd" * 4 + "é"
 
 
 def test_a_character_is_held_for_four_tokens_at_most() -> None:

@@ -24,6 +24,7 @@ STATS = Stats(
     draft_s=1.0,
     verify_s=4.0,
     time_to_first_token_s=0.42,
+    first_round_tokens=1,
     elapsed_s=6.47,
 )
 

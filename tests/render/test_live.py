@@ -127,7 +127,7 @@ def test_after_a_resize_the_live_line_waits_for_the_next_line(
     renderer.show(step("y"))
     assert out.screen.rows() == ["x" * 30 + "y"]
     renderer.show(step("\nz"))
-    assert out.screen.rows() == ["x" * 30 + "y", "z", "9 tokens · 4.0 tok/s"]
+    assert out.screen.rows() == ["x" * 30 + "y", "z", "9 tokens · 3.0 tok/s"]
     renderer.close()
     assert out.screen.rows() == ["x" * 30 + "y", "z"]
 
@@ -176,7 +176,7 @@ def test_text_to_a_file_is_exact_and_the_live_line_is_on_the_terminal(terminals:
     *events, finished = run(text)
     for event in events:
         renderer.show(event)
-    assert [row[:19] for row in err.screen.rows()] == ["6 tokens · 5.0 tok/"]
+    assert [row[:19] for row in err.screen.rows()] == ["6 tokens · 3.0 tok/"]
     renderer.show(finished)
     renderer.close()
     assert out.written == text.encode()

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import is_terminal
 from specgen.core import ModelRef
 from specgen.errors import UsageError
+from specgen.render.terminal import is_terminal
 
 
 def command(

@@ -12,11 +12,11 @@ from specgen.cli.options import (
     ModelOptions,
     OutputOptions,
     grouped,
-    is_terminal,
     named_model,
 )
 from specgen.errors import INTERRUPTED, UsageError
 from specgen.events import Failed
+from specgen.render.terminal import is_terminal
 
 
 @grouped

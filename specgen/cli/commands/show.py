@@ -31,6 +31,7 @@ def command(
     from specgen.models.summary import summarize
     from specgen.pairs import curated
     from specgen.render.progress import ProgressLine
+    from specgen.render.sanitize import sanitize
 
     pair = curated().get(model)
     line = ProgressLine(sys.stderr)
@@ -52,6 +53,6 @@ def command(
     for name, value in summary.items():
         shown = "unknown" if value is None else f"{value:,}" if isinstance(value, int) else value
         if name != "revision" or value is not None:
-            typer.echo(f"{labels[name]:<15} {shown}")
+            typer.echo(f"{labels[name]:<15} {sanitize(str(shown))}")
     for number, (name, size) in enumerate(files.items()):
-        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {name}")
+        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {sanitize(name)}")

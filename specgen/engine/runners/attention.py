@@ -1,9 +1,9 @@
 """Attention over a cache whose result for a row does not depend on what else is computed with it.
 
 Kernels round differently for other shapes, so the shape that a row meets depends on its own position alone: positions
-fall into blocks of BLOCK, the rows of one block are attended to together, as a multiple of ROWS queries, and see the
-keys up to the end of their block, whatever has been fed after them. Verifying eight tokens at once then scores each of
-them bit for bit as feeding it alone does.
+fall into blocks of BLOCK, the rows of one block are attended to together, as a multiple of ROWS queries, over the keys
+up to the end of their block and no further. Verifying five tokens at once then scores each of them bit for bit as
+feeding it alone does.
 """
 
 from dataclasses import dataclass
@@ -33,8 +33,7 @@ class Part:
 class Sight:
     """What rows see: everything before them, or a `window` of keys that includes their own.
 
-    Seen from the end of a row's block, the mask is the same for every block. So there is one mask, and a pass takes
-    views of it.
+    Counted from the end of its own block a row sees the same keys in every block. So one mask, cut to size, is all.
     """
 
     def __init__(self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -76,11 +75,7 @@ class Sight:
         hidden = key > row
         if self._window is not None:
             hidden |= key <= row - self._window
-        return (
-            torch.zeros_like(self._mask[:0])
-            .new_zeros(hidden.shape)
-            .masked_fill_(hidden.to(self._mask.device), -torch.inf)
-        )
+        return self._mask.new_zeros(hidden.shape).masked_fill_(hidden.to(self._mask.device), -torch.inf)
 
 
 def attend(
@@ -97,7 +92,7 @@ def _attend(queries: torch.Tensor, cache: torch.Tensor, part: Part, scale: float
     kv_heads = cache.shape[1]
     # The heads that share keys become further rows, so that each key is read once and never copied.
     grouped = queries.view(rows, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, size)
-    keys, values = cache.narrow(2, part.first_key, part.mask.shape[1]).split(1)
+    keys, values = cache.narrow(2, part.first_key, part.mask.shape[1]).chunk(2)
     if cap is None:
         mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=part.mask, scale=scale)
     else:

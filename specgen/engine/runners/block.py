@@ -1,6 +1,5 @@
-"""One layer of a Llama-like decoder, in about fifteen tensor operations."""
+"""One layer of a Llama-like decoder, in about twenty tensor operations."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +10,10 @@ from specgen.engine.runners.description import Description
 from specgen.engine.runners.linear import Linear
 from specgen.engine.runners.rotary import turn
 
-Step = Callable[[torch.Tensor], torch.Tensor]
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the rows of a forward pass stand: `count` new positions from `start` on; more rows only fill up.
+class Positions:
+    """Where the rows of a forward pass stand: at `count` new positions from `start` on; more rows only fill up.
 
     `turns` are the rotary turns of all rows, None in a layer that knows no positions.
     """
@@ -39,22 +36,23 @@ class Norm:
 
 
 class HeadNorm:
-    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in place.
+    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in at.
 
-    `parts` None normalizes each head by itself; else so many heads each are normalized as one vector.
+    `split` None normalizes each head by itself; else the first `split` heads are one vector, the others another.
     """
 
-    def __init__(self, weight: torch.Tensor, eps: float, parts: tuple[int, int] | None) -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, split: int | None) -> None:
         self._weight = weight
         self._eps = torch.tensor(eps, device=weight.device)
-        self._parts = parts
+        self._split = split
 
     def __call__(self, heads: torch.Tensor) -> None:
-        if self._parts is None:
+        if self._split is None:
             heads.mul_(_inverse(heads, -1, self._eps) * self._weight)
             return
-        for part, weight in zip(heads.split(self._parts, 1), self._weight.split(self._parts), strict=True):
-            part.mul_(_inverse(part, (-2, -1), self._eps) * weight)
+        for part in (slice(0, self._split), slice(self._split, None)):
+            vector = heads[:, part]
+            vector.mul_(_inverse(vector, (-2, -1), self._eps) * self._weight[part])
 
 
 def _inverse(values: torch.Tensor, over: int | tuple[int, int], eps: torch.Tensor) -> torch.Tensor:
@@ -68,39 +66,39 @@ class Block:
     """A layer's weights. A norm that the family does not have is None."""
 
     description: Description
-    before_attention: Step | None
+    before_attention: Norm | None
     qkv: Linear
     head_norm: HeadNorm | None
     output: Linear
-    after_attention: Step | None
-    before_mlp: Step | None
+    after_attention: Norm | None
+    before_mlp: Norm | None
     gate_up: Linear
     down: Linear
-    after_mlp: Step | None
+    after_mlp: Norm | None
 
-    def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, place: Place) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
         """`hidden` [rows, hidden_size] after this layer, whose keys and values of new positions go into `cache`."""
         scale = self.description.residual_scale
         rows = self.before_attention(hidden) if self.before_attention else hidden
-        rows = self._attention(rows, cache, place)
+        rows = self._attention(rows, cache, at)
         hidden = hidden.add(self.after_attention(rows) if self.after_attention else rows, alpha=scale)
         rows = self.before_mlp(hidden) if self.before_mlp else hidden
         rows = self._mlp(rows)
         return hidden.add(self.after_mlp(rows) if self.after_mlp else rows, alpha=scale)
 
-    def _attention(self, rows: torch.Tensor, cache: torch.Tensor, place: Place) -> torch.Tensor:
+    def _attention(self, rows: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
         what = self.description
         turned = what.heads + what.kv_heads
         projected = self.qkv(rows).view(len(rows), turned + what.kv_heads, what.head_size)
         heads = projected.narrow(1, 0, turned)
         if self.head_norm:
             self.head_norm(heads)
-        if place.turns is not None:
-            turn(heads, place.turns)
-        new = projected[: place.count, what.heads :].view(place.count, 2, what.kv_heads, what.head_size)
-        cache.narrow(2, place.start, place.count).copy_(new.permute(1, 2, 0, 3))
+        if at.turns is not None:
+            turn(heads, at.turns)
+        new = projected[: at.count, what.heads :].view(at.count, 2, what.kv_heads, what.head_size)
+        cache.narrow(2, at.start, at.count).copy_(new.permute(1, 2, 0, 3))
         queries = projected.narrow(1, 0, what.heads)
-        return self.output(attend(queries, cache, place.parts, what.attention_scale, what.attention_cap))
+        return self.output(attend(queries, cache, at.parts, what.attention_scale, what.attention_cap))
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(rows).chunk(2, -1)

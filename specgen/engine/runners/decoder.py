@@ -7,8 +7,8 @@ import torch
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
 from specgen.engine.runners.attention import BLOCK, Sight
-from specgen.engine.runners.block import Place
-from specgen.engine.runners.description import Description, Layer, describe
+from specgen.engine.runners.block import Positions
+from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.linear import ROWS
 from specgen.engine.runners.rotary import Turns
 from specgen.engine.runners.stack import Stack, find_fault, read_stack
@@ -25,8 +25,8 @@ _FIRST = 512
 class LeanModel:
     """A `LanguageModel` over weights of our own; see interfaces.py for the contract.
 
-    The logits of a position are the same, bit for bit, whatever the width of the calls that fed it and the tokens
-    before it: see attention.py and linear.py.
+    On a CPU the logits of a position are the same, bit for bit, whatever the widths of the calls that fed it and the
+    tokens before it: see linear.py and attention.py.
     """
 
     can_verify = True
@@ -38,7 +38,8 @@ class LeanModel:
         self._stack = stack
         self._placement = placement
         groups = description.heads // description.kv_heads
-        self._kinds = set(description.layers)
+        self._kinds = list(dict.fromkeys(description.layers))
+        self._kind_of_layer = [self._kinds.index(layer) for layer in description.layers]
         self._sights = {
             window: Sight(window, groups, placement.dtype, placement.device)
             for window in {kind.window for kind in self._kinds}
@@ -52,7 +53,7 @@ class LeanModel:
         try:
             return self._forward(tokens, last, want)
         except BaseException:
-            self._cached = Tokens()
+            self._cached, self._caches = Tokens(), []
             raise
 
     def _forward(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
@@ -84,21 +85,21 @@ class LeanModel:
         count = len(ids)
         ids += ids[-1:] * (-count % ROWS)
         hidden = self._stack.embed(torch.tensor(ids, device=self._placement.device))
-        places = self._places(start, count, len(ids))
-        states = []
-        for index, (block, kind) in enumerate(zip(self._stack.blocks, self._description.layers, strict=True)):
-            states.append(hidden if index in want else hidden[:0])
-            hidden = block(hidden, self._caches[index], places[kind])
+        positions = self._positions(start, count, len(ids))
+        states: list[torch.Tensor] = []
+        for block, cache, kind in zip(self._stack.blocks, self._caches, self._kind_of_layer, strict=True):
+            states.append(hidden if len(states) in want else hidden[:0])
+            hidden = block(hidden, cache, positions[kind])
         self._cached = tokens
         return [*states, hidden]
 
-    def _places(self, start: int, count: int, padded: int) -> dict[Layer, Place]:
+    def _positions(self, start: int, count: int, padded: int) -> list[Positions]:
+        """Where the new rows stand, for each kind of layer."""
         parts = {window: sight.parts(start, count) for window, sight in self._sights.items()}
         turns = {rope: table.at(start, start + padded) for rope, table in self._turns.items()}
-        return {
-            kind: Place(start, count, turns[kind.rope] if kind.rope else None, parts[kind.window])
-            for kind in self._kinds
-        }
+        return [
+            Positions(start, count, turns[kind.rope] if kind.rope else None, parts[kind.window]) for kind in self._kinds
+        ]
 
     def _reserve(self, length: int) -> None:
         """Make room for `length` positions in the caches, in whole blocks."""
@@ -128,7 +129,7 @@ def load_decoder(
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> Description | str:
-    """What `load_decoder` needs to know of a checkpoint, or the reason why it cannot load it."""
+    """What `load_decoder` needs to know of a checkpoint whose weights are there, or the reason why it cannot run it."""
     if checkpoint.is_gguf:
         return "GGUF weights"
     description = describe(checkpoint.config)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from specgen.engine.runners.families import FAMILIES, Family, Norms
-from specgen.engine.runners.rope_config import Unsupported, read_ropes, whole_number
-from specgen.engine.runners.rotary import Rope
+from specgen.engine.runners.reading import Unsupported, flag, positive, whole_number
+from specgen.engine.runners.rope import Rope, read_ropes
 
-# Keys of any config that change what is computed, beyond what a family's own code reads.
+# Keys that change what transformers computes, or caches, also where a family's own code does not read them.
 _FOREIGN = (
     "quantization_config",
     "compression_config",
@@ -22,7 +22,8 @@ _FOREIGN = (
     "layer_types",
     "sliding_window",
 )
-_NOTHING: Mapping[str, Any] = {
+# What the optional keys are worth to a family that does not read them.
+_NEUTRAL: Mapping[str, Any] = {
     "attention_bias": False,
     "mlp_bias": False,
     "sliding_window": None,
@@ -95,7 +96,7 @@ def describe(config: Mapping[str, Any]) -> Description | str:
 
 def _describe(config: Mapping[str, Any]) -> Description:
     family = _family(config)
-    options = dict(_NOTHING) | {key: config.get(key, default) for key, default in family.reads.items()}
+    options = dict(_NEUTRAL) | {key: config.get(key, default) for key, default in family.reads.items()}
     activation = options.get("hidden_activation", options["hidden_act"])
     if activation not in _ACTIVATIONS:
         raise Unsupported(f"the activation {activation!r}")
@@ -111,20 +112,20 @@ def _describe(config: Mapping[str, Any]) -> Description:
         head_size=head_size,
         layers=_layers(config, options, family, head_size),
         norms=family.norms,
-        norm_eps=_number(config, "rms_norm_eps"),
+        norm_eps=positive(config, "rms_norm_eps"),
         unit_offset=family.unit_offset,
         head_norm=family.head_norm,
         activation=_ACTIVATIONS[activation],
-        qkv_bias=family.qkv_bias or _flag(options, "attention_bias"),
-        output_bias=_flag(options, "attention_bias"),
-        mlp_bias=_flag(options, "mlp_bias"),
+        qkv_bias=family.qkv_bias or flag(options, "attention_bias"),
+        output_bias=flag(options, "attention_bias"),
+        mlp_bias=flag(options, "mlp_bias"),
         fused=family.fused,
-        tied=_flag(options, "tie_word_embeddings"),
-        embedding_scale=hidden_size**0.5 if family.unit_offset else _number(options, "embedding_multiplier"),
+        tied=flag(options, "tie_word_embeddings"),
+        embedding_scale=hidden_size**0.5 if family.unit_offset else positive(options, "embedding_multiplier"),
         attention_scale=_attention_scale(options, head_size),
         attention_cap=_cap(options, "attn_logit_softcapping"),
-        residual_scale=_number(options, "residual_multiplier"),
-        logits_divisor=_number(options, "logits_scaling"),
+        residual_scale=positive(options, "residual_multiplier"),
+        logits_divisor=positive(options, "logits_scaling"),
         logits_cap=_cap(options, "final_logit_softcapping"),
     )
 
@@ -155,13 +156,12 @@ def _heads(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, 
 
 def _layers(config: Mapping[str, Any], options: dict[str, Any], family: Family, head_size: int) -> tuple[Layer, ...]:
     count = whole_number(config, "num_hidden_layers")
-    turned = _turned(options, count)
-    options["no_rope_layers"] = turned
-    full, sliding = read_ropes(config, options, family, head_size)
+    options["no_rope_layers"] = turned = _turned(options, count)
     slides = _slides(options, family, count)
-    window = whole_number(options, "sliding_window") if any(slides) else None
     if any(slides) and options.get("use_sliding_window") is False:
         raise Unsupported("sliding layers without use_sliding_window")
+    window = whole_number(options, "sliding_window") if any(slides) else None
+    full, sliding = read_ropes(config, options, family, head_size)
     return tuple(
         Layer(window if slid else None, (sliding if slid else full) if turn else None)
         for slid, turn in zip(slides, turned, strict=True)
@@ -196,24 +196,11 @@ def _slides(options: Mapping[str, Any], family: Family, count: int) -> list[bool
 
 def _attention_scale(options: Mapping[str, Any], head_size: int) -> float:
     if options["attention_multiplier"] is not None:
-        return _number(options, "attention_multiplier")
+        return positive(options, "attention_multiplier")
     if options["query_pre_attn_scalar"] is not None:
         return float(whole_number(options, "query_pre_attn_scalar") ** -0.5)
     return float(head_size**-0.5)
 
 
-def _number(values: Mapping[str, Any], key: str) -> float:
-    value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Unsupported(f"{key} {value!r}")
-    return float(value)
-
-
-def _flag(values: Mapping[str, Any], key: str) -> bool:
-    if not isinstance(values[key], bool):
-        raise Unsupported(f"{key} {values[key]!r}")
-    return bool(values[key])
-
-
 def _cap(options: Mapping[str, Any], key: str) -> float | None:
-    return None if options[key] is None else _number(options, key)
+    return None if options[key] is None else positive(options, key)

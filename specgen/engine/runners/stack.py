@@ -1,6 +1,6 @@
 """The weights of a Llama-like decoder, read from its checkpoint into the layers that use them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -115,60 +115,57 @@ class _Reader:
         def norm(name: str | None) -> Norm | None:
             return self.norm(f"{layer}{name}.weight") if name else None
 
-        def joined(prefix: str, names: list[str], biased: bool) -> Linear:
-            weights, biases = ([f"{prefix}{name}.{kind}" for name in names] for kind in ("weight", "bias"))
-            return self.linear(
-                map(self._tensors.__getitem__, weights), map(self._tensors.__getitem__, biases if biased else ())
-            )
+        def joined(prefix: str, names: list[str], *, biased: bool) -> Linear:
+            biases = [self._tensors[f"{prefix}{name}.bias"] for name in names] if biased else []
+            return self.linear([self._tensors[f"{prefix}{name}.weight"] for name in names], biases)
 
         return Block(
             what,
             before_attention=norm(norms.before_attention),
             qkv=self.linear(self._qkv(attention, "weight"), self._qkv(attention, "bias") if what.qkv_bias else []),
             head_norm=None if what.head_norm == "none" else self._head_norm(attention),
-            output=joined(attention, ["o_proj"], what.output_bias),
+            output=joined(attention, ["o_proj"], biased=what.output_bias),
             after_attention=norm(norms.after_attention),
             before_mlp=norm(norms.before_mlp),
-            gate_up=joined(mlp, gates, what.mlp_bias),
-            down=joined(mlp, ["down_proj"], what.mlp_bias),
+            gate_up=joined(mlp, gates, biased=what.mlp_bias),
+            down=joined(mlp, ["down_proj"], biased=what.mlp_bias),
             after_mlp=norm(norms.after_mlp),
         )
 
     def norm(self, name: str) -> Norm:
         return Norm(self._norm_weight(name), self._what.norm_eps)
 
-    def linear(self, weights: Iterable[torch.Tensor], biases: Iterable[torch.Tensor]) -> Linear:
-        weight = self._join(list(weights))
-        joined = list(biases)
-        return make_linear(weight, self._join(joined) if joined else None)
+    def linear(self, weights: list[torch.Tensor], biases: list[torch.Tensor]) -> Linear:
+        """One layer that computes what those of `weights` do, one after the other. No `biases`, no bias."""
+        return make_linear(self._join(weights), self._join(biases) if biases else None)
 
     def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        whole = torch.empty(
-            sum(map(len, parts)), *parts[0].shape[1:], dtype=self._placement.dtype, device=self._placement.device
-        )
-        for target, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
-            target.copy_(part)
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        whole = torch.empty(shape, dtype=self._placement.dtype, device=self._placement.device)
+        start = 0
+        for part in parts:
+            whole[start : start + len(part)] = part
+            start += len(part)
         return whole
 
     def _qkv(self, prefix: str, kind: str) -> list[torch.Tensor]:
         what = self._what
         if what.fused:
-            sizes = [count * what.head_size for count in (what.heads, what.kv_heads, what.kv_heads)]
-            parts = list(self._tensors[f"{prefix}qkv_proj.{kind}"].split(sizes))
+            keys = what.heads * what.head_size
+            values = keys + what.kv_heads * what.head_size
+            parts = self._tensors[f"{prefix}qkv_proj.{kind}"].tensor_split((keys, values))
         else:
-            parts = [self._tensors[f"{prefix}{name}_proj.{kind}"] for name in "qkv"]
+            parts = tuple(self._tensors[f"{prefix}{name}_proj.{kind}"] for name in "qkv")
         return [*(interleave(part, what.head_size, self._turned) for part in parts[:2]), parts[2]]
 
     def _head_norm(self, prefix: str) -> HeadNorm:
         what = self._what
-        counts = {"q": what.heads, "k": what.kv_heads}
         weights = []
-        for name, heads in counts.items():
-            weight = self._norm_weight(f"{prefix}{name}_norm.weight")
+        for name, heads in (("q_norm", what.heads), ("k_norm", what.kv_heads)):
+            weight = self._norm_weight(f"{prefix}{name}.weight")
             weight = weight.repeat(heads) if what.head_norm == "head" else weight
             weights.append(interleave(weight, what.head_size, self._turned).view(heads, what.head_size))
-        parts = (what.heads, what.kv_heads) if what.head_norm == "projection" else None
-        return HeadNorm(torch.cat(weights), what.norm_eps, parts)
+        return HeadNorm(torch.cat(weights), what.norm_eps, what.heads if what.head_norm == "projection" else None)
 
     def _norm_weight(self, name: str) -> torch.Tensor:
         weight = self._tensors[name].to(self._placement.device, torch.float32, copy=True)

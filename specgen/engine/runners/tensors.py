@@ -15,7 +15,7 @@ class Tensors:
         self._file_of: dict[str, Any] = {}
         for path in files:
             opened = safe_open(path, framework="pt")
-            self._file_of |= dict.fromkeys(opened.keys(), opened)
+            self._file_of |= dict.fromkeys(opened.keys(), opened)  # type: ignore[no-untyped-call]
 
     def __contains__(self, name: str) -> bool:
         return name in self._file_of

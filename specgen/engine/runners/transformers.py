@@ -143,12 +143,14 @@ def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_cod
         return TransformersModel(model)
 
 
-def convert_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tokenizer:
     """The tokenizer of a model that has no tokenizer.json: a GGUF file, or older files of the hub."""
     folder = checkpoint.path.parent if checkpoint.is_gguf else checkpoint.path
     arguments = {"gguf_file": checkpoint.path.name} if checkpoint.is_gguf else {}
     with _unsupported(checkpoint):
-        converted = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+        converted = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code, **arguments
+        )
     backend = getattr(converted, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedModel(f"{checkpoint.ref}: its tokenizer has no fast form", hint="choose another model")

@@ -1,0 +1,151 @@
+"""Rotary positions as a config gives them: today's `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
+
+The formulas are those of transformers' modeling_rope_utils (RoFormer; linear scaling; Llama 3.1; YaRN).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from specgen.engine.runners.families import Family
+from specgen.engine.runners.reading import Unsupported, positive, whole_number
+
+_ORIGINAL = "original_max_position_embeddings"
+_ALWAYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+_KEYS: Mapping[str, frozenset[str]] = {
+    "default": _ALWAYS,
+    "linear": _ALWAYS | {"factor"},
+    "llama3": _ALWAYS | {"factor", _ORIGINAL, "low_freq_factor", "high_freq_factor"},
+    "yarn": _ALWAYS
+    | {"factor", _ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """`size` leading dimensions of a head are turned in pairs, the first by 1 radian a position, the last by 1/`theta`.
+
+    The rest belongs to the long-context variants: `original_length` is the context before the model was stretched to
+    `factor` times as much, `magnitude` scales what is turned.
+    """
+
+    theta: float
+    size: int
+    kind: str = "default"
+    factor: float = 1.0
+    original_length: int = 0
+    low_freq_factor: float = 0.0
+    high_freq_factor: float = 0.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    magnitude: float = 1.0
+
+    def frequencies(self) -> torch.Tensor:
+        """Radians a position, float32 [size / 2]."""
+        powers = self.theta ** (torch.arange(0, self.size, 2, dtype=torch.float) / self.size)
+        match self.kind:
+            case "linear":
+                return 1.0 / powers / self.factor
+            case "llama3":
+                return self._llama3(1.0 / powers)
+            case "yarn":
+                return self._yarn(powers)
+        return 1.0 / powers
+
+    def _llama3(self, frequencies: torch.Tensor) -> torch.Tensor:
+        """Pairs that turn seldom over the original context are stretched, others kept, with a ramp between."""
+        turns = self.original_length * frequencies / (2 * math.pi)
+        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        return (1 - kept) * frequencies / self.factor + kept * frequencies
+
+    def _yarn(self, powers: torch.Tensor) -> torch.Tensor:
+        """Like Llama 3.1, with a ramp over the pairs' indices instead of their turns."""
+        low, high = self._pair_that_turns(self.beta_fast), self._pair_that_turns(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, self.size - 1)
+        if low == high:
+            high += 0.001
+        stretched = ((torch.arange(self.size // 2, dtype=torch.float) - low) / (high - low)).clamp(0, 1)
+        return stretched / (self.factor * powers) + (1 - stretched) / powers
+
+    def _pair_that_turns(self, turns: float) -> float:
+        """The index of the pair that makes so many turns over the original context."""
+        return self.size * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
+
+def read_ropes(
+    config: Mapping[str, Any], options: Mapping[str, Any], family: Family, head_size: int
+) -> tuple[Rope, Rope]:
+    """The positions of layers that see everything, and of those that see a window. Raises Unsupported."""
+    length = whole_number(config, "max_position_embeddings")
+    parameters, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    if not isinstance(parameters, dict) or not isinstance(scaling, dict):
+        raise Unsupported(f"rope_parameters {parameters!r}")
+    if "rope_local_base_freq" not in family.reads:
+        defaults = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if key in config}
+        rope = _read(
+            {"rope_theta": options["rope_theta"]} | defaults | (scaling or parameters), family, head_size, length
+        )
+        if _ORIGINAL in config and rope.kind != "default":
+            raise Unsupported(f"{_ORIGINAL} outside of rope_parameters")
+        return rope, rope
+    if not parameters.keys() <= {"full_attention", "sliding_attention"}:
+        raise Unsupported(f"rope_parameters {parameters!r}")
+    full = {"rope_theta": options["rope_theta"]} | (parameters.get("full_attention") or {}) | scaling
+    sliding = {"rope_theta": options["rope_local_base_freq"]} | (parameters.get("sliding_attention") or {})
+    return _read(full, family, head_size, length), _read(sliding, family, head_size, length)
+
+
+def _read(parameters: Mapping[str, Any], family: Family, head_size: int, length: int) -> Rope:
+    """One set of parameters; `length` is the context that stands in where the original one is not given."""
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind not in family.rope_types:
+        raise Unsupported(f"the rope type {kind!r}")
+    if unknown := parameters.keys() - _KEYS[kind]:
+        raise Unsupported(f"{min(unknown)} for the rope type {kind}")
+    portion = positive(parameters, "partial_rotary_factor", 1.0)
+    if portion != 1.0 and "partial_rotary_factor" not in family.reads:
+        raise Unsupported(f"partial_rotary_factor {portion}")
+    theta, size = positive(parameters, "rope_theta"), int(head_size * portion)
+    if size % 2 or not 0 < size <= head_size:
+        raise Unsupported(f"{size} rotary dimensions of {head_size}")
+    original = whole_number({_ORIGINAL: length} | dict(parameters), _ORIGINAL)
+    match kind:
+        case "linear":
+            return Rope(theta, size, kind, positive(parameters, "factor"))
+        case "llama3":
+            low, high = positive(parameters, "low_freq_factor"), positive(parameters, "high_freq_factor")
+            if low >= high:
+                raise Unsupported(f"low_freq_factor {low} and high_freq_factor {high}")
+            return Rope(theta, size, kind, positive(parameters, "factor"), original, low, high)
+        case "yarn":
+            return _read_yarn(parameters, theta, size, original, length)
+    return Rope(theta, size)
+
+
+def _read_yarn(parameters: Mapping[str, Any], theta: float, size: int, original: int, length: int) -> Rope:
+    factor = positive(parameters, "factor", length / original)
+    magnitude = _magnitude(factor, 1.0)
+    if parameters.get("mscale") and parameters.get("mscale_all_dim"):
+        scales = positive(parameters, "mscale"), positive(parameters, "mscale_all_dim")
+        magnitude = _magnitude(factor, scales[0]) / _magnitude(factor, scales[1])
+    return Rope(
+        theta,
+        size,
+        "yarn",
+        factor,
+        original,
+        beta_fast=positive(parameters, "beta_fast", 32.0),
+        beta_slow=positive(parameters, "beta_slow", 1.0),
+        truncate=bool(parameters.get("truncate", True)),
+        magnitude=positive(parameters, "attention_factor", magnitude),
+    )
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
