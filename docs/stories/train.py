@@ -50,7 +50,7 @@ class Settings:
     warmup: int = 100
     decay: float = 0.3  # the last share of the steps, in which the learning rate falls to 0
     target_steps: int = 980
-    draft_steps: int = 340
+    draft_steps: int = 450
     sampled_batches: int = 8  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
     sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with

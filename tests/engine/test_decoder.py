@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, reference, sav
 # Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
 LENGTH = 300
 IDS = random.Random(1).choices(range(VOCAB), k=1200)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other over tensors as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -56,15 +66,30 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(folder: Path,
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_the_bits_hold_for_real_head_sizes_and_a_growing_cache(tmp_path: Path, head_dim: int, kind: str) -> None:
-    model = load(save(tmp_path, **MODELS[kind] | {"head_dim": head_dim, "num_hidden_layers": 2}))
+def test_the_bits_hold_for_real_sizes_and_a_growing_cache(tmp_path: Path, head_dim: int, kind: str) -> None:
+    sizes = {"head_dim": head_dim, "hidden_size": 1536, "num_hidden_layers": 1}
+    model = load(save(tmp_path, **MODELS[kind] | sizes))
     length = 600
     whole = model.forward(Tokens(IDS[:length]), length).logits
     model.forward(Tokens([3]), 1)
+    assert torch.equal(model.forward(Tokens(IDS[:6]), 1).logits, whole[5:6])
     # A prompt, read in pieces of its own, then rounds of every width across the end of the first 512 positions.
     pieces = [model.forward(Tokens(IDS[:470]), 5).logits]
     pieces += [model.forward(Tokens(IDS[: 470 + end]), end - start).logits for start, end in splits(length - 470, 2)]
     assert torch.equal(torch.cat(pieces), whole[465:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_the_bits_hold_where_threads_divide_a_row(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    torch.set_num_threads(5)
+    model = load(save(tmp_path, **MODELS[kind] | {"intermediate_size": 11008, "num_hidden_layers": 1}), dtype)
+    alone = [model.forward(Tokens(IDS[: end + 1]), 1).logits for end in range(64)]
+    for start in range(0, 64, 8):
+        model.forward(Tokens([3]), 1)
+        model.forward(Tokens(IDS[: start + 1]), 1)
+        rows = model.forward(Tokens(IDS[: start + 8]), 7).logits
+        assert torch.equal(rows, torch.cat(alone[start + 1 : start + 8]))
 
 
 def test_a_rejected_proposal_leaves_no_trace(llama: Path) -> None:
@@ -142,6 +167,7 @@ def test_what_a_decoding_loop_asks_of_a_model(llama: Path) -> None:
 def test_it_runs_without_transformers(llama: Path) -> None:
     script = f"""
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 import torch
 from specgen.core import ModelRef

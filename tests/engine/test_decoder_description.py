@@ -109,6 +109,16 @@ def test_what_is_not_understood_is_left_to_transformers(values: dict[str, Any], 
     assert reason in answer
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_no_value_of_any_key_is_more_than_a_reason(kind: str) -> None:
+    values = AutoConfig.for_model(kind, **REQUIRED).to_dict() | {"architectures": None}
+    assert isinstance(describe(values), Description)
+    keys = [*values, "rope_scaling", "rope_theta", "sliding_window_pattern", "rope_local_base_freq"]
+    for key in keys:
+        for odd in (None, True, -1, 0, 0.5, float("nan"), "x", [], [[]], [{}] * 8, {}, {"full_attention": 3}):
+            assert isinstance(describe(values | {"layer_types": None, key: odd}), Description | str)
+
+
 @pytest.mark.parametrize("change", ["missing", "shape", "dtype", "no head"])
 def test_weights_that_do_not_fit_are_left_to_transformers(tmp_path: Path, change: str) -> None:
     save(tmp_path, **MODELS["qwen2"])
@@ -128,4 +138,6 @@ def test_weights_that_do_not_fit_are_left_to_transformers(tmp_path: Path, change
 
 
 def test_gguf_is_left_to_transformers(tmp_path: Path) -> None:
-    assert describe_checkpoint(Checkpoint(ModelRef("model"), tmp_path / "model.gguf")) == "GGUF weights"
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    assert describe_checkpoint(Checkpoint(ModelRef("model"), file)) == "GGUF weights"

@@ -1,8 +1,8 @@
-"""Attention over a cache whose result for a row does not depend on what else is computed with it.
+"""Attention over a cache whose result for a row does not depend, to the bit, on what else is computed with it.
 
 Kernels round differently for other shapes, so the shape that a row meets depends on its own position alone: positions
-fall into blocks of BLOCK, the rows of one block are attended to together, as a multiple of ROWS queries, over the keys
-up to the end of their block and no further. Verifying five tokens at once then scores each of them bit for bit as
+fall into blocks of BLOCK, the rows of one block are attended to together, filled up to a multiple of ROWS queries, and
+over the keys up to the end of their block and no further. Verifying five tokens at once then scores each of them as
 feeding it alone does.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
-from specgen.engine.runners.linear import ROWS
+from specgen.engine.runners.linear import ROWS, fill_up
 
 BLOCK = 64
 
@@ -20,12 +20,10 @@ BLOCK = 64
 class Part:
     """The rows of one block in a forward pass.
 
-    `rows` are those computed, a multiple of ROWS; of the result `kept` belong to the block. They may see keys from
-    position `first_key` on, and `mask` [groups * rows, keys] says which of them they do.
+    They may see keys from position `first_key` on, and `mask` [groups * filled rows, keys] says which of them they do.
     """
 
     rows: slice
-    kept: slice
     first_key: int
     mask: torch.Tensor
 
@@ -41,17 +39,14 @@ class Sight:
         self._groups = groups
         self._mask = torch.empty(0, 0, dtype=dtype, device=device)
 
-    def parts(self, start: int, count: int) -> list[Part]:
-        """How to attend to `count` new rows, the first of them at position `start`."""
-        padded = -(-count // ROWS) * ROWS
+    def parts(self, start: int, count: int, rows: int) -> list[Part]:
+        """How to attend to `rows` rows: `count` new ones, from position `start` on, and more that only fill up."""
         parts = []
         for block in range(start // BLOCK * BLOCK, start + count, BLOCK):
-            low, high = max(block - start, 0), min(block + BLOCK - start, count)
-            rows = slice(low // ROWS * ROWS, -(-high // ROWS) * ROWS)
-            # The last part keeps the rows that only fill up.
-            kept = slice(low - rows.start, (padded if high == count else high) - rows.start)
-            seen = self._reach(block + BLOCK)
-            parts.append(Part(rows, kept, block + BLOCK - seen, self._cut(rows, start - block, seen)))
+            low, end = max(block - start, 0), block + BLOCK
+            high = rows if start + count <= end else end - start
+            seen = self._reach(end)
+            parts.append(Part(slice(low, high), end - seen, self._cut(start + low - block, high - low, seen)))
         return parts
 
     def _reach(self, end: int) -> int:
@@ -60,17 +55,16 @@ class Sight:
             return end
         return min(end, BLOCK + -(-(self._window - 1) // BLOCK) * BLOCK)
 
-    def _cut(self, rows: slice, offset: int, seen: int) -> torch.Tensor:
-        """The mask of `rows`, counted from `offset` positions after the start of their block, for `seen` keys."""
+    def _cut(self, first: int, count: int, seen: int) -> torch.Tensor:
+        """The mask of `count` rows, from the `first` of their block on, for `seen` keys."""
         if self._mask.shape[1] < seen:
             self._mask = self._draw(max(seen, 2 * self._mask.shape[1]))
-        first = rows.start + offset + ROWS
-        cut = self._mask[first : first + rows.stop - rows.start, -seen:]
+        cut = self._mask[first : first + -(-count // ROWS) * ROWS, -seen:]
         return cut if self._groups == 1 else cut.repeat(self._groups, 1)
 
     def _draw(self, seen: int) -> torch.Tensor:
-        """0 for what a row sees, else minus infinity; ROWS more rows at both ends that only fill up."""
-        row = torch.arange(-ROWS, BLOCK + ROWS).clamp(0, BLOCK - 1)[:, None]
+        """0 for what a row of a block sees, else minus infinity; the last rows are for what only fills up."""
+        row = torch.arange(BLOCK + ROWS).clamp(max=BLOCK - 1)[:, None]
         key = torch.arange(BLOCK - seen, BLOCK)
         hidden = key > row
         if self._window is not None:
@@ -84,12 +78,13 @@ def attend(
     """[rows, heads * size], from `queries` [rows, heads, size] and `cache` [2, kv_heads, positions, size]."""
     if len(parts) == 1:
         return _attend(queries, cache, parts[0], scale, cap)
-    return torch.cat([_attend(queries[part.rows], cache, part, scale, cap)[part.kept] for part in parts])
+    return torch.cat([_attend(queries[part.rows], cache, part, scale, cap) for part in parts])
 
 
 def _attend(queries: torch.Tensor, cache: torch.Tensor, part: Part, scale: float, cap: float | None) -> torch.Tensor:
+    count, kv_heads = len(queries), cache.shape[1]
+    queries = fill_up(queries)
     rows, heads, size = queries.shape
-    kv_heads = cache.shape[1]
     # The heads that share keys become further rows, so that each key is read once and never copied.
     grouped = queries.view(rows, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, size)
     keys, values = cache.narrow(2, part.first_key, part.mask.shape[1]).chunk(2)
@@ -98,4 +93,4 @@ def _attend(queries: torch.Tensor, cache: torch.Tensor, part: Part, scale: float
     else:
         scores = (grouped @ keys.transpose(2, 3)).mul_(scale / cap).tanh_().mul_(cap).add_(part.mask)
         mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
-    return mixed.view(kv_heads, -1, rows, size).permute(2, 0, 1, 3).reshape(rows, heads * size)
+    return mixed.view(kv_heads, -1, rows, size)[:, :, :count].permute(2, 0, 1, 3).reshape(count, heads * size)

@@ -10,12 +10,16 @@ from specgen.engine.runners.description import Description
 from specgen.engine.runners.linear import Linear
 from specgen.engine.runners.rotary import turn
 
+# More elements than these are divided between threads, anywhere in a row, and the elements beside a division are
+# computed one by one, which rounds the exponentials of an activation differently.
+_UNDIVIDED = 16383
+
 
 @dataclass(frozen=True, slots=True)
 class Positions:
     """Where the rows of a forward pass stand: at `count` new positions from `start` on; more rows only fill up.
 
-    `turns` are the rotary turns of all rows, None in a layer that knows no positions.
+    `turns` are what queries and keys are turned by, None in a layer that knows no positions.
     """
 
     start: int
@@ -36,7 +40,7 @@ class Norm:
 
 
 class HeadNorm:
-    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in at.
+    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in place.
 
     `split` None normalizes each head by itself; else the first `split` heads are one vector, the others another.
     """
@@ -78,13 +82,16 @@ class Block:
 
     def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
         """`hidden` [rows, hidden_size] after this layer, whose keys and values of new positions go into `cache`."""
-        scale = self.description.residual_scale
         rows = self.before_attention(hidden) if self.before_attention else hidden
         rows = self._attention(rows, cache, at)
-        hidden = hidden.add(self.after_attention(rows) if self.after_attention else rows, alpha=scale)
+        hidden = self._add(hidden, self.after_attention(rows) if self.after_attention else rows)
         rows = self.before_mlp(hidden) if self.before_mlp else hidden
         rows = self._mlp(rows)
-        return hidden.add(self.after_mlp(rows) if self.after_mlp else rows, alpha=scale)
+        return self._add(hidden, self.after_mlp(rows) if self.after_mlp else rows)
+
+    def _add(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        scale = self.description.residual_scale
+        return hidden + (rows if scale == 1 else rows * scale)
 
     def _attention(self, rows: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
         what = self.description
@@ -102,6 +109,9 @@ class Block:
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(rows).chunk(2, -1)
-        if self.description.activation == "silu":
-            return self.down(F.silu(gate).mul_(up))
-        return self.down(F.gelu(gate, approximate="tanh").mul_(up))
+        for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])):
+            if self.description.activation == "silu":
+                F.silu(piece, inplace=True)
+            else:
+                piece.copy_(F.gelu(piece, approximate="tanh"))
+        return self.down(gate * up)

@@ -18,6 +18,8 @@ from specgen.models.checkpoint import Checkpoint
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
 _CHUNK = 256
+# So few tokens are not worth a pass of their own.
+_FEW = 8
 # The cache is first made for this many positions, and doubled when it is full.
 _FIRST = 512
 
@@ -62,28 +64,28 @@ class LeanModel:
         self._reserve(len(tokens))
         # Rows that may be rejected are fed apart from the prompt, so that it is read alike with a draft and without.
         settled = len(tokens) - last
-        while len(tokens) - len(self._cached) > max(last, ROWS):
+        while len(tokens) - len(self._cached) > max(last, _FEW):
             self._feed(tokens.prefix(min(len(self._cached) + _CHUNK, settled)), ())
         count = len(tokens) - len(self._cached)
         states = self._feed(tokens, want)
-        # Whole groups of ROWS are scored, from the one on that holds the first row asked for.
-        first = (count - last) // ROWS * ROWS
+        # No fewer than ROWS rows are scored, of which those asked for are kept.
+        first = min(count - last, len(states[-1]) - ROWS)
+        final = self._stack.norm(states[-1][first:])
         asked = slice(count - last - first, count - first)
-        normed = self._stack.norm(states.pop()[first:])
-        hidden = {layer: states[layer][count - last : count] for layer in want if layer < len(states)}
-        if len(states) in want:
-            hidden[len(states)] = normed[asked]
-        return Rows(self._stack.score(normed)[asked], hidden)
+        hidden = {layer: states[layer][count - last : count] for layer in want}
+        if len(states) - 1 in hidden:
+            hidden[len(states) - 1] = final[asked]
+        return Rows(self._stack.score(final)[asked], hidden)
 
     def _feed(self, tokens: Tokens, want: Sequence[int]) -> list[torch.Tensor]:
-        """Feed what the cache lacks of `tokens`, in one piece; more rows fill it up to a multiple of ROWS.
+        """Feed what the cache lacks of `tokens`, in one piece, filled up to at least ROWS rows.
 
-        The states before each layer of `want`, an empty tensor for any other, then those after the last layer.
+        The states [rows, hidden_size] before each layer of `want`, no rows for other layers, and those after the last.
         """
         start = len(self._cached)
         ids = tokens.ids(start)
         count = len(ids)
-        ids += ids[-1:] * (-count % ROWS)
+        ids += ids[-1:] * (ROWS - count)
         hidden = self._stack.embed(torch.tensor(ids, device=self._placement.device))
         positions = self._positions(start, count, len(ids))
         states: list[torch.Tensor] = []
@@ -93,10 +95,10 @@ class LeanModel:
         self._cached = tokens
         return [*states, hidden]
 
-    def _positions(self, start: int, count: int, padded: int) -> list[Positions]:
-        """Where the new rows stand, for each kind of layer."""
-        parts = {window: sight.parts(start, count) for window, sight in self._sights.items()}
-        turns = {rope: table.at(start, start + padded) for rope, table in self._turns.items()}
+    def _positions(self, start: int, count: int, rows: int) -> list[Positions]:
+        """Where the rows stand, for each kind of layer."""
+        parts = {window: sight.parts(start, count, rows) for window, sight in self._sights.items()}
+        turns = {rope: table.at(start, start + rows) for rope, table in self._turns.items()}
         return [
             Positions(start, count, turns[kind.rope] if kind.rope else None, parts[kind.window]) for kind in self._kinds
         ]

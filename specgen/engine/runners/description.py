@@ -98,7 +98,7 @@ def _describe(config: Mapping[str, Any]) -> Description:
     family = _family(config)
     options = dict(_NEUTRAL) | {key: config.get(key, default) for key, default in family.reads.items()}
     activation = options.get("hidden_activation", options["hidden_act"])
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise Unsupported(f"the activation {activation!r}")
     heads, kv_heads, head_size = _heads(config, options)
     hidden_size = whole_number(config, "hidden_size")
@@ -121,6 +121,7 @@ def _describe(config: Mapping[str, Any]) -> Description:
         mlp_bias=flag(options, "mlp_bias"),
         fused=family.fused,
         tied=flag(options, "tie_word_embeddings"),
+        # Gemma, the one family with offset norms, scales so without a key that says it.
         embedding_scale=hidden_size**0.5 if family.unit_offset else positive(options, "embedding_multiplier"),
         attention_scale=_attention_scale(options, head_size),
         attention_cap=_cap(options, "attn_logit_softcapping"),
@@ -187,11 +188,11 @@ def _slides(options: Mapping[str, Any], family: Family, count: int) -> list[bool
         return [options["sliding_window"] is not None] * count
     types = options["layer_types"]
     if types is None:
-        return [bool(family.slides(index, options)) for index in range(count)]
-    known = {"sliding_attention": True, "full_attention": False}
+        return [family.slides(index, options) for index in range(count)]
+    known = ["full_attention", "sliding_attention"]
     if not isinstance(types, list) or len(types) != count or any(kind not in known for kind in types):
         raise Unsupported(f"layer_types {types!r}")
-    return [known[kind] for kind in types]
+    return [kind == "sliding_attention" for kind in types]
 
 
 def _attention_scale(options: Mapping[str, Any], head_size: int) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from specgen.engine.runners.reading import flag, whole_number
+
 
 @dataclass(frozen=True, slots=True)
 class Norms:
@@ -71,7 +73,12 @@ _GEMMA = {
 
 
 def _last_layers_slide(index: int, options: Mapping[str, Any]) -> bool:
-    return bool(options["use_sliding_window"]) and index >= options["max_window_layers"]
+    return flag(options, "use_sliding_window") and index >= whole_number(options, "max_window_layers")
+
+
+def _layers_without_rope_slide(index: int, options: Mapping[str, Any]) -> bool:
+    windowed = flag(options, "use_sliding_window") and options["sliding_window"] is not None
+    return windowed and not options["no_rope_layers"][index]
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -98,11 +105,7 @@ FAMILIES: Mapping[str, Family] = {
             "no_rope_layers": None,
             "no_rope_layer_interval": 4,
         },
-        slides=lambda index, options: (
-            options["use_sliding_window"]
-            and options["sliding_window"] is not None
-            and not options["no_rope_layers"][index]
-        ),
+        slides=_layers_without_rope_slide,
     ),
     "granite": Family(
         "GraniteForCausalLM",
@@ -148,6 +151,6 @@ FAMILIES: Mapping[str, Family] = {
         head_norm="head",
         unit_offset=True,
         rope_types=("default", "linear"),
-        slides=lambda index, options: (index + 1) % options["sliding_window_pattern"] != 0,
+        slides=lambda index, options: (index + 1) % whole_number(options, "sliding_window_pattern") != 0,
     ),
 }

@@ -7,19 +7,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
-"""[rows, in] -> [rows, out]. `rows` is a multiple of ROWS, so that no row's result depends on how many there are."""
+"""[rows, in] -> [rows, out]. On a CPU a row's result is the same, to the bit, for any number of rows from ROWS on."""
 
-# One to three rows, or what is left over of a multiple of four, take other kernels, which round differently (measured
-# with MKL and oneDNN, float32 and bfloat16, AVX-512, AVX2 and SSE). Reading the weights takes most of the time, so that
-# rows which only fill up cost little.
+# Kernels for fewer rows round differently. Reading the weights takes longest, so that filling up costs little.
 ROWS = 4
 
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """The fastest layer for `weight` [out, in] where it lies."""
-    if weight.device.type == "cpu" and _packs(weight.dtype):
-        return _packed(weight, bias)
-    return lambda rows: F.linear(rows, weight, bias)
+    if weight.device.type != "cpu":
+        return lambda rows: F.linear(rows, weight, bias)
+    return _packed(weight, bias) if _packs(weight.dtype) else _plain(weight, bias)
+
+
+def fill_up(rows: torch.Tensor) -> torch.Tensor:
+    """`rows` [rows, ...] up to a multiple of ROWS, by its last one again."""
+    missing = -len(rows) % ROWS
+    return torch.cat((rows, rows[-1:].expand(missing, *rows.shape[1:]))) if missing else rows
 
 
 def _packs(dtype: torch.dtype) -> bool:
@@ -33,7 +37,12 @@ def _packs(dtype: torch.dtype) -> bool:
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    """A layer in oneDNN's own layout, which is read from memory twice as fast as a plain matrix."""
+    """A layer in oneDNN's own layout, which it reads from memory twice as fast as a plain matrix."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     return lambda rows: multiply(rows, packed, bias, "none", [], "")
+
+
+def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    """MKL and others have further kernels for what is left over of four rows."""
+    return lambda rows: F.linear(fill_up(rows), weight, bias)[: len(rows)]

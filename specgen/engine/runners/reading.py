@@ -1,5 +1,6 @@
 """Values of a config.json, each read strictly: what is not plainly understood is not run by the lean decoder."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +18,22 @@ def whole_number(values: Mapping[str, Any], key: str) -> int:
 
 
 def positive(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A number above zero; `default` where there is none, or null. Raises Unsupported."""
+    """A finite number above zero; `default` where there is none, or null. Raises Unsupported."""
     value = values.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise Unsupported(f"{key} {value!r}")
     return float(value)
+
+
+def table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An object, empty where there is none, or null. Raises Unsupported."""
+    value = values.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Unsupported(f"{key} {value!r}")
+    return value
 
 
 def flag(values: Mapping[str, Any], key: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from specgen.engine.runners.families import Family
-from specgen.engine.runners.reading import Unsupported, positive, whole_number
+from specgen.engine.runners.reading import Unsupported, flag, positive, table, whole_number
 
 _ORIGINAL = "original_max_position_embeddings"
 _ALWAYS = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
@@ -83,9 +83,7 @@ def read_ropes(
 ) -> tuple[Rope, Rope]:
     """The positions of layers that see everything, and of those that see a window. Raises Unsupported."""
     length = whole_number(config, "max_position_embeddings")
-    parameters, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
-    if not isinstance(parameters, dict) or not isinstance(scaling, dict):
-        raise Unsupported(f"rope_parameters {parameters!r}")
+    parameters, scaling = table(config, "rope_parameters"), table(config, "rope_scaling")
     if "rope_local_base_freq" not in family.reads:
         defaults = {key: config[key] for key in ("rope_theta", "partial_rotary_factor") if key in config}
         rope = _read(
@@ -96,8 +94,8 @@ def read_ropes(
         return rope, rope
     if not parameters.keys() <= {"full_attention", "sliding_attention"}:
         raise Unsupported(f"rope_parameters {parameters!r}")
-    full = {"rope_theta": options["rope_theta"]} | (parameters.get("full_attention") or {}) | scaling
-    sliding = {"rope_theta": options["rope_local_base_freq"]} | (parameters.get("sliding_attention") or {})
+    full = {"rope_theta": options["rope_theta"]} | table(parameters, "full_attention") | scaling
+    sliding = {"rope_theta": options["rope_local_base_freq"]} | table(parameters, "sliding_attention")
     return _read(full, family, head_size, length), _read(sliding, family, head_size, length)
 
 
@@ -142,7 +140,7 @@ def _read_yarn(parameters: Mapping[str, Any], theta: float, size: int, original:
         original,
         beta_fast=positive(parameters, "beta_fast", 32.0),
         beta_slow=positive(parameters, "beta_slow", 1.0),
-        truncate=bool(parameters.get("truncate", True)),
+        truncate=flag({"truncate": True} | dict(parameters), "truncate"),
         magnitude=positive(parameters, "attention_factor", magnitude),
     )
 
