@@ -9,7 +9,7 @@ from specgen.conversation import Conversation
 from specgen.events import Failed, Renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary
-from specgen.render.terminal import is_terminal
+from specgen.render.terminal import columns, is_terminal
 from specgen.session import Session
 
 _HELP = """/help   this list
@@ -80,7 +80,7 @@ class Repl:
         if finished is None:
             self._tell("no answer yet")
         else:
-            self._tell(summary(self._conversation.started, finished, "full").rstrip())
+            self._tell(summary(self._conversation.started, finished, "full", columns(sys.stderr)).rstrip())
 
     def _tell(self, text: str) -> None:
         """Everything but the answers goes to stderr."""
