@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0  # whoever read the output has had enough
+    except SystemExit as ended:
+        # Typer makes exit code 1 of a broken pipe.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        code = 0
     except Exception as error:
         message, code = _explain(error)
         if debug:

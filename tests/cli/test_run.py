@@ -1,5 +1,6 @@
 """specgen run: what goes to stdout, what to stderr, and the exit code."""
 
+import errno
 import io
 import json
 import shutil
@@ -283,7 +284,7 @@ def test_a_closed_pipe_ends_quietly(run: Any) -> None:
 
     class Gone(io.BytesIO):
         def write(self, data: Any) -> int:
-            raise BrokenPipeError
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     outcome = run(PROMPT, stdout=Closed())
     assert outcome.code == 0

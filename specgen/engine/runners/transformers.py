@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -163,7 +164,9 @@ def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tok
 def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
     """What transformers raises for a model it cannot load, as one line. Being out of memory is no such thing."""
     try:
-        yield
+        # Reading a GGUF file draws a bar that no setting of transformers turns off.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     except (OSError, ValueError, KeyError, ImportError, AttributeError, NotImplementedError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedModel(f"{checkpoint.ref} cannot be loaded: {reason}", hint="choose another model") from error
