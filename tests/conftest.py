@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Nothing slow is imported here: most tests need no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,22 @@ from hypothesis import settings
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("specgen", deadline=None, derandomize=True, database=None)
 settings.load_profile("specgen")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Packed weights go to a folder of the tests, not to the user's own."""
+    folder = tmp_path_factory.mktemp("packed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("specgen.models.packed.folder", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for packed weights that only this test uses."""
+    monkeypatch.setattr("specgen.models.packed.folder", lambda: tmp_path / "packed")
+    return tmp_path / "packed"
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
     """The fastest layer for `weight` [out, in] where it lies."""
     if weight.device.type != "cpu":
         return lambda rows: F.linear(rows, weight, bias)
-    return _packed(weight, bias) if _packs(weight.dtype) else _plain(weight, bias)
+    return _packed(weight, bias) if packs(weight.dtype) else _plain(weight, bias)
 
 
 def fill_up(rows: torch.Tensor) -> torch.Tensor:
@@ -26,8 +26,8 @@ def fill_up(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat((rows, rows[-1:].expand(missing, *rows.shape[1:]))) if missing else rows
 
 
-def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this dtype on this processor by kernels of its own."""
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this dtype on this processor by kernels of its own, from weights that it lays out."""
     built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not built_in or platform.machine().lower() not in ("x86_64", "amd64"):
         return False

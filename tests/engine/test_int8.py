@@ -1,0 +1,253 @@
+"""int8: integers are exact, rows do not see each other, and what was packed is read again."""
+
+import errno
+import io
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specgen.core import Device, Dtype, EngineOptions, ModelRef, Quant
+from specgen.engine.devices import Placement, choose_device, place
+from specgen.engine.runners import int8, packing
+from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.tokens import Tokens
+from specgen.errors import DeviceUnavailable, UsageError
+from specgen.events import Notice, Progress
+from specgen.models import packed
+from specgen.models.checkpoint import Checkpoint, follow
+from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
+
+IDS = random.Random(1).choices(range(VOCAB), k=2100)
+CPU = torch.device("cpu")
+
+pytestmark = [
+    pytest.mark.skipif(not int8.is_exact(), reason="this processor has no exact int8 kernel"),
+    pytest.mark.usefixtures("shelf"),
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("llama"), **MODELS["llama"])
+
+
+def opened(folder: Path) -> tuple[LeanModel, list[Any]]:
+    """The model in int8, and what a person is told meanwhile."""
+    checkpoint = Checkpoint(ModelRef(str(folder)), folder)
+    description = describe_checkpoint(checkpoint)
+    assert not isinstance(description, str)
+    told: list[Any] = []
+    loading = load_decoder(checkpoint, description, Placement(CPU, torch.float32, int8=True), 512)
+    return follow(loading, told.append), told
+
+
+def doing(told: list[Any]) -> set[str]:
+    return {event.what.split()[0] for event in told if isinstance(event, Progress)}
+
+
+def random_layer(outer: int, inner: int, *, bias: bool) -> tuple[Any, torch.Tensor, torch.Tensor | None]:
+    torch.manual_seed(0)
+    weight = torch.randn(outer, inner)
+    offset = torch.randn(outer) if bias else None
+    levels, scale = int8.quantize(weight.split(outer // 3))
+    return int8.int8_linear(int8.pack(levels), scale, offset), levels.float() * scale[:, None], offset
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_multiplies_what_was_rounded(bias: bool) -> None:
+    layer, weight, offset = random_layer(99, 640, bias=bias)
+    rows = torch.randn(37, 640)
+    expected = torch.nn.functional.linear(rows, weight, offset)
+    assert (layer(rows) - expected).std() < 0.01 * expected.std()
+
+
+def test_outliers_cost_no_precision() -> None:
+    layer, weight, _ = random_layer(99, 640, bias=False)
+    rows = torch.randn(37, 640)
+    plain = (layer(rows) - rows @ weight.T).abs().mean()
+    rows[::2, 7] = 300.0
+    assert (layer(rows) - rows @ weight.T)[::2].abs().mean() < 0.6 * plain
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
+    layer, _, _ = random_layer(99, 640, bias=True)
+    rows = torch.randn(80, 640)
+    rows[::3, 5] = 100.0  # some have outliers, some have not
+    rows[9] = 0.0
+    whole = layer(rows)
+    for width in (1, 2, 3, 5, 8, 31, 33, 64):
+        assert torch.equal(torch.cat([layer(piece) for piece in rows.split(width)]), whole)
+
+
+def test_a_kernel_that_saturates_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = int8._multiplier
+
+    def saturating(matrix: torch.Tensor, scale: torch.Tensor) -> Any:
+        multiply = right(matrix, scale)
+        return lambda levels: multiply(levels).clamp(-(2**15), 2**15)
+
+    monkeypatch.setattr(int8, "_multiplier", saturating)
+    assert not int8.is_exact.__wrapped__()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(tmp_path: Path, kind: str) -> None:
+    folder = save(tmp_path, **MODELS[kind])
+    model, _ = opened(folder)
+    length = 300
+    whole = model.forward(Tokens(IDS[:length]), length).logits
+    for seed in (1, 2):
+        assert torch.equal(in_pieces(model, 0, length, seed, 9), whole)
+    exact = load(folder).forward(Tokens(IDS[:length]), length).logits
+    assert divergence(exact, whole) < 0.01
+
+
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_the_bits_hold_across_every_block_of_a_long_context(tmp_path: Path, head_dim: int) -> None:
+    sizes = {"head_dim": head_dim, "hidden_size": 252, "num_hidden_layers": 2, "max_position_embeddings": 4096}
+    model, _ = opened(save(tmp_path, **MODELS["llama"] | sizes))
+    whole = model.forward(Tokens(IDS), len(IDS)).logits
+    for border in range(64, 2049, 64):
+        start, width = border - random.Random(border).randint(1, 8), random.Random(-border).randint(9, 17)
+        rows = in_pieces(model, start, start + width, border, width)
+        assert torch.equal(rows, whole[start : start + width])
+
+
+def in_pieces(model: LeanModel, start: int, end: int, seed: int, longest: int) -> torch.Tensor:
+    """The logits of positions `start` to `end`, fed in pieces of random widths to an empty cache."""
+    dice = random.Random(seed)
+    model.forward(Tokens([3]), 1)
+    ends = [start]
+    while ends[-1] < end:
+        ends.append(min(end, ends[-1] + dice.randint(1, longest)))
+    return torch.cat([model.forward(Tokens(IDS[:stop]), stop - begin).logits for begin, stop in pairwise(ends)])
+
+
+def divergence(exact: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean KL in nats."""
+    exact, other = exact.log_softmax(-1), other.log_softmax(-1)
+    return (exact.exp() * (exact - other)).sum(-1).mean().item()
+
+
+def test_the_second_start_reads_what_the_first_packed(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, told = opened(llama)
+    assert doing(told) == {"packing"}
+    monkeypatch.setattr(packing, "quantize", None)
+    second, told = opened(llama)
+    assert doing(told) == {"loading"}
+    assert torch.equal(first.forward(Tokens(IDS[:40]), 40).logits, second.forward(Tokens(IDS[:40]), 40).logits)
+
+
+def test_changed_weights_are_packed_again_and_the_old_ones_dropped(tmp_path: Path, shelf: Path) -> None:
+    for kind in ("llama", "llama, tied"):
+        folder = save(tmp_path / "model", **MODELS[kind])
+        model, told = opened(folder)
+        assert doing(told) == {"packing"}
+        exact = load(folder).forward(Tokens(IDS[:40]), 40).logits
+        assert divergence(exact, model.forward(Tokens(IDS[:40]), 40).logits) < 0.01
+    assert len(list(shelf.iterdir())) == 2
+
+
+@pytest.mark.parametrize("harm", ["cut short", "no index", "another layout"])
+def test_an_entry_that_does_not_serve_is_made_again(
+    llama: Path, shelf: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = opened(llama)[0].forward(Tokens(IDS[:40]), 40).logits
+    index, data = next(shelf.glob("*.json")), next(shelf.glob("*.bin"))
+    if harm == "cut short":
+        data.write_bytes(data.read_bytes()[:-1])
+    elif harm == "no index":
+        index.write_text("{")
+    else:
+        layout = packing._layout
+        monkeypatch.setattr(packing, "_layout", lambda matrix: layout(matrix) + "00")
+    for _ in range(2):
+        model, _ = opened(llama)
+        assert torch.equal(model.forward(Tokens(IDS[:40]), 40).logits, expected)
+    monkeypatch.setattr(packing, "quantize", None)
+    assert doing(opened(llama)[1]) == {"loading"}
+
+
+def test_a_full_disk_costs_a_notice(llama: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, mode: str) -> Any:
+        file = io.FileIO(descriptor, mode)
+
+        class Full(io.BufferedWriter):
+            def write(self, data: Any) -> int:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        return Full(file)
+
+    monkeypatch.setattr(packed, "open", full, raising=False)
+    model, told = opened(llama)
+    assert [event.text for event in told if isinstance(event, Notice)] == [
+        "the packed weights could not be kept (No space left on device): the next start packs again"
+    ]
+    assert list(shelf.iterdir()) == []
+    assert model.forward(Tokens(IDS[:4]), 1).logits.isfinite().all()
+
+
+def test_an_interrupted_start_leaves_nothing_behind(llama: Path, shelf: Path) -> None:
+    checkpoint = Checkpoint(ModelRef(str(llama)), llama)
+    loading = load_decoder(checkpoint, describe_checkpoint(checkpoint), Placement(CPU, torch.float32, int8=True), 512)  # type: ignore[arg-type]
+    next(loading)
+    loading.close()
+    assert list(shelf.iterdir()) == []
+
+
+def test_weights_that_are_gone_take_their_entry_with_them(tmp_path: Path, llama: Path, shelf: Path) -> None:
+    opened(llama)
+    gone = save(tmp_path / "gone", **MODELS["llama"])
+    opened(gone)
+    size = sum(path.stat().st_size for path in shelf.iterdir())
+    assert packed.prune() == 0
+    (gone / "model.safetensors").unlink()
+    assert 0 < packed.prune() < size
+    assert len(list(shelf.iterdir())) == 2
+
+
+LARGE = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("quant", "dtype", "size", "lean", "expected"),
+    [
+        (Quant.AUTO, Dtype.AUTO, LARGE, True, "int8"),
+        (Quant.AUTO, Dtype.AUTO, 1000, True, "float32"),
+        (Quant.AUTO, Dtype.AUTO, LARGE, False, "float32"),
+        (Quant.AUTO, Dtype.FLOAT32, LARGE, True, "float32"),
+        (Quant.INT8, Dtype.AUTO, 1000, True, "int8"),
+        (Quant.NONE, Dtype.FLOAT32, LARGE, True, "float32"),
+        (Quant.NONE, Dtype.AUTO, LARGE, False, "float32"),
+    ],
+)
+def test_what_runs_in_int8(quant: Quant, dtype: Dtype, size: int, lean: bool, expected: str) -> None:
+    placement = place(choose_device(Device.CPU), EngineOptions(quant=quant, dtype=dtype), size, lean=lean)
+    assert placement.int8 == (expected == "int8")
+    assert placement.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_without_int8_the_fastest_dtype_is_taken(
+    fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specgen.engine.devices.packs", lambda _: fast)
+    assert place(CPU, EngineOptions(quant=Quant.NONE), LARGE, lean=True).dtype == dtype
+
+
+def test_int8_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = EngineOptions(quant=Quant.INT8)
+    with pytest.raises(UsageError, match="transformers"):
+        place(CPU, asked, LARGE, lean=False)
+    with pytest.raises(UsageError, match="cuda"):
+        place(torch.device("cuda"), asked, LARGE, lean=True)
+    with pytest.raises(UsageError, match="bfloat16"):
+        place(CPU, EngineOptions(quant=Quant.INT8, dtype=Dtype.BFLOAT16), LARGE, lean=True)
+    monkeypatch.setattr("specgen.engine.devices.is_exact", lambda: False)
+    with pytest.raises(DeviceUnavailable, match="int8"):
+        place(CPU, asked, LARGE, lean=True)
+    assert not place(CPU, EngineOptions(), LARGE, lean=True).int8
