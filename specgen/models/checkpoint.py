@@ -39,7 +39,7 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json, {} for GGUF. Raises BadFile."""
+        """config.json, {} for GGUF, whose header gguf_config.py reads. Raises BadFile."""
         return {} if self.is_gguf else read_json(self.path / CONFIG)
 
     @property

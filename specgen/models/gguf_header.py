@@ -1,18 +1,55 @@
-"""What the header of a .gguf file says about the model in it."""
+"""What a .gguf file says about the model in it, and where its tensors lie."""
 
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader, GGUFValueType, LlamaFileType
+from gguf import GGUFReader, GGUFValueType, LlamaFileType, ReaderTensor
 
 from specgen.errors import BadFile
 
 _STRING_LENGTH = struct.Struct("<Q")
+_BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error)
 
 
-class _HeaderReader(GGUFReader):
-    """GGUFReader that steps over arrays. It takes 15 s over the tokens and merges of a tokenizer otherwise."""
+class Header(GGUFReader):
+    """GGUFReader that steps over arrays, over which it takes 15 s otherwise: `array` reads one, at once.
+
+    The file is mapped: a tensor is read from the disk as it is looked at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Copy on write, because torch warns of memory that it may not write to. Nobody writes.
+        super().__init__(path, "c")
+        self.path = path
+        self.values: dict[str, Any] = {
+            name: field.contents() for name, field in self.fields.items() if not _is_array(field)
+        }
+        """Texts, numbers and flags by name."""
+        self.lengths = {name: int(field.parts[-1][0]) for name, field in self.fields.items() if _is_array(field)}
+        """How many items each array has."""
+        self.tensor: dict[str, ReaderTensor] = {tensor.name: tensor for tensor in self.tensors}
+
+    def array(self, name: str) -> list[Any]:
+        """The items of an array. Raises BadFile."""
+        try:
+            return self._items(self.fields[name])
+        except _BROKEN as error:
+            raise _broken(self.path) from error
+
+    def _items(self, field: Any) -> list[Any]:
+        kind, length = (int(part[0]) for part in field.parts[-2:])
+        start = field.offset + sum(int(part.nbytes) for part in field.parts)
+        if kind != GGUFValueType.STRING:
+            items: list[Any] = self._get(start, self.gguf_scalar_to_np[GGUFValueType(kind)], length).tolist()
+            return items
+        data, texts = self.data.data, []  # a memoryview: struct reads it faster than numpy
+        for _ in range(length):
+            end = start + 8 + _STRING_LENGTH.unpack_from(data, start)[0]
+            texts.append(str(data[start + 8 : end], "utf-8"))
+            start = end
+        return texts
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
         if raw_type != GGUFValueType.ARRAY:
@@ -21,7 +58,7 @@ class _HeaderReader(GGUFReader):
         kind, length = self._get(orig_offs, "u4"), self._get(orig_offs + 4, "u8")
         at = orig_offs + 12
         if kind[0] == GGUFValueType.STRING:
-            data = self.data.data  # a memoryview: struct reads it faster than numpy
+            data = self.data.data
             for _ in range(int(length[0])):
                 at += 8 + _STRING_LENGTH.unpack_from(data, at)[0]
         else:
@@ -29,23 +66,36 @@ class _HeaderReader(GGUFReader):
         return at - orig_offs, [kind, length], [1], [GGUFValueType.ARRAY]
 
 
+def open_header(path: Path) -> Header:
+    """The header of a file; that of a pair's two files is read once. Raises BadFile."""
+    try:
+        status = path.stat()
+        return _open(path, status.st_size, status.st_mtime_ns)
+    except _BROKEN as error:
+        raise _broken(path) from error
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path, size: int, modified: int) -> Header:  # noqa: ARG001  a file that changed is another file
+    return Header(path)
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The metadata by name, of an array only its length; and `parameters`, how many numbers the tensors hold.
 
     Raises BadFile.
     """
-    try:
-        reader = _HeaderReader(path)
-        values = {name: _value(field) for name, field in reader.fields.items()}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
-        raise BadFile(f"cannot read {path}: it is not a whole GGUF file", hint="download it again") from error
+    header = open_header(path)
+    values = header.values | header.lengths
     file_type = values.get("general.file_type")
     if file_type is not None and file_type in LlamaFileType._value2member_map_:
         values["general.file_type"] = LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
-    return {**values, "parameters": sum(int(tensor.n_elements) for tensor in reader.tensors)}
+    return {**values, "parameters": sum(int(tensor.n_elements) for tensor in header.tensors)}
 
 
-def _value(field: Any) -> Any:
-    if field.types[:1] == [GGUFValueType.ARRAY]:
-        return int(field.parts[-1][0])
-    return field.contents()
+def _is_array(field: Any) -> bool:
+    return bool(field.types[:1] == [GGUFValueType.ARRAY])
+
+
+def _broken(path: Path) -> BadFile:
+    return BadFile(f"cannot read {path}: it is not a whole GGUF file", hint="download it again")

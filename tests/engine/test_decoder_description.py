@@ -135,9 +135,3 @@ def test_weights_that_do_not_fit_are_left_to_transformers(tmp_path: Path, change
     answer = describe_checkpoint(Checkpoint(ModelRef("model"), tmp_path))
     assert isinstance(answer, str)
     assert name in answer
-
-
-def test_gguf_is_left_to_transformers(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"GGUF")
-    assert describe_checkpoint(Checkpoint(ModelRef("model"), file)) == "GGUF weights"

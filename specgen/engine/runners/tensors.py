@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 
 class Tensors:
-    """Name -> tensor over all weight files. A tensor is a view of its file: only what is read of it takes memory."""
+    """Name -> tensor over safetensors files. A tensor is a view of its file: only what is read of it takes memory."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._file_of: dict[str, Any] = {}
@@ -31,3 +31,12 @@ class Tensors:
     def dtype(self, name: str) -> str:
         """As safetensors names it: F32, BF16 ..."""
         return str(self._file_of[name].get_slice(name).get_dtype())
+
+
+def open_tensors(files: list[Path]) -> Tensors:
+    """The tensors of a checkpoint's weight files, by the names that the hub has for them. Raises BadFile for GGUF."""
+    if files[0].suffix != ".gguf":
+        return Tensors(files)
+    from specgen.engine.runners.gguf_tensors import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
+
+    return GgufTensors(files[0])

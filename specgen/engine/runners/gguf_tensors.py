@@ -1,0 +1,142 @@
+"""The tensors of a .gguf file as those of the same model on the hub: names, order of rows, and plain numbers.
+
+What llama.cpp's convert_hf_to_gguf.py changed is changed back; numbers are those that transformers reads, to the bit.
+"""
+
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, ReaderTensor
+from gguf.quants import dequantize
+
+from specgen.engine.runners.description import Description, describe
+from specgen.engine.runners.stack import find_fault, tensor_shapes
+from specgen.engine.runners.tensors import Tensors
+from specgen.models.gguf_config import read_config
+from specgen.models.gguf_header import open_header
+
+_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_LAYER_OF = {
+    "gemma2": {"ffn_norm": "pre_feedforward_layernorm"},
+    "gemma3": {"ffn_norm": "pre_feedforward_layernorm"},
+    "phi3": {"ffn_up": "mlp.gate_up_proj"},
+}
+# llama.cpp turns neighbours where the hub's code turns halves, so that rows of queries and keys change places.
+_PERMUTED = ("llama", "granite", "smollm3")
+# Norms stored as w, where the hub has w - 1.
+_RAISED = ("gemma2", "gemma3")
+# Read into the config.
+_CONFIG = ("rope_freqs.weight",)
+
+_PLAIN = {
+    GGMLQuantizationType.F32: torch.float32,
+    GGMLQuantizationType.F16: torch.float16,
+    GGMLQuantizationType.BF16: torch.bfloat16,
+}
+_QUANTIZED = {
+    GGMLQuantizationType[name]
+    for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+}
+# How many numbers are dequantized at a time: what that takes besides the result stays in the processor's cache.
+_NUMBERS = 1 << 18
+
+
+class GgufTensors(Tensors):
+    """Name on the hub -> tensor. What is quantized comes as float32, other tensors are views of the file."""
+
+    def __init__(self, path: Path) -> None:
+        """The tensors of a file that `read_config` understands. Raises BadFile."""
+        header = open_header(path)
+        self._architecture: str = header.values["general.architecture"]
+        heads: int = header.values[f"{self._architecture}.attention.head_count"]
+        kv_heads: int = header.values.get(f"{self._architecture}.attention.head_count_kv", heads)
+        self._heads = {"attn_q": heads, "attn_k": kv_heads}
+        self._tensor_of = {self._hub_name(name): tensor for name, tensor in header.tensor.items()}
+        # Tied weights are asked for twice, and the embedding is kept anyway.
+        self._read: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensor_of
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._read.get(name)
+        if tensor is None:
+            self._read[name] = tensor = self._restored(self._tensor_of[name])
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return _shape(self._tensor_of[name])
+
+    def dtype(self, name: str) -> str:
+        """As safetensors names it; of what cannot be read the name that GGUF has for it."""
+        kind = self._tensor_of[name].tensor_type
+        return "F32" if kind in _QUANTIZED else kind.name
+
+    def find_unread(self, what: Description) -> str | None:
+        """A tensor that a model of this description does not have, by its name in the file."""
+        known = {*tensor_shapes(what), "lm_head.weight", *_CONFIG}
+        return next((tensor.name for name, tensor in self._tensor_of.items() if name not in known), None)
+
+    def _hub_name(self, name: str) -> str:
+        """The name itself where the hub has none for it."""
+        stem, _, kind = name.rpartition(".")
+        if stem in _NAMES:
+            return f"{_NAMES[stem]}.{kind}"
+        block, _, leaf = stem.rpartition(".")
+        leaves = _LAYER | _LAYER_OF.get(self._architecture, {})
+        return f"model.layers.{block.removeprefix('blk.')}.{leaves[leaf]}.{kind}" if leaf in leaves else name
+
+    def _restored(self, tensor: ReaderTensor) -> torch.Tensor:
+        weight, leaf = _numbers(tensor), tensor.name.split(".")[-2]
+        if self._architecture in _PERMUTED and leaf in self._heads:
+            pairs = weight.view(self._heads[leaf], -1, 2, *weight.shape[1:])
+            return pairs.transpose(1, 2).reshape(weight.shape)
+        if self._architecture in _RAISED and tensor.name.endswith("norm.weight"):
+            return weight.float() - 1
+        return weight
+
+
+def describe_gguf(path: Path) -> Description | str:
+    """What the lean decoder must know of the model in `path`, or the reason why it cannot run it. Raises BadFile."""
+    config = read_config(path)
+    description = config if isinstance(config, str) else describe(config)
+    if isinstance(description, str):
+        return description
+    tensors = GgufTensors(path)
+    unread = tensors.find_unread(description)
+    return find_fault(description, tensors) or (f"the tensor {unread}" if unread else description)
+
+
+def _shape(tensor: ReaderTensor) -> tuple[int, ...]:
+    return tuple(int(size) for size in reversed(tensor.shape))
+
+
+def _numbers(tensor: ReaderTensor) -> torch.Tensor:
+    """What the tensor holds, as float32 unless it is a view of the file."""
+    if tensor.tensor_type in _PLAIN:
+        return torch.from_numpy(tensor.data).view(_PLAIN[tensor.tensor_type])
+    whole = torch.empty(_shape(tensor))
+    numbers, stored = whole.view(-1).numpy(), tensor.data.reshape(-1)
+    size, stored_size = GGML_QUANT_SIZES[tensor.tensor_type]
+    blocks = _NUMBERS // size
+    for first in range(0, len(numbers) // size, blocks):
+        part = stored[first * stored_size : (first + blocks) * stored_size]
+        numbers[first * size : (first + blocks) * size] = dequantize(part, tensor.tensor_type)
+    return whole

@@ -1,0 +1,199 @@
+"""The tokenizer in the header of a .gguf file, built without importing transformers.
+
+A header has the vocabulary, the merges or scores, and the name of the way in which text is split before; the splits
+themselves are those of the hub's tokenizer.json files and of llama.cpp's llama-vocab.cpp, which agree. A
+SentencePiece vocabulary becomes the same pipeline as in transformers (integrations/gguf/gguf_tokenizer_mapping.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import BPE
+
+from specgen.models.gguf_header import Header, open_header
+from specgen.models.tokenizer import Tokenizer
+
+_PREFIX = "tokenizer.ggml."
+_CONTROL, _USER_DEFINED = 3, 4
+_NAMED = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+_SPACE = "\u2581"  # SentencePiece's mark of a space
+
+_END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _END
+_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _END
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _END
+)
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _END
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """What a `tokenizer.ggml.pre` stands for. `pattern` None is GPT-2's, which ByteLevel brings along."""
+
+    pattern: str | None
+    digits: bool = False
+    """Whether every digit is a piece of its own, before anything else is split."""
+    whole_words: bool = False
+    """Whether a piece that is a token is one, whatever the merges make of it."""
+    bos: bool = False
+    """Whether texts begin with BOS where the header does not say."""
+    nfc: bool = False
+
+
+_GPT2_SPLIT, _DIGITS_SPLIT = _Split(None), _Split(None, digits=True)
+_LLAMA3_SPLIT = _Split(_LLAMA3, whole_words=True, bos=True)
+_SPLITS: Mapping[str, _Split] = {
+    "default": _GPT2_SPLIT,
+    "gpt-2": _GPT2_SPLIT,
+    "phi-2": _GPT2_SPLIT,
+    "olmo": _GPT2_SPLIT,
+    "smollm": _DIGITS_SPLIT,
+    "starcoder": _DIGITS_SPLIT,
+    "refact": _DIGITS_SPLIT,
+    "llama3": _LLAMA3_SPLIT,
+    "llama-v3": _LLAMA3_SPLIT,
+    "llama-bpe": _LLAMA3_SPLIT,
+    "falcon3": _LLAMA3_SPLIT,
+    "dbrx": _Split(_LLAMA3),
+    "smaug-bpe": _Split(_LLAMA3),
+    "qwen2": _Split(_QWEN2, nfc=True),
+    "deepseek-r1-qwen": _Split(_QWEN2),
+    "tekken": _Split(_TEKKEN, whole_words=True, bos=True),
+    "gpt-4o": _Split(_GPT4O),
+}
+
+
+def read_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer of the model in `path`, None where it is of a kind that is not built here. Raises BadFile."""
+    header = open_header(path)
+    values = {name.removeprefix(_PREFIX): value for name, value in header.values.items() if name.startswith(_PREFIX)}
+    tokens: list[str] = header.array(_PREFIX + "tokens") if _PREFIX + "tokens" in header.lengths else []
+    model = values.get("model")
+    split = _SPLITS.get(values.get("pre", "default")) if model == "gpt2" else None
+    if (split is None and model != "llama") or not tokens or len(set(tokens)) < len(tokens):
+        return None
+    try:
+        backend = _byte_level(header, tokens, split) if split else _sentencepiece(header, tokens, values)
+    except Exception:  # the library raises nothing narrower, here for merges that do not fit the vocabulary
+        return None
+    indices = {name: values.get(key) for name, key in _NAMED.items()}
+    named = {name: tokens[i] for name, i in indices.items() if isinstance(i, int) and 0 <= i < len(tokens)}
+    _add_tokens(backend, header, tokens, named)
+    bos = values.get("add_bos_token", split.bos if split else True)
+    _surround(backend, named, bos=bos is True, eos=values.get("add_eos_token") is True)
+    template = header.values.get("tokenizer.chat_template")
+    return Tokenizer(backend, chat_template=template if isinstance(template, str) else None, special_tokens=named)
+
+
+def _ids(tokens: list[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(tokens)}
+
+
+def _given_merges(header: Header) -> list[tuple[str, str]]:
+    """A space may be part of what is merged, but it never begins with one."""
+    merges: list[str] = header.array(_PREFIX + "merges")
+    cuts = [merge.find(" ", 1) for merge in merges]
+    return [(merge[:cut], merge[cut + 1 :]) for merge, cut in zip(merges, cuts, strict=True)]
+
+
+def _byte_level(header: Header, tokens: list[str], split: _Split) -> Backend:
+    backend = Backend(BPE(vocab=_ids(tokens), merges=_given_merges(header), ignore_merges=split.whole_words))
+    steps: list[pre_tokenizers.PreTokenizer] = []
+    if split.digits:
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
+    if split.pattern is not None:
+        steps.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split.pattern is None))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.decoder = decoders.ByteLevel()
+    if split.nfc:
+        backend.normalizer = normalizers.NFC()
+    return backend
+
+
+def _sentencepiece(header: Header, tokens: list[str], values: Mapping[str, Any]) -> Backend:
+    prefix = values.get("add_space_prefix", True) is True
+    architecture = str(header.values.get("general.architecture"))
+    gemma = architecture.startswith("gemma")
+    if gemma:  # several spaces are written as such, while the pipeline looks for their marks
+        tokens = [_SPACE * len(token) if " " in token and not token.strip() else token for token in tokens]
+    if _PREFIX + "merges" in header.lengths:
+        merges = _given_merges(header)
+    else:
+        # Gemma's scores do not tell in which order to merge, but its ids do.
+        scores = [-float(index) for index in range(len(tokens))] if gemma else header.array(_PREFIX + "scores")
+        merges = _merges(tokens, scores)
+    unknown = {"unk_token": "<unk>"} if gemma else {}
+    backend = Backend(BPE(vocab=_ids(tokens), merges=merges, fuse_unk=True, byte_fallback=True, **unknown))
+    replace = normalizers.Replace(" ", _SPACE)
+    decoding: list[decoders.Decoder] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if gemma:
+        backend.normalizer = replace
+        backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    else:
+        if architecture == "phi3":
+            backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), replace] if prefix else [replace])
+        else:
+            scheme = "first" if prefix else "never"
+            backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme, split=False)
+        decoding += [decoders.Strip(" ", left=1)] if prefix else []
+    backend.decoder = decoders.Sequence(decoding)
+    return backend
+
+
+def _merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
+    """The merges that make a vocabulary, the best first, in the order of transformers' generate_merges."""
+    ids = _ids(tokens)
+    found = [
+        ((score, len(left), len(right)), (left, right))
+        for token, score in zip(tokens, scores, strict=True)
+        for left, right in sorted(_halves(token, ids), key=lambda halves: (ids[halves[0]], ids[halves[1]]))
+    ]
+    return [pair for _, pair in sorted(found, key=lambda merge: merge[0], reverse=True)]
+
+
+def _halves(token: str, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    for cut in range(1, len(token)):
+        left, right = token[:cut], token[cut:]
+        if left in ids and right in ids:
+            yield left, right
+
+
+def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Mapping[str, str]) -> None:
+    """Make `backend` treat control, user-defined and named tokens as one piece; user-defined ones are text."""
+    kinds = header.array(_PREFIX + "token_type") if _PREFIX + "token_type" in header.lengths else []
+    special = {*named.values(), *(token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL)}
+    known = set(backend.get_vocab())
+    pieces = [(token, True) for token in tokens if token in special]
+    pieces += [
+        (token, False)
+        for token, kind in zip(tokens, kinds, strict=False)
+        if kind == _USER_DEFINED and token not in special and token in known
+    ]
+    backend.add_tokens([AddedToken(token, normalized=False, special=special) for token, special in pieces])
+
+
+def _surround(backend: Backend, named: Mapping[str, str], *, bos: bool, eos: bool) -> None:
+    """What goes around a text that no chat template wrote."""
+    before = [named["bos_token"]] if bos and "bos_token" in named else []
+    after = [named["eos_token"]] if eos and "eos_token" in named else []
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        special_tokens=[(token, backend.token_to_id(token)) for token in dict.fromkeys([*before, *after])],
+    )
