@@ -121,7 +121,8 @@ class Sampler:
         than drafted tokens.
         """
         if self.params.greedy and self._penalties is None:
-            return [int(token) for token in logits.argmax(-1)]
+            picks: list[int] = logits.argmax(-1).tolist()  # one transfer from the device, not one a row
+            return picks
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
 
     def _pick_one(self, row: torch.Tensor, context: Tokens) -> int:

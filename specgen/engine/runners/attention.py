@@ -21,11 +21,13 @@ class Part:
     """The rows of one block in a forward pass.
 
     They may see keys from position `first_key` on, and `mask` [groups * filled rows, keys] says which of them they do.
+    `fills` is whether rows are filled up: not on devices, where widths may differ in the last bits.
     """
 
     rows: slice
     first_key: int
     mask: torch.Tensor
+    fills: bool = True
 
 
 class Sight:
@@ -49,6 +51,15 @@ class Sight:
             parts.append(Part(slice(low, high), end - seen, self._cut(start + low - block, high - low, seen)))
         return parts
 
+    def part(self, positions: torch.Tensor, keys: int) -> Part:
+        """How to attend to rows whose positions only their device knows: over the first `keys` keys, whatever they see.
+
+        Nothing here waits for the device.
+        """
+        mask = self._hide(positions[:, None], torch.arange(keys, device=positions.device))
+        mask = mask if self._groups == 1 else mask.repeat(self._groups, 1)
+        return Part(slice(len(positions)), 0, mask, fills=False)
+
     def _reach(self, end: int) -> int:
         """How many keys before `end`, the end of a block, its rows may see; a multiple of BLOCK."""
         if self._window is None:
@@ -63,13 +74,16 @@ class Sight:
         return cut if self._groups == 1 else cut.repeat(self._groups, 1)
 
     def _draw(self, seen: int) -> torch.Tensor:
-        """0 for what a row of a block sees, else minus infinity; the last rows are for what only fills up."""
-        row = torch.arange(BLOCK + ROWS).clamp(max=BLOCK - 1)[:, None]
-        key = torch.arange(BLOCK - seen, BLOCK)
+        """What rows of a block see of the `seen` keys that end with it; the last rows are for what only fills up."""
+        row = torch.arange(BLOCK + ROWS, device=self._mask.device).clamp(max=BLOCK - 1)[:, None]
+        return self._hide(row, torch.arange(BLOCK - seen, BLOCK, device=self._mask.device))
+
+    def _hide(self, row: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """0 for a key position that a row position sees, else minus infinity."""
         hidden = key > row
         if self._window is not None:
             hidden |= key <= row - self._window
-        return self._mask.new_zeros(hidden.shape).masked_fill_(hidden.to(self._mask.device), -torch.inf)
+        return self._mask.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
 
 
 def attend(
@@ -83,7 +97,7 @@ def attend(
 
 def _attend(queries: torch.Tensor, cache: torch.Tensor, part: Part, scale: float, cap: float | None) -> torch.Tensor:
     count, kv_heads = len(queries), cache.shape[1]
-    queries = fill_up(queries)
+    queries = fill_up(queries) if part.fills else queries
     rows, heads, size = queries.shape
     # The heads that share keys become further rows, so that each key is read once and never copied.
     grouped = queries.view(rows, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, size)

@@ -10,22 +10,30 @@ from specgen.engine.runners.description import Description
 from specgen.engine.runners.linear import Linear
 from specgen.engine.runners.rotary import turn
 
-# More elements than these are divided between threads, anywhere in a row, and the elements beside a division are
+# More elements than these a CPU divides between threads, anywhere in a row, and the elements beside a division are
 # computed one by one, which rounds the exponentials of an activation differently.
 _UNDIVIDED = 16383
 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Where the rows of a forward pass stand: at `count` new positions from `start` on; more rows only fill up.
+    """Where the rows of a forward pass stand: at `count` new positions, more rows only fill up.
 
+    `places` is the first of these positions, or all of them [count] in a step whose positions only its device knows.
     `turns` are what queries and keys are turned by, None in a layer that knows no positions.
     """
 
-    start: int
+    places: int | torch.Tensor
     count: int
     turns: torch.Tensor | None
     parts: list[Part]
+
+    def keep(self, cache: torch.Tensor, new: torch.Tensor) -> None:
+        """Write `new` [2, kv_heads, count, size] to these positions of a `cache` [2, kv_heads, positions, size]."""
+        if isinstance(self.places, int):
+            cache.narrow(2, self.places, self.count).copy_(new)
+        else:
+            cache[:, :, self.places] = new
 
 
 class Norm:
@@ -103,13 +111,13 @@ class Block:
         if at.turns is not None:
             turn(heads, at.turns)
         new = projected[: at.count, what.heads :].view(at.count, 2, what.kv_heads, what.head_size)
-        cache.narrow(2, at.start, at.count).copy_(new.permute(1, 2, 0, 3))
+        at.keep(cache, new.permute(1, 2, 0, 3))
         queries = projected.narrow(1, 0, what.heads)
         return self.output(attend(queries, cache, at.parts, what.attention_scale, what.attention_cap))
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(rows).chunk(2, -1)
-        for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])):
+        for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])) if gate.is_cpu else (gate,):
             if self.description.activation == "silu":
                 F.silu(piece, inplace=True)
             else:

@@ -23,6 +23,11 @@ class Turns:
             self._table = torch.cat([self._table, turns[:, None].to(self._table.device)])
         return self._table[start:end]
 
+    def of(self, positions: torch.Tensor) -> torch.Tensor:
+        """The turns of `positions`, a tensor on the device; `at` has been as far before."""
+        # As real numbers, because not every device gathers complex ones.
+        return torch.view_as_complex(torch.view_as_real(self._table).index_select(0, positions))
+
 
 def turn(heads: torch.Tensor, turns: torch.Tensor) -> None:
     """Turn the leading dimensions of `heads` [rows, heads, head_size] in place, in float32."""

@@ -1,0 +1,60 @@
+"""Matrix products as torch.compile may see them on a CPU: whole, because it cannot read packed weights."""
+
+import functools
+import itertools
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from specgen.engine.runners.description import Description
+from specgen.engine.runners.linear import Linear
+from specgen.engine.runners.stack import Stack
+
+_LAYERS: weakref.WeakValueDictionary[int, Linear] = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def opaque(stack: Stack, what: Description) -> Stack:
+    """`stack` with layers that are one operation each, and a head that is left out of what is compiled."""
+    queries_keys_values = (what.heads + 2 * what.kv_heads) * what.head_size
+    blocks = [
+        replace(
+            block,
+            qkv=_hide(block.qkv, queries_keys_values),
+            output=_hide(block.output, what.hidden_size),
+            gate_up=_hide(block.gate_up, 2 * what.intermediate_size),
+            down=_hide(block.down, what.hidden_size),
+        )
+        for block in stack.blocks
+    ]
+    score: Linear = torch.compiler.disable(stack.score)  # type: ignore[no-untyped-call]
+    return replace(stack, blocks=tuple(blocks), score=score)
+
+
+def _hide(layer: Linear, size: int) -> Linear:
+    """`layer`, which has `size` outputs, by a number: operations take no functions."""
+    multiply, number = _operation(), next(_NUMBERS)
+    _LAYERS[number] = layer
+
+    # The default keeps the layer for as long as what stands for it.
+    def hidden(rows: torch.Tensor, _: Linear = layer) -> torch.Tensor:
+        return multiply(rows, number, size)
+
+    return hidden
+
+
+@functools.cache
+def _operation() -> Callable[[torch.Tensor, int, int], torch.Tensor]:
+    """Made when it is needed, because that takes longer than importing the decoder."""
+
+    @torch.library.custom_op("specgen::multiply", mutates_args=())
+    def multiply(rows: torch.Tensor, number: int, size: int) -> torch.Tensor:  # noqa: ARG001
+        return _LAYERS[number](rows)
+
+    @multiply.register_fake
+    def _(rows: torch.Tensor, number: int, size: int) -> torch.Tensor:  # noqa: ARG001
+        return rows.new_empty(len(rows), size)
+
+    return multiply

@@ -1,0 +1,422 @@
+"""A pass over static buffers computes what the eager one does, never waits for its device, and can be captured."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from specgen import Session
+from specgen.cli.options import ModelOptions
+from specgen.core import EngineOptions, ModelRef, SamplingParams
+from specgen.engine.devices import Placement
+from specgen.engine.runners import decoder
+from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.runners.graphs import Capture, CudaGraphs, Step, choose_capture
+from specgen.engine.sampling import Sampler
+from specgen.engine.tokens import Tokens
+from specgen.errors import SpecgenError
+from specgen.events import Event, Failed, Finished, Notice
+from specgen.models.checkpoint import Checkpoint, follow
+from tests.checkpoints import Checkpoints
+from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
+from tests.fakes import tokens_of
+
+IDS = random.Random(1).choices(range(VOCAB), k=300)
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph does, on a CPU: it records operations with their memory and numbers, and repeats just these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        for func, args, kwargs, result in self.operations:
+            for old, new in zip(tree_leaves(result), tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+class Tapes:
+    """A capture that counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.captured = self.replayed = 0
+
+    def __call__(self, step: Step) -> Step:
+        self.captured += 1
+        with Tape() as tape:
+            results = step()
+
+        def replay() -> tuple[torch.Tensor, ...]:
+            self.replayed += 1
+            for result in results:
+                result.fill_(torch.nan)
+            tape.replay()
+            return results
+
+        return replay
+
+
+class NeverWaits(TorchDispatchMode):
+    """Rejects operations that read or make tensors off the device, numbers apart."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            if isinstance(value, torch.Tensor) and value.device.type != "meta":
+                assert value.dim() == 0, f"{func} of a tensor on {value.device}"
+        return result
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other over tensors as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model"), **MODELS[request.param])
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("gemma"), **MODELS["gemma2"])
+
+
+def static(folder: Path, capture: Capture, device: torch.device = CPU, events: list[Event] | None = None) -> LeanModel:
+    checkpoint = Checkpoint(ModelRef(str(folder)), folder)
+    description = describe_checkpoint(checkpoint)
+    assert not isinstance(description, str), description
+    placement = Placement(device, torch.float32)
+    shown = (lambda _: None) if events is None else events.append
+    return follow(load_decoder(checkpoint, description, placement, 1024, lambda: capture), shown)
+
+
+def same(rows: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_static_passes_compute_what_eager_ones_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a prompt, in rounds of every width with tokens taken back, over windows and the ends of three caches."""
+    monkeypatch.setattr(decoder, "_FIRST", 64)
+    tapes, dice = Tapes(), random.Random(2)
+    model, plain = static(folder, tapes), load(folder)
+    context = Tokens(IDS[:50])
+    while len(context) < 200:
+        proposal = dice.choices(range(VOCAB), k=dice.randint(0, 9))
+        tried = context + proposal
+        same(model.forward(tried, len(proposal) + 1).logits, plain.forward(tried, len(proposal) + 1).logits)
+        accepted = dice.randint(0, len(proposal))
+        context = context.grow([*proposal[:accepted], dice.randrange(VOCAB)])
+    assert tapes.replayed > tapes.captured > 7
+
+
+def test_each_width_is_captured_once_for_each_cache(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_FIRST", 64)
+    tapes = Tapes()
+    model = static(gemma, tapes)
+    assert tapes.captured == 1, "while it loads"
+    model.forward(Tokens(IDS[:30]), 2)
+    for end in (31, 33, 34, 36):
+        model.forward(Tokens(IDS[:end]), 1)
+    assert tapes.captured == 3
+    model.forward(Tokens(IDS[:65]), 1)
+    model.forward(Tokens(IDS[:66]), 1)
+    assert tapes.captured == 4
+
+
+def test_long_passes_are_not_captured(gemma: Path) -> None:
+    tapes = Tapes()
+    model = static(gemma, tapes)
+    rows = model.forward(Tokens(IDS), 17, want=[0, 4])
+    assert tapes.captured == 1
+    expected = load(gemma).forward(Tokens(IDS), 17, want=[0, 4])
+    same(rows.logits, expected.logits)
+    for layer in (0, 4):
+        same(rows.hidden[layer], expected.hidden[layer])
+
+
+def test_results_outlive_the_next_pass(gemma: Path) -> None:
+    model, plain = static(gemma, Tapes()), load(gemma)
+    first = model.forward(Tokens(IDS[:40]), 3, want=[2, 4])
+    model.forward(Tokens(IDS[:43]), 3, want=[2, 4])
+    expected = plain.forward(Tokens(IDS[:40]), 3, want=[2, 4])
+    same(first.logits, expected.logits)
+    for layer in (2, 4):
+        same(first.hidden[layer], expected.hidden[layer])
+
+
+def test_a_token_that_does_not_exist_never_reaches_the_device(gemma: Path) -> None:
+    with pytest.raises(IndexError):
+        static(gemma, lambda step: step, META).forward(Tokens([*IDS[:10], VOCAB]), 1)
+    model, plain = static(gemma, Tapes()), load(gemma)
+    with pytest.raises(IndexError):
+        model.forward(Tokens([*IDS[:10], VOCAB]), 1)
+    same(model.forward(Tokens(IDS[:20]), 2).logits, plain.forward(Tokens(IDS[:20]), 2).logits)
+
+
+def test_a_step_never_waits_for_its_device(folder: Path) -> None:
+    """On meta tensors, which have no numbers to look at."""
+    guarded = 0
+
+    def guard(step: Step) -> Step:
+        def guarded_step() -> tuple[torch.Tensor, ...]:
+            nonlocal guarded
+            guarded += 1
+            with NeverWaits():
+                return step()
+
+        return guarded_step
+
+    model = static(folder, guard, META)
+    for last in (1, 5):
+        rows = model.forward(Tokens(IDS[:100]), last, want=[1])
+        assert rows.logits.shape == (last, VOCAB)
+        assert rows.logits.is_meta
+    assert guarded == 3
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda logits: logits.argmax().item(),
+        lambda logits: logits.tolist(),
+        lambda logits: logits.cpu(),
+        lambda logits: logits.nonzero(),
+        lambda logits: torch.arange(3) + 1,
+    ],
+)
+def test_the_guard_of_that_test_notices_what_waits(gemma: Path, wait: Callable[[torch.Tensor], Any]) -> None:
+    def guard(step: Step) -> Step:
+        def waiting() -> tuple[torch.Tensor, ...]:
+            with NeverWaits():
+                results = step()
+                wait(results[0])
+                return results
+
+        return waiting
+
+    with pytest.raises((RuntimeError, NotImplementedError, AssertionError)):
+        static(gemma, guard, META)
+
+
+def test_a_capture_that_fails_is_told_once_and_the_text_is_the_same(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(step: Step) -> Step:
+        raise RuntimeError("capture is not permitted\nand more lines")
+
+    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: fail)
+    events = answer(checkpoints)
+    notices = [event.text for event in events if isinstance(event, Notice) and "CUDA" in event.text]
+    assert [text.partition(" runs ")[2] for text in notices] == [
+        "without CUDA graphs, which is slower: capture is not permitted"
+    ] * 2, "of the target, and of the draft"
+    monkeypatch.undo()
+    assert tokens_of(events) == tokens_of(answer(checkpoints))
+
+
+def test_a_device_that_lacks_an_operation_gets_transformers(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(step: Step) -> Step:
+        def run() -> tuple[torch.Tensor, ...]:
+            raise NotImplementedError("The operator 'aten::x' is not implemented for this device. More words.")
+
+        return run
+
+    expected = answer(checkpoints)
+    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: lacking)
+    events = answer(checkpoints, verbose=True)
+    notices = [event.text for event in events if isinstance(event, Notice) and "lean" in event.text]
+    assert len(notices) == 2
+    assert notices[0].endswith(
+        "runs on transformers: the lean decoder does not run on cpu: "
+        "The operator 'aten::x' is not implemented for this device"
+    )
+    assert tokens_of(events) == tokens_of(expected)
+
+
+class FakeCuda:
+    """As much of torch.cuda as a capture uses, and what became of its streams."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stream, self.replays, self.pools = "first", 0, list[object]()
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(self, self.stream))
+        monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(self, "stream", stream.name))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(self, "side"))
+        monkeypatch.setattr(torch.cuda, "stream", self._on)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "graph", self._capturing)
+
+    def replay(self) -> None:
+        self.replays += 1
+
+    @contextlib.contextmanager
+    def _on(self, stream: "Stream") -> Iterator[None]:
+        self.stream, before = stream.name, self.stream
+        yield
+        self.stream = before
+
+    @contextlib.contextmanager
+    def _capturing(self, graph: object, pool: object) -> Iterator[None]:
+        """Like torch's, it leaves its stream behind when the capture fails."""
+        self.pools.append(pool)
+        self.stream, before = "capturing", self.stream
+        yield
+        self.stream = before
+
+
+@dataclass
+class Stream:
+    cuda: FakeCuda
+    name: str
+
+    def wait_stream(self, other: "Stream") -> None:
+        pass
+
+
+def test_a_graph_is_recorded_after_a_first_run_and_then_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+    ran_on: list[str] = []
+
+    def step() -> tuple[torch.Tensor, ...]:
+        ran_on.append(cuda.stream)
+        return (torch.tensor(len(ran_on)),)
+
+    graphs = CudaGraphs()
+    replay = graphs(step)
+    assert [result.item() for result in (*replay(), *replay())] == [2, 2]
+    assert (ran_on, cuda.replays, cuda.stream) == (["side", "capturing"], 2, "first")
+    graphs(step)
+    assert cuda.pools[0] is cuda.pools[1], "graphs of one model share their memory"
+
+
+def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(monkeypatch)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        if cuda.stream == "capturing":
+            raise RuntimeError("not permitted")
+        return ()
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaGraphs()(step)
+    assert cuda.stream == "first"
+
+
+def test_a_capture_that_fails_later_is_one_warning(gemma: Path) -> None:
+    tapes, events = Tapes(), list[Event]()
+
+    def fail_later(step: Step) -> Step:
+        if tapes.captured:
+            raise torch.OutOfMemoryError("no room")
+        return tapes(step)
+
+    model, plain = static(gemma, fail_later, events=events), load(gemma)
+    assert not [event for event in events if isinstance(event, Notice)]
+    expected = [plain.forward(Tokens(IDS[:end]), last).logits for end, last in ((20, 2), (23, 3))]
+    with pytest.warns(UserWarning, match="CUDA graphs fail from here on, which is slower: no room"):
+        rows = model.forward(Tokens(IDS[:20]), 2)
+    same(rows.logits, expected[0])
+    same(model.forward(Tokens(IDS[:23]), 3).logits, expected[1])  # without a second warning, which would be an error
+
+
+def answer(checkpoints: Checkpoints, **options: Any) -> list[Event]:
+    session = Session(
+        str(checkpoints.target("gemma3")), str(checkpoints.draft("gemma3")), EngineOptions(threads=1, **options)
+    )
+    return list(session.generate("the lazy dog", raw=True, max_new_tokens=40))
+
+
+def test_the_text_is_the_same_with_captured_steps(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    tapes = Tapes()
+    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: tapes)
+    events = answer(checkpoints)
+    assert isinstance(events[-1], Finished), events[-1]
+    assert tapes.replayed > 2 * tapes.captured > 0
+    monkeypatch.undo()
+    assert tokens_of(events) == tokens_of(answer(checkpoints))
+
+
+def test_what_captures_where() -> None:
+    assert choose_capture(CPU, compile_steps=False) is None
+    assert choose_capture(torch.device("cuda"), compile_steps=False) is CudaGraphs
+    for name in ("mps", "xpu"):
+        new_capture = choose_capture(torch.device(name), compile_steps=False)
+        assert new_capture is not None
+        step = tuple[torch.Tensor, ...]
+        assert new_capture()(step) is step, "eager"
+
+
+def test_compile_reaches_the_passes(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def fake(step: Step, **options: Any) -> Step:
+        made.append(options)
+        return step
+
+    monkeypatch.setattr(torch, "compile", fake)
+    assert not ModelOptions().engine().compile
+    assert ModelOptions(compile=True).engine().compile
+    plain = answer(checkpoints)
+    assert not made
+    assert tokens_of(answer(checkpoints, compile=True)) == tokens_of(plain)
+    assert made
+    assert all(options == {"dynamic": False} for options in made)
+
+
+def test_what_cannot_be_compiled_is_one_line(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(step: Step, **options: Any) -> Step:
+        def run() -> tuple[torch.Tensor, ...]:
+            raise RuntimeError("InvalidCxxCompiler: no compiler\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fake)
+    last = answer(checkpoints, compile=True)[-1]
+    assert isinstance(last, Failed)
+    assert type(last.error) is SpecgenError
+    assert str(last.error) == (
+        "torch.compile fails on this model: InvalidCxxCompiler: no compiler; run it without --compile"
+    )
+
+
+class Counter(TorchDispatchMode):
+    """Counts single numbers that are read from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_greedy_picks_are_read_at_once() -> None:
+    logits = torch.randn(5, VOCAB)
+    with Counter() as counter:
+        picks = Sampler(SamplingParams(), 1).pick(logits, Tokens(IDS[:1]), IDS[1:5])
+    assert picks == [int(row.argmax()) for row in logits]
+    assert counter.count == 0
