@@ -11,6 +11,7 @@ from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
 from specgen.core import EngineOptions, ModelRef, SamplingParams
+from specgen.engine.controller import Controller, Fixed
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.devices import Placement
 from specgen.engine.drafters.none import NoDrafter
@@ -158,11 +159,12 @@ def rounds(
     k: int = 0,
     new: int = 20,
     end_ids: Sequence[int] = (),
+    controller: Controller | None = None,
 ) -> list[Round]:
-    """The rounds of one run of `decode`."""
+    """The rounds of one run of `decode`, `controller` deciding what to draft, or else `k`."""
     limits = Limits(len(prompt) + new, "length", frozenset(end_ids))
     sampler = Sampler(params or SamplingParams(), len(prompt))
-    return list(decode(target, drafter or NoDrafter(), Tokens(prompt), sampler, limits, k))
+    return list(decode(target, drafter or NoDrafter(), Tokens(prompt), sampler, limits, controller or Fixed(k)))
 
 
 def tokens_of(done: Sequence[Round | Event]) -> list[int]:

@@ -1,10 +1,10 @@
 """The loop: propose, verify, emit. One round is one forward pass of the target."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from specgen.engine.interfaces import Drafter, LanguageModel, Plan
+from specgen.engine.controller import Controller
+from specgen.engine.interfaces import Drafter, LanguageModel
 from specgen.engine.sampling import Sampler
 from specgen.engine.tokens import Tokens
 from specgen.engine.verify import verify
@@ -15,7 +15,8 @@ from specgen.events import Reason, Source
 class Round:
     """What one forward pass of the target settled.
 
-    `context` ends with `tokens`. `finish` is set in the last round. Times are in seconds.
+    `context` ends with `tokens`. `drafted_sources` has the source of every drafted token, accepted or not. `finish`
+    is set in the last round, `notice` where the controller has something to say. Times are in seconds.
     """
 
     context: Tokens
@@ -26,6 +27,8 @@ class Round:
     draft_s: float
     verify_s: float
     finish: Reason | None
+    drafted_sources: tuple[Source, ...] = ()
+    notice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def decode(
     context: Tokens,
     sampler: Sampler,
     limits: Limits,
-    num_draft_tokens: int,
+    controller: Controller,
 ) -> Iterator[Round]:
     """Generate after `context` until `limits` says stop; the caller may close the generator after any round.
 
@@ -51,16 +54,19 @@ def decode(
     al. 2023, Chen et al. 2023) with the acceptance rule of verify.py. `len(context)` must be below `limits.length`.
     """
     finish: Reason | None = None
+    clock = controller.clock
+    controller.begin(context)
     while finish is None:
-        start = time.perf_counter()
         room = limits.length - len(context)
-        plan = Plan(min(num_draft_tokens, room - 1), sampler, limits.end_ids)
+        plan = controller.plan(context, room, sampler, limits.end_ids)
+        start = clock()
         proposal = drafter.propose(context, plan)
-        drafted_at = time.perf_counter()
+        drafted_at = clock()
         rows = target.forward(context + proposal.tokens, len(proposal.tokens) + 1)
         verdict = verify(proposal, sampler.pick(rows.logits, context, proposal.tokens))
-        verified_at = time.perf_counter()
+        verified_at = clock()
         drafter.observe(verdict)
+        notice = controller.observe(verdict, drafted_at - start, verified_at - drafted_at)
         tokens, sources = verdict.tokens, verdict.sources
         # The end token cuts an accepted run before any limit is looked at.
         end = next((i for i, token in enumerate(tokens) if token in limits.end_ids), None)
@@ -78,4 +84,6 @@ def decode(
             draft_s=drafted_at - start,
             verify_s=verified_at - drafted_at,
             finish=finish,
+            drafted_sources=proposal.sources,
+            notice=notice,
         )

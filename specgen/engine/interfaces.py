@@ -59,20 +59,46 @@ class Runner(LanguageModel, Protocol):
 class Plan:
     """What a drafter may do in this round: propose at most `limit` tokens, picked the way the target picks.
 
-    Nothing is worth proposing after one of `end_ids`.
+    Nothing is worth proposing after one of `end_ids`. The methods answer what a drafter finds out as it drafts; here
+    as a fixed draft length does, in controller.py by what pays.
     """
 
     limit: int
     sampler: Sampler
     end_ids: frozenset[int] = frozenset()
 
+    def lookup(self, match: int) -> int:  # noqa: ARG002
+        """How many tokens to propose after a match of `match` tokens; 0 leaves the round to another drafter."""
+        return max(0, self.limit)
+
+    def draft(self, unread: int, recent: int) -> tuple[int, int]:  # noqa: ARG002
+        """How many tokens to draft, and how many to read for that, for a model that has not read all of the context.
+
+        `unread` tokens are missing to the whole context, `recent` to the part that the model is reading. It reads the
+        whole where it may read that many; else it goes on with the part, unless it may not, or may begin a longer one:
+        the last tokens, as many as it may read.
+        """
+        return max(0, self.limit), unread
+
+    def goes_on(self, confidences: Sequence[float]) -> bool:  # noqa: ARG002
+        """Whether one more token is worth drafting after those with these probabilities under the draft's softmax."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens to verify, and where each came from."""
+    """Tokens to verify, and where each came from.
+
+    A model adds its `confidences`, and how many tokens it `read` before the first. A lookup adds the length of its
+    `match` and the `continuation` it knows, also where it proposes less of it or leaves the round to the model.
+    """
 
     tokens: tuple[int, ...] = ()
     sources: tuple[Source, ...] = ()
+    confidences: tuple[float, ...] = ()
+    read: int = 0
+    match: int = 0
+    continuation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def on_runner(request: pytest.FixtureRequest) -> str:
 def session(checkpoints: Any, architecture: str, drafter: str, k: int) -> Session:
     target = checkpoints.target(architecture)
     draft = {"itself": str(target), "similar": str(checkpoints.draft(architecture))}.get(drafter, drafter)
-    return Session(str(target), draft, EngineOptions(num_draft_tokens=k, threads=1))
+    return Session(str(target), draft, EngineOptions(num_draft_tokens=k, lookup=False, threads=1))
 
 
 def check_invariants(events: list[Event], k: int) -> None:
@@ -147,7 +147,8 @@ def test_a_recommended_repetition_penalty_applies_to_greedy(
     plain = checkpoints.target(architecture)
     folder = checkpoints.make(f"{architecture}-penalty", architecture, generation={"repetition_penalty": 1.4})
     draft = {"itself": str(folder), "similar": str(checkpoints.draft(architecture))}.get(drafter, drafter)
-    events = list(Session(str(folder), draft, EngineOptions(threads=1)).generate(PROMPT, raw=True, max_new_tokens=NEW))
+    options = EngineOptions(num_draft_tokens=4, threads=1)
+    events = list(Session(str(folder), draft, options).generate(PROMPT, raw=True, max_new_tokens=NEW))
     assert tokens_of(events) == reference(folder, prompt, NEW)
     assert tokens_of(events) != reference(plain, prompt, NEW)
     check_invariants(events, 4)

@@ -1,0 +1,151 @@
+"""Runs on a clock of their own: models that take as long as a test says, and agree as often."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from specgen.engine.controller import Auto, Controller, Fixed
+from specgen.engine.decode import Round
+from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.lookup import LookupDrafter
+from specgen.engine.drafters.model import ModelDrafter
+from specgen.engine.drafters.none import NoDrafter
+from specgen.engine.interfaces import Drafter, Plan, Proposal, Rows, Verdict
+from specgen.engine.tokens import Tokens
+from tests.fakes import rounds, tokens_of
+
+VOCAB = 64
+UNLIMITED = 1 << 20
+Cost = Callable[[int], float]
+
+
+class Clock:
+    """Stands still but for what a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Text:
+    """A prompt, the answer to it, and how a draft guesses each token of that: what it says, and how surely."""
+
+    prompt: list[int]
+    answer: list[int]
+    guesses: list[int]
+    confidences: list[float]
+
+
+def text(chances: Sequence[float], *, prompt: int = 1, seed: int = 0, confident: bool | Sequence[float] = True) -> Text:
+    """Every token is guessed with the chance given for it. A draft that is not `confident` of that says 0.7 always."""
+    dice = random.Random(seed)
+    answer = [dice.randrange(VOCAB // 2) for _ in chances]
+    hits = [dice.random() < chance for chance in chances]
+    guesses = [each if hit else each + VOCAB // 2 for each, hit in zip(answer, hits, strict=True)]
+    says = [min(0.99, max(0.05, chance)) if confident is True else 0.7 for chance in chances]
+    if not isinstance(confident, bool):
+        says = list(confident)
+    return Text([dice.randrange(VOCAB) for _ in range(prompt)], answer, guesses, says)
+
+
+class Target:
+    """Says the answer, and takes `cost(n)` seconds to feed n tokens."""
+
+    vocab_size = VOCAB
+
+    def __init__(self, said: Text, clock: Clock, cost: Cost) -> None:
+        self.fed = 0
+        self._said, self._clock, self._cost = said, clock, cost
+        self._cached = Tokens()
+
+    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+        fed = len(tokens) - min(tokens.common_prefix(self._cached), len(tokens) - last)
+        self.fed += fed
+        self._cached = tokens
+        self._clock.now += self._cost(fed)
+        return Rows(self._rows(len(tokens) - len(self._said.prompt), last))
+
+    def _rows(self, said: int, last: int) -> torch.Tensor:
+        after = range(said - last + 1, said + 1)
+        ids = [self._said.answer[at] if at < len(self._said.answer) else 0 for at in after]
+        return torch.nn.functional.one_hot(torch.tensor(ids), VOCAB).float()
+
+
+class Draft(Target):
+    """Says what the draft guesses, however little of the context it is shown: `place` is where it stands."""
+
+    place = 0
+
+    def _rows(self, said: int, last: int) -> torch.Tensor:
+        at = min(self.place, len(self._said.guesses) - 1)
+        self.place += 1
+        chance = self._said.confidences[at]
+        row = torch.full((1, VOCAB), math.log((1 - chance) / (VOCAB - 1)))
+        row[0, self._said.guesses[at]] = math.log(chance)
+        return row
+
+
+class Placed:
+    """A drafter whose draft is told where in the answer each round begins."""
+
+    def __init__(self, drafter: Drafter, draft: Draft, prompt_length: int) -> None:
+        self._drafter, self._draft, self._prompt_length = drafter, draft, prompt_length
+
+    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+        self._draft.place = len(context) - self._prompt_length
+        return self._drafter.propose(context, plan)
+
+    def observe(self, verdict: Verdict) -> None:
+        self._drafter.observe(verdict)
+
+
+@dataclass
+class Machine:
+    """What the target and the draft take to feed so many tokens, in seconds."""
+
+    target: Cost
+    draft: Cost
+
+
+def flat(one: float, per_token: float) -> Cost:
+    """As long as it takes to read the weights, then as long as it takes to compute."""
+    return lambda fed: max(one, per_token * fed)
+
+
+def sloped(one: float, more: float) -> Cost:
+    return lambda fed: one + more * (fed - 1)
+
+
+@dataclass
+class Run:
+    rounds: list[Round]
+    seconds: float
+    draft_fed: int
+
+    @property
+    def notices(self) -> list[str]:
+        return [each.notice for each in self.rounds if each.notice]
+
+
+def simulate(
+    said: Text, machine: Machine, k: int | None, *, lookup: bool = False, controller: Controller | None = None
+) -> Run:
+    """A whole run; `k` None lets a controller decide, 0 is plain decoding. `controller` has been in use before."""
+    clock = controller.clock if controller else Clock()
+    assert isinstance(clock, Clock)
+    start = clock.now
+    target, draft = Target(said, clock, machine.target), Draft(said, clock, machine.draft)
+    by_model = ModelDrafter(draft, VOCAB, UNLIMITED)
+    drafter: Drafter = Placed(HybridDrafter(LookupDrafter(), by_model) if lookup else by_model, draft, len(said.prompt))
+    deciding = controller or (Auto(clock) if k is None else Fixed(k, clock))
+    done = rounds(
+        target, said.prompt, drafter=NoDrafter() if k == 0 else drafter, new=len(said.answer), controller=deciding
+    )
+    assert tokens_of(done) == said.answer
+    return Run(done, clock.now - start, draft.fed)
