@@ -12,6 +12,12 @@ class Device(StrEnum):
     CPU = "cpu"
 
 
+class Quant(StrEnum):
+    AUTO = "auto"
+    NONE = "none"
+    INT8 = "int8"
+
+
 class Dtype(StrEnum):
     AUTO = "auto"
     BFLOAT16 = "bfloat16"
@@ -96,16 +102,23 @@ class SamplingChoice:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a pair is opened and run."""
+    """How a pair is opened and run.
+
+    `num_draft_tokens` is drafted in every round; None leaves it to what pays. With `lookup` a draft model is helped by
+    n-grams of the prompt and the output.
+    """
 
     device: Device = Device.AUTO
     dtype: Dtype = Dtype.AUTO
+    quant: Quant = Quant.AUTO
     threads: int | None = None
     ctx_size: int | None = None
-    num_draft_tokens: int = 4
+    num_draft_tokens: int | None = None
+    lookup: bool = True
     offline: bool = False
     trust_remote_code: bool = False
     verbose: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ A stream is any number of `Progress` and `Notice`, then `Started`, `Step`s and `
 exactly one `Finished` or `Failed`.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Literal, NamedTuple, Protocol
 
 from specgen.core import SamplingParams
 from specgen.errors import SpecgenError
@@ -13,6 +15,10 @@ from specgen.errors import SpecgenError
 Source = Literal["draft", "lookup", "corrected", "bonus", "forced"]
 Channel = Literal["answer", "thinking"]
 Reason = Literal["end", "stop", "length", "context", "interrupted"]
+
+# One-token rounds that are kept, for a median that follows the context's growth; and how many of them make a median.
+_ONE_TOKEN_ROUNDS = 32
+_ENOUGH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,8 @@ class LoadedModel:
 class Started:
     """The first token is about to be computed. Everything needed to repeat the run.
 
-    `draft` is None when the drafter is no model; `drafter` names it: model, lookup or none.
+    `draft` is None when the drafter is no model; `drafter` names it: hybrid (model and lookup), model, lookup or
+    none. `num_draft_tokens` is None where every round decides.
     """
 
     target: LoadedModel
@@ -51,8 +58,9 @@ class Started:
     drafter: str
     device: str
     dtype: str
+    quant: str
     sampling: SamplingParams
-    num_draft_tokens: int
+    num_draft_tokens: int | None
     prompt_tokens: int
 
 
@@ -74,7 +82,8 @@ class Step:
     """One round: one forward pass of the target. Times are in seconds.
 
     `tokens` are the ids that joined the context; `spans` the text that became certain, which may lag behind the
-    tokens (half a character, the start of a stop string). The last step may have text and no tokens.
+    tokens (half a character, the start of a stop string). The last step may have text and no tokens. `drafted_sources`
+    has the source of every drafted token; the first `accepted` of them were accepted.
     Invariants: accepted <= drafted, len(tokens) <= accepted + 1.
     """
 
@@ -84,15 +93,28 @@ class Step:
     accepted: int = 0
     draft_s: float = 0.0
     verify_s: float = 0.0
+    drafted_sources: tuple[Source, ...] = ()
 
     @property
     def text(self) -> str:
         return "".join(span.text for span in self.spans)
 
 
+class Drafted(NamedTuple):
+    """How many tokens of one source were drafted, and how many of them accepted."""
+
+    drafted: int
+    accepted: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a run did so far. Times are in seconds, `elapsed_s` from the start of the prompt's prefill."""
+    """What a run did so far. Times are in seconds, `elapsed_s` from the start of the prompt's prefill.
+
+    `accepted_lengths` and `drafted_lengths` are histograms over the rounds that drafted: entry n counts those in which
+    n tokens were accepted, or drafted. `one_token_s` are the latest whole rounds that drafted nothing, but for the
+    first, which reads the prompt.
+    """
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -104,6 +126,10 @@ class Stats:
     time_to_first_token_s: float = 0.0
     first_round_tokens: int = 0
     elapsed_s: float = 0.0
+    accepted_lengths: tuple[int, ...] = ()
+    drafted_lengths: tuple[int, ...] = ()
+    by_source: Mapping[Source, Drafted] = field(default_factory=dict)
+    one_token_s: tuple[float, ...] = ()
 
     def add(self, event: "Event", elapsed_s: float = 0.0) -> "Stats":
         """The statistics after `event`, `elapsed_s` seconds after the prefill began."""
@@ -113,6 +139,11 @@ class Stats:
             return self
         if not event.tokens:
             return replace(self, elapsed_s=elapsed_s)
+        accepted, drafted, one_token_s = self.accepted_lengths, self.drafted_lengths, self.one_token_s
+        if event.drafted:
+            accepted, drafted = _counted(accepted, event.accepted), _counted(drafted, event.drafted)
+        elif self.rounds:
+            one_token_s = (*one_token_s, elapsed_s - self.elapsed_s - event.draft_s)[-_ONE_TOKEN_ROUNDS:]
         return replace(
             self,
             generated_tokens=self.generated_tokens + len(event.tokens),
@@ -124,12 +155,38 @@ class Stats:
             time_to_first_token_s=self.time_to_first_token_s if self.rounds else elapsed_s,
             first_round_tokens=self.first_round_tokens if self.rounds else len(event.tokens),
             elapsed_s=elapsed_s,
+            accepted_lengths=accepted,
+            drafted_lengths=drafted,
+            by_source=_by_source(self.by_source, event),
+            one_token_s=one_token_s,
         )
 
     @property
     def acceptance_rate(self) -> float:
         """accepted / drafted, 0 when nothing was drafted."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
+
+    @property
+    def acceptance_by_position(self) -> tuple[float, ...]:
+        """Of the tokens drafted first, second, ... in a round, the share that was accepted."""
+        positions = range(1, len(self.drafted_lengths))
+        return tuple(sum(self.accepted_lengths[n:]) / sum(self.drafted_lengths[n:]) for n in positions)
+
+    @property
+    def speed_up(self) -> float | None:
+        """The time that the same tokens would have taken one by one, prefill included, over the time they took.
+
+        One by one at the median of the one-token rounds of this run; None before there is one.
+        """
+        if not self.one_token_s or not self.elapsed_s:
+            return None
+        one_by_one = (self.generated_tokens - self.first_round_tokens) * median(self.one_token_s)
+        return (self.time_to_first_token_s + one_by_one) / self.elapsed_s
+
+    @property
+    def speed_up_is_estimate(self) -> bool:
+        """Whether too few one-token rounds stand behind `speed_up` to rely on it."""
+        return len(self.one_token_s) < _ENOUGH
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -146,6 +203,21 @@ class Stats:
     def other_s(self) -> float:
         """Time spent neither drafting nor verifying."""
         return max(0.0, self.elapsed_s - self.draft_s - self.verify_s)
+
+
+def _counted(histogram: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """`histogram` with one more round of `length`."""
+    padded = [*histogram, *[0] * (length + 1 - len(histogram))]
+    padded[length] += 1
+    return tuple(padded)
+
+
+def _by_source(so_far: Mapping[Source, Drafted], step: Step) -> Mapping[Source, Drafted]:
+    counts = dict(so_far)
+    for position, source in enumerate(step.drafted_sources):
+        drafted, accepted = counts.get(source, Drafted(0, 0))
+        counts[source] = Drafted(drafted + 1, accepted + (position < step.accepted))
+    return counts
 
 
 @dataclass(frozen=True, slots=True)

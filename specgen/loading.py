@@ -7,11 +7,13 @@ import torch
 
 from specgen.core import EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
+from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
+from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, fetch_weights, find
@@ -21,12 +23,15 @@ from specgen.models.vocabulary import shared_range
 LOOKUP = "lookup"
 NONE = "none"
 # The context of a model that names no limit of its own (recurrent ones).
-_UNLIMITED = 1 << 20
+UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together."""
+    """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together.
+
+    `draft` is the model that the drafter drafts with, None for other drafters; `shared_vocab` see ModelDrafter.
+    """
 
     target: Runner
     checkpoint: Checkpoint
@@ -36,6 +41,9 @@ class Pair:
     draft_checkpoint: Checkpoint | None
     placement: Placement
     context_length: int
+    draft: Runner | None = None
+    draft_placement: Placement | None = None
+    shared_vocab: int = 0
 
     @property
     def loaded_target(self) -> LoadedModel:
@@ -69,18 +77,21 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         shared = shared_range(tokenizer, _tokenizer(draft_checkpoint, options))
         draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
     checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
-    placement = place(device, options.dtype, checkpoint.weight_bytes)
-    model = yield from _load(checkpoint, placement, options)
+    model, placement = yield from _load(checkpoint, device, options)
     drafter: Drafter = NoDrafter()
+    draft_model: Runner | None = None
+    draft_placement: Placement | None = None
     if draft != NONE and not model.can_verify:
         yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
         draft, draft_checkpoint = NONE, None
     elif draft == LOOKUP:
         drafter = LookupDrafter()
     elif draft_checkpoint is not None:
-        draft_model = yield from _load(draft_checkpoint, place(device, options.dtype, 0), options)
-        drafter = ModelDrafter(draft_model, min(shared, model.vocab_size), draft_model.context_length or _UNLIMITED)
-        draft = "model"
+        draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
+        shared = min(shared, model.vocab_size)
+        by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)
+        drafter = HybridDrafter(LookupDrafter(), by_model) if options.lookup else by_model
+        draft = "hybrid" if options.lookup else "model"
     return Pair(
         target=model,
         checkpoint=checkpoint,
@@ -90,26 +101,44 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         draft_checkpoint=draft_checkpoint,
         placement=placement,
         context_length=_context_length(model, options.ctx_size),
+        draft=draft_model,
+        draft_placement=draft_placement,
+        shared_vocab=shared,
     )
 
 
-def _load(checkpoint: Checkpoint, placement: Placement, options: EngineOptions) -> Generator[Event, None, Runner]:
+def _load(
+    checkpoint: Checkpoint, device: torch.device, options: EngineOptions
+) -> Generator[Event, None, tuple[Runner, Placement]]:
     """Our own decoder where it knows the model, else transformers."""
     yield Progress(f"loading {checkpoint.ref.source}")
     description = describe_checkpoint(checkpoint)
-    if placement.device.type != "cpu":
-        description = f"the device is {placement.device.type}"
+    lean = not isinstance(description, str)
+    placement = place(device, options, checkpoint.weight_bytes, lean=lean)
+    if placement.spread:
+        description = "its layers are spread over several GPUs"
     if not isinstance(description, str):
-        return load_decoder(checkpoint, description, placement, description.context_length)
-    if options.verbose:
-        yield Notice(f"{checkpoint.ref.source} runs on transformers: {description}")
+        new_capture = choose_capture(device, compile_steps=options.compile)
+        try:
+            model = yield from load_decoder(checkpoint, description, placement, description.context_length, new_capture)
+            return model, placement
+        except NotImplementedError as error:  # how torch says that a device lacks an operation
+            description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
+    if options.verbose or options.compile:
+        without = ", without --compile" if options.compile else ""
+        yield Notice(f"{checkpoint.ref.source} runs on transformers{without}: {description}")
     from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
-    return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code)
+    return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement
 
 
 def _tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
-    tokenizer = None if checkpoint.is_gguf else Tokenizer.from_folder(checkpoint.path)
+    if checkpoint.is_gguf:
+        from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
+
+        tokenizer = read_tokenizer(checkpoint.path)
+    else:
+        tokenizer = Tokenizer.from_folder(checkpoint.path)
     if tokenizer is not None:
         return tokenizer
     from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - as above
@@ -118,7 +147,7 @@ def _tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
 
 
 def _context_length(model: Runner, ctx_size: int | None) -> int:
-    longest = model.context_length or _UNLIMITED
+    longest = model.context_length or UNLIMITED
     if ctx_size is not None and ctx_size > longest:
         raise UsageError(
             f"--ctx-size {ctx_size} is more than the target's {longest}", hint=f"ask for {longest} or less"

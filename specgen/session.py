@@ -8,6 +8,7 @@ from typing import Self
 import torch
 
 from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
@@ -32,7 +33,15 @@ class Session:
         self._target, self._draft = resolve(target, draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
+        self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping = False
+
+    @classmethod
+    def over(cls, pair: Pair, options: EngineOptions) -> Self:
+        """A session over a pair that is loaded already. Several may share it, one generation at a time."""
+        session = cls(pair.checkpoint.ref.source, "none", options)
+        session._pair = pair
+        return session
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +123,7 @@ class Session:
             context,
             Sampler(params, len(context)),
             limits,
-            self._options.num_draft_tokens,
+            self._controller,
         )
         with memory_errors():
             yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
@@ -133,6 +142,8 @@ class Session:
             stats = stats.add(step, time.perf_counter() - start)
             answer.append(step.text)
             yield step
+            if done.notice:
+                yield Notice(done.notice)
         if reason != "stop":
             written = text.flush()
             reason = "stop" if written.stopped else reason
@@ -164,6 +175,7 @@ class Session:
             drafter=pair.drafter_name,
             device=pair.placement.device.type,
             dtype=str(pair.placement.dtype).removeprefix("torch."),
+            quant="int8" if pair.placement.int8 else "none",
             sampling=params,
             num_draft_tokens=self._options.num_draft_tokens,
             prompt_tokens=prompt_tokens,
@@ -209,6 +221,7 @@ def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
         spans=spans,
         drafted=done.drafted,
         accepted=min(done.accepted, used),
+        drafted_sources=done.drafted_sources,
         draft_s=done.draft_s,
         verify_s=done.verify_s,
     )

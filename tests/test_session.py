@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from specgen import Session
 from specgen.core import EngineOptions, SamplingChoice
+from specgen.engine.controller import Fixed
 from specgen.engine.tokens import Tokens
 from specgen.errors import DraftMismatch, OutOfMemory, PromptTooLong, UsageError
 from specgen.events import Failed, Finished, Notice, Progress, Started, Step
@@ -234,6 +235,25 @@ def test_a_failure_that_a_user_can_cause_ends_the_stream(tmp_path: Path, error: 
     assert len(steps(events)) == 2
 
 
+def test_what_the_controller_has_to_say_comes_after_its_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fixed, "observe", lambda *_: "slow")
+    events = list(speaking(tmp_path, "the fox").generate(PROMPT, raw=True))
+    assert events.count(Notice("slow")) == len(steps(events))
+    assert all(isinstance(events[at - 1], Step) for at, event in enumerate(events) if isinstance(event, Notice))
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_draft_is_helped_by_lookup_unless_that_is_turned_off(checkpoints: Any) -> None:
+    def drafter(**options: Any) -> str:
+        folders = str(checkpoints.target("llama")), str(checkpoints.draft("llama"))
+        session = Session(*folders, EngineOptions(threads=1, **options))
+        events = session.generate(PROMPT, raw=True, max_new_tokens=1)
+        return next(event.drafter for event in events if isinstance(event, Started))
+
+    assert drafter() == "hybrid"
+    assert drafter(lookup=False) == "model"
+
+
 def test_a_bug_is_not_dressed_up(tmp_path: Path) -> None:
     session = speaking(tmp_path, "the fox")
     session.pair.target.forward = lambda *_: 1 / 0  # type: ignore
@@ -255,9 +275,9 @@ PAIRS = [
 ]
 
 
-def opened(checkpoints: Any, architecture: str, draft: str) -> Session:
+def opened(checkpoints: Any, architecture: str, draft: str, k: int | None = 4) -> Session:
     draft = str(checkpoints.draft(architecture)) if draft == "similar" else draft
-    session = Session(str(checkpoints.target(architecture)), draft, EngineOptions(threads=1))
+    session = Session(str(checkpoints.target(architecture)), draft, EngineOptions(num_draft_tokens=k, threads=1))
     for _ in session.open():
         pass
     return session
@@ -321,7 +341,8 @@ def test_opening_tells_what_is_loaded_and_happens_once(checkpoints: Any) -> None
     session = Session(str(checkpoints.target("llama")), str(checkpoints.draft("llama")), EngineOptions(threads=1))
     with pytest.raises(UsageError):
         _ = session.pair
-    assert [event.what for event in session.open() if isinstance(event, Progress)] == [
+    told = [event.what for event in session.open() if isinstance(event, Progress)]
+    assert list(dict.fromkeys(told)) == [
         f"loading {checkpoints.target('llama')}",
         f"loading {checkpoints.draft('llama')}",
     ]
@@ -356,13 +377,15 @@ def test_a_context_size_is_respected(checkpoints: Any, reference: Any) -> None:
 @pytest.mark.parametrize(
     ("architecture", "draft"), [("llama", "similar"), ("mistral", "lookup"), ("hybrid", "similar")]
 )
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_sampled_run_is_the_plain_run_of_its_seed(checkpoints: Any, architecture: str, draft: str, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "k"), [(1, 4), (2, 4), (3, None)])
+def test_a_sampled_run_is_the_plain_run_of_its_seed(
+    checkpoints: Any, architecture: str, draft: str, seed: int, k: int | None
+) -> None:
     choice = SamplingChoice(temperature=0.9, top_p=0.9, seed=seed)
     plain = opened(checkpoints, architecture, "none").generate(LONG, raw=True, sampling=choice, max_new_tokens=NEW)
     expected = tokens_of(list(plain))
     events = list(
-        opened(checkpoints, architecture, draft).generate(LONG, raw=True, sampling=choice, max_new_tokens=NEW)
+        opened(checkpoints, architecture, draft, k).generate(LONG, raw=True, sampling=choice, max_new_tokens=NEW)
     )
     assert tokens_of(events) == expected
-    assert isinstance(events[-2], Step)
+    assert any(isinstance(event, Step) for event in events[-3:-1])

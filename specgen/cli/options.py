@@ -11,10 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from specgen.core import Device, Dtype, EngineOptions, SamplingChoice
+from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.errors import UsageError
 
 _ENGINE = EngineOptions()
+
+
+def _draft_length(text: str) -> int | None:
+    """The draft length that -k names, None for auto. Raises UsageError."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"-k is '{text}'", hint="give a number of tokens, or auto")
+    return int(text)
 
 
 class Color(StrEnum):
@@ -47,12 +56,26 @@ class ModelOptions:
         ),
     ] = "auto"
     num_draft_tokens: Annotated[
-        int, typer.Option("-k", "--num-draft-tokens", min=0, metavar="K", help="Tokens to draft in a round.")
+        int | None,
+        typer.Option(
+            "-k",
+            "--num-draft-tokens",
+            parser=_draft_length,
+            metavar="auto|K",
+            help="Tokens to draft in a round; auto: as many as pay, none where drafting does not pay.",
+        ),
     ] = _ENGINE.num_draft_tokens
+    no_lookup: Annotated[
+        bool, typer.Option("--no-lookup", help="Draft with the draft model alone, without n-grams.")
+    ] = not _ENGINE.lookup
     device: Annotated[Device, typer.Option(help="Where to run.")] = _ENGINE.device
     dtype: Annotated[Dtype, typer.Option(help="Number format; auto is float32 on a CPU, else bfloat16.")] = (
         _ENGINE.dtype
     )
+    quant: Annotated[
+        Quant,
+        typer.Option(help="int8 weights and activations on a CPU; auto: where they pay, unless --dtype is given."),
+    ] = _ENGINE.quant
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None
     ctx_size: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Context length in tokens, prompt and answer together.")
@@ -62,18 +85,29 @@ class ModelOptions:
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False
 
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile passes with torch.compile: tens of seconds for each number of tokens in a pass. Where two"
+            " tokens score nearly alike, the text may then differ from the plain run's.",
+        ),
+    ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is chosen and why.")] = False
 
     def engine(self) -> EngineOptions:
         return EngineOptions(
             device=self.device,
             dtype=self.dtype,
+            quant=self.quant,
             threads=self.threads,
             ctx_size=self.ctx_size,
             num_draft_tokens=self.num_draft_tokens,
+            lookup=not self.no_lookup,
             offline=self.offline,
             trust_remote_code=self.trust_remote_code,
             verbose=self.verbose,
+            compile=self.compile,
         )
 
 
@@ -113,8 +147,14 @@ class GenerationOptions:
 class OutputOptions:
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[
-        bool, typer.Option("--color-source", help="Colour text on a terminal by where it came from: draft or lookup.")
+        bool,
+        typer.Option(
+            "--color-source", help="Colour text on a terminal by where it came from: draft, lookup, corrected, bonus."
+        ),
     ] = False
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append every round to FILE as a line of JSON.")
+    ] = None
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
 
 

@@ -5,20 +5,28 @@ from dataclasses import dataclass
 
 import torch
 
-from specgen.core import Device, Dtype
-from specgen.errors import DeviceUnavailable
+from specgen.core import Device, Dtype, EngineOptions, Quant
+from specgen.engine.runners.int8 import is_exact
+from specgen.engine.runners.linear import packs
+from specgen.errors import DeviceUnavailable, UsageError
 
 _DTYPES = {Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16, Dtype.FLOAT32: torch.float32}
 # What must stay free on a GPU beside the weights, for the KV cache and activations.
 _HEADROOM = 0.8
+# Weights of fewer bytes stay in a processor's caches, where reading them costs nothing that int8 could save.
+_SMALL = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device and a dtype. `spread` lets accelerate place the layers on several GPUs."""
+    """A device and the dtype of activations and caches.
+
+    `int8` multiplies in int8, else weights have the dtype. `spread` lets accelerate place the layers on several GPUs.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    int8: bool = False
     spread: bool = False
 
 
@@ -40,16 +48,21 @@ def choose_device(device: Device) -> torch.device:
     return torch.device(device.value)
 
 
-def place(device: torch.device, dtype: Dtype, weight_bytes: int) -> Placement:
-    """How to load weights of `weight_bytes` bytes.
+def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> Placement:
+    """How to load weights of `weight_bytes` bytes; `lean`: into our own decoder, the only one that knows int8.
 
-    `auto` is float32 on a CPU, where speculative and plain decoding then agree to the last token, and bfloat16 on an
-    accelerator (float16 where that GPU has no bfloat16).
+    `auto` on a CPU is int8, where it is exact, for what is large enough to gain from it, else float32: speculative and
+    plain decoding then agree to the last token. Without int8 by the user's own wish it is the fastest, bfloat16 where
+    the processor has it. On an accelerator it is bfloat16 (float16 where that GPU has none). Raises UsageError,
+    DeviceUnavailable.
     """
-    if dtype is not Dtype.AUTO:
-        chosen = _DTYPES[dtype]
+    if _wants_int8(device, options, weight_bytes, lean=lean):
+        return Placement(device, torch.float32, int8=True)
+    if options.dtype is not Dtype.AUTO:
+        chosen = _DTYPES[options.dtype]
     elif device.type == "cpu":
-        chosen = torch.float32
+        fast = lean and options.quant is Quant.NONE and packs(torch.bfloat16)
+        chosen = torch.bfloat16 if fast else torch.float32
     elif device.type == "cuda" and not torch.cuda.is_bf16_supported():
         chosen = torch.float16
     else:
@@ -59,4 +72,23 @@ def place(device: torch.device, dtype: Dtype, weight_bytes: int) -> Placement:
         and torch.cuda.device_count() > 1
         and weight_bytes > _HEADROOM * torch.cuda.mem_get_info(device)[0]
     )
-    return Placement(device, chosen, spread)
+    return Placement(device, chosen, spread=spread)
+
+
+def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> bool:
+    if options.quant is Quant.AUTO:
+        pays = device.type == "cpu" and options.dtype is Dtype.AUTO and lean and weight_bytes >= _SMALL
+        return pays and is_exact()
+    if options.quant is Quant.NONE:
+        return False
+    if device.type != "cpu":
+        raise UsageError(f"int8 runs on a CPU, and the device is {device.type}", hint="leave out --quant")
+    if options.dtype not in (Dtype.AUTO, Dtype.FLOAT32):
+        raise UsageError(
+            f"int8 computes in float32 beside its matrices, not in {options.dtype}", hint="leave out --dtype"
+        )
+    if not lean:
+        raise UsageError("a model that runs on transformers cannot run in int8", hint="leave out --quant")
+    if not is_exact():
+        raise DeviceUnavailable("this processor does not multiply int8 exactly", hint="leave out --quant")
+    return True

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from specgen.cli.main import main
+from specgen.models import packed
 from tests.hub_server import HubServer, serve_hub, write_model
 
 hub = pytest.fixture(serve_hub)
@@ -271,6 +272,19 @@ def test_rm_asks_and_says_what_it_is_about(
     assert out.startswith("deleted org/m, 400.")
     assert out.endswith(" freed\n")
     assert "org/m" not in run("list")[1]
+
+
+def test_rm_drops_what_was_packed(hub: HubServer, commit: str, run: Run, shelf: Path) -> None:
+    run("pull", "org/m")
+    weights = list(hub.cache.glob("models--org--m/snapshots/*/*.safetensors"))
+    with packed.PackedWriter(weights, "some format") as writer:
+        writer.add("layer", "some layout", memoryview(b"12345678"))
+        writer.finish()
+    found = packed.find(weights, "some format")
+    assert found is not None
+    found.close()
+    assert run("rm", "--yes", "org/m")[0] == 0
+    assert list(shelf.iterdir()) == []
 
 
 def test_rm_in_a_pipe_needs_a_yes(hub: HubServer, commit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from specgen.errors import UsageError
 from tests.cli.command import Outcome, invoke
 
 PROMPT = "the quick brown fox jumps over the lazy dog"
@@ -53,6 +54,19 @@ def test_the_text_is_the_same_however_it_is_drafted(run: Any, checkpoints: Any, 
     sampled = run(PROMPT, "-d", "none", "--temp", 0.9, "--seed", 5)
     assert sampled.out != plain.out
     assert run(PROMPT, "-d", target, "--temp", 0.9, "--seed", 5).out == sampled.out
+
+
+def test_the_draft_length_is_a_number_or_auto(run: Any, checkpoints: Any) -> None:
+    draft = ("-d", checkpoints.draft("llama"), "--json")
+    assert events(run(PROMPT, *draft, "-k", 3))[0]["num_draft_tokens"] == 3
+    auto = events(run(PROMPT, *draft, "-k", "auto"))
+    assert auto[0]["num_draft_tokens"] is None
+    assert auto[0]["drafter"] == "hybrid"
+    assert events(run(PROMPT, *draft, "--no-lookup"))[0]["drafter"] == "model"
+    for wrong in ("-1", "many", "1.5"):
+        outcome = run(PROMPT, "-k", wrong)
+        assert outcome.code == UsageError.exit_code
+        assert "give a number of tokens, or auto" in outcome.err
 
 
 def test_stats_go_to_stderr(run: Any) -> None:

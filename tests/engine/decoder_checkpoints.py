@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from specgen.core import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
-from specgen.models.checkpoint import Checkpoint
+from specgen.models.checkpoint import Checkpoint, follow
 
 VOCAB = 97
 SIZES = {
@@ -106,11 +106,14 @@ def save(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB"
     return folder
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024) -> LeanModel:
+def load(
+    folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, *, int8: bool = False
+) -> LeanModel:
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
     description = describe_checkpoint(checkpoint)
     assert not isinstance(description, str), description
-    return load_decoder(checkpoint, description, Placement(torch.device("cpu"), dtype), context_length)
+    placement = Placement(torch.device("cpu"), dtype, int8=int8)
+    return follow(load_decoder(checkpoint, description, placement, context_length), lambda _: None)
 
 
 @torch.inference_mode()

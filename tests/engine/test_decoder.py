@@ -174,10 +174,10 @@ from specgen.core import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
-from specgen.models.checkpoint import Checkpoint
+from specgen.models.checkpoint import Checkpoint, follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
 placement = Placement(torch.device("cpu"), torch.float32)
-model = load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100)
+model = follow(load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100), lambda _: None)
 print(model.forward(Tokens([1, 2, 3]), 1).logits.argmax().item(), "transformers" in sys.modules)
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from specgen.core import SamplingParams
-from specgen.events import Event, Finished, LoadedModel, Reason, Span, Started, Stats, Step
+from specgen.events import Drafted, Event, Finished, LoadedModel, Reason, Span, Started, Stats, Step
 
 STARTED = Started(
     target=LoadedModel("org/big", "0123456789abcdef"),
@@ -11,6 +11,7 @@ STARTED = Started(
     drafter="model",
     device="cpu",
     dtype="float32",
+    quant="none",
     sampling=SamplingParams(temperature=0.7, seed=123),
     num_draft_tokens=4,
     prompt_tokens=12,
@@ -26,6 +27,10 @@ STATS = Stats(
     time_to_first_token_s=0.42,
     first_round_tokens=1,
     elapsed_s=6.47,
+    accepted_lengths=(1, 4, 6, 4, 12, 0, 2, 0, 1),
+    drafted_lengths=(0, 0, 1, 9, 14, 0, 5, 0, 1),
+    by_source={"draft": Drafted(103, 79), "lookup": Drafted(20, 17)},
+    one_token_s=(0.08, 0.085),
 )
 
 

@@ -16,12 +16,13 @@ def command(
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete models from the Hugging Face cache, which other tools use too.
+    """Delete models from the Hugging Face cache, which other tools use too, and what specgen packed of them.
 
     Asks first. Local folders and .gguf files are never deleted.
     """
     from rich.filesize import decimal
 
+    from specgen.models import packed
     from specgen.models.cache import folder, plan_removal
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
@@ -36,4 +37,4 @@ def command(
             typer.echo("Nothing was deleted.", err=True)
             raise typer.Exit(1)
     plan.execute()
-    typer.echo(f"deleted {names}, {size} freed")
+    typer.echo(f"deleted {names}, {decimal(plan.freed + packed.prune())} freed")

@@ -1,20 +1,25 @@
 """The lean decoder: Llama-like models without transformers, and with little between one kernel and the next."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import torch
 
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
-from specgen.engine.runners.attention import BLOCK, Sight
+from specgen.engine.runners.attention import BLOCK, Part, Sight
 from specgen.engine.runners.block import Positions
 from specgen.engine.runners.description import Description, describe
+from specgen.engine.runners.graphs import Capture, Graphs
 from specgen.engine.runners.linear import ROWS
+from specgen.engine.runners.opaque import opaque
+from specgen.engine.runners.packing import FloatLinears, Int8Linears
+from specgen.engine.runners.rope import Rope
 from specgen.engine.runners.rotary import Turns
 from specgen.engine.runners.stack import Stack, find_fault, read_stack
-from specgen.engine.runners.tensors import Tensors
+from specgen.engine.runners.tensors import Tensors, open_tensors
 from specgen.engine.tokens import Tokens
-from specgen.models.checkpoint import Checkpoint
+from specgen.events import Notice, Progress
+from specgen.models.checkpoint import Checkpoint, Reporting
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
 _CHUNK = 256
@@ -22,18 +27,28 @@ _CHUNK = 256
 _FEW = 8
 # The cache is first made for this many positions, and doubled when it is full.
 _FIRST = 512
+# Passes of at most so many tokens are captured, each width for itself: rounds, but not prompts.
+_CAPTURED = 16
 
 
 class LeanModel:
     """A `LanguageModel` over weights of our own; see interfaces.py for the contract.
 
     On a CPU the logits of a position are the same, bit for bit, whatever the widths of the calls that fed it and the
-    tokens before it: see linear.py and attention.py.
+    tokens before it: see linear.py and attention.py. On other devices, and under torch.compile, passes have static
+    shapes and read what changes from a buffer, so that `new_capture` can capture them; see graphs.py.
     """
 
     can_verify = True
 
-    def __init__(self, description: Description, stack: Stack, placement: Placement, context_length: int) -> None:
+    def __init__(
+        self,
+        description: Description,
+        stack: Stack,
+        placement: Placement,
+        context_length: int,
+        new_capture: Callable[[], Capture] | None = None,
+    ) -> None:
         self.vocab_size = description.vocab_size
         self.context_length = context_length
         self._description = description
@@ -49,6 +64,15 @@ class LeanModel:
         self._turns = {rope: Turns(rope, placement.device) for kind in self._kinds if (rope := kind.rope)}
         self._caches: list[torch.Tensor] = []
         self._cached = Tokens()
+        self._graphs = Graphs(new_capture) if new_capture else None
+        self._buffer = torch.zeros(1 + _CAPTURED, dtype=torch.int64, device=placement.device)
+
+    def warm_up(self) -> str | None:
+        """Capture a first step, where steps are captured. The reason why that cannot be done here, else None."""
+        if self._graphs is None:
+            return None
+        self.forward(Tokens([0]), 1)
+        return self._graphs.report()
 
     @torch.inference_mode()
     def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
@@ -65,42 +89,99 @@ class LeanModel:
         # Rows that may be rejected are fed apart from the prompt, so that it is read alike with a draft and without.
         settled = len(tokens) - last
         while len(tokens) - len(self._cached) > max(last, _FEW):
-            self._feed(tokens.prefix(min(len(self._cached) + _CHUNK, settled)), ())
-        count = len(tokens) - len(self._cached)
-        states = self._feed(tokens, want)
-        # No fewer than ROWS rows are scored, of which those asked for are kept.
-        first = min(count - last, len(states[-1]) - ROWS)
-        final = self._stack.norm(states[-1][first:])
-        asked = slice(count - last - first, count - first)
-        hidden = {layer: states[layer][count - last : count] for layer in want}
-        if len(states) - 1 in hidden:
-            hidden[len(states) - 1] = final[asked]
-        return Rows(self._stack.score(final)[asked], hidden)
+            self._feed(tokens.prefix(min(len(self._cached) + _CHUNK, settled)), 0, ())
+        return self._feed(tokens, last, want)
 
-    def _feed(self, tokens: Tokens, want: Sequence[int]) -> list[torch.Tensor]:
-        """Feed what the cache lacks of `tokens`, in one piece, filled up to at least ROWS rows.
-
-        The states [rows, hidden_size] before each layer of `want`, no rows for other layers, and those after the last.
-        """
+    def _feed(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
+        """Feed what the cache lacks of `tokens`, in one piece, and score the final `last` positions, if any."""
         start = len(self._cached)
         ids = tokens.ids(start)
+        if self._graphs is None:
+            rows = self._compute(ids, start, last, want)
+        else:
+            rows = self._send(self._graphs, ids, start, last, want)
+        self._cached = tokens
+        return rows
+
+    def _compute(self, ids: list[int], start: int, last: int, want: Sequence[int]) -> Rows:
+        """Feed `ids` from position `start` on, filled up to at least ROWS rows."""
         count = len(ids)
         ids += ids[-1:] * (ROWS - count)
-        hidden = self._stack.embed(torch.tensor(ids, device=self._placement.device))
-        positions = self._positions(start, count, len(ids))
+        states = self._layers(
+            torch.tensor(ids, device=self._placement.device), self._positions(start, count, len(ids)), want
+        )
+        # No fewer than ROWS rows are scored, of which those asked for are kept.
+        first = min(count - last, len(ids) - ROWS)
+        return self._score(states, first, slice(count - last, count), want) if last else Rows(states[-1][:0])
+
+    def _layers(self, ids: torch.Tensor, positions: list[Positions], want: Sequence[int]) -> list[torch.Tensor]:
+        """The states [rows, hidden_size] before each layer of `want`, no rows for others, and those after the last."""
+        hidden = self._stack.embed(ids)
         states: list[torch.Tensor] = []
         for block, cache, kind in zip(self._stack.blocks, self._caches, self._kind_of_layer, strict=True):
             states.append(hidden if len(states) in want else hidden[:0])
             hidden = block(hidden, cache, positions[kind])
-        self._cached = tokens
         return [*states, hidden]
+
+    def _score(self, states: list[torch.Tensor], first: int, asked: slice, want: Sequence[int]) -> Rows:
+        """Score the rows from `first` on, and keep those that are `asked` for."""
+        final = self._stack.norm(states[-1][first:])
+        kept = slice(asked.start - first, asked.stop - first)
+        hidden = {layer: states[layer][asked] for layer in want}
+        if len(states) - 1 in hidden:
+            hidden[len(states) - 1] = final[kept]
+        return Rows(self._stack.score(final)[kept], hidden)
 
     def _positions(self, start: int, count: int, rows: int) -> list[Positions]:
         """Where the rows stand, for each kind of layer."""
         parts = {window: sight.parts(start, count, rows) for window, sight in self._sights.items()}
         turns = {rope: table.at(start, start + rows) for rope, table in self._turns.items()}
+        return self._for_kinds(start, count, turns, parts)
+
+    def _send(self, graphs: Graphs, ids: list[int], start: int, last: int, want: Sequence[int]) -> Rows:
+        """Feed `ids` from position `start` on by a static pass: one copy to the device, none back."""
+        if max(ids) >= self.vocab_size:
+            raise IndexError(f"token {max(ids)} of {self.vocab_size}")  # which a GPU would not survive
+        device, width = self._placement.device, len(ids)
+        pinned = device.type == "cuda"
+        sent = torch.tensor([start, *ids], pin_memory=pinned)
+        if width > _CAPTURED or not last:
+            keys = -(-(start + width) // BLOCK) * BLOCK
+            return self._static(sent.to(device, non_blocking=pinned), keys, last, want)
+        buffer = self._buffer[: 1 + width]
+        buffer.copy_(sent, non_blocking=pinned)
+        keys = self._caches[0].shape[2]
+
+        def step() -> tuple[torch.Tensor, ...]:
+            rows = self._static(buffer, keys, last, want)
+            return rows.logits, *rows.hidden.values()
+
+        # Copies, because the next step overwrites its results.
+        logits, *hidden = [result.clone() for result in graphs.run((width, last, *want), step)]
+        return Rows(logits, dict(zip(dict.fromkeys(want), hidden, strict=True)))
+
+    def _static(self, sent: torch.Tensor, keys: int, last: int, want: Sequence[int]) -> Rows:
+        """A pass over `sent`: the position of the first id, then the ids [width]. It never waits for the device.
+
+        Attention goes over the first `keys` positions of the cache, whatever `sent` says.
+        """
+        count = len(sent) - 1
+        places = sent[0] + torch.arange(count, device=sent.device)
+        parts = {window: [sight.part(places, keys)] for window, sight in self._sights.items()}
+        turns = {rope: table.of(places) for rope, table in self._turns.items()}
+        states = self._layers(sent[1:], self._for_kinds(places, count, turns, parts), want)
+        return self._score(states, count - last, slice(count - last, count), want) if last else Rows(states[-1][:0])
+
+    def _for_kinds(
+        self,
+        places: int | torch.Tensor,
+        count: int,
+        turns: Mapping[Rope, torch.Tensor],
+        parts: Mapping[int | None, list[Part]],
+    ) -> list[Positions]:
         return [
-            Positions(start, count, turns[kind.rope] if kind.rope else None, parts[kind.window]) for kind in self._kinds
+            Positions(places, count, turns[kind.rope] if kind.rope else None, parts[kind.window])
+            for kind in self._kinds
         ]
 
     def _reserve(self, length: int) -> None:
@@ -110,6 +191,10 @@ class LeanModel:
             return
         what, known = self._description, len(self._cached)
         capacity = -(-max(length, _FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
+        if self._graphs is not None:
+            self._graphs.clear()
+            for table in self._turns.values():
+                table.at(0, capacity)
         shape = (2, what.kv_heads, capacity, what.head_size)
         for index in range(len(what.layers)):
             # Zeros, because a masked value counts as nothing only where it is a number.
@@ -120,20 +205,59 @@ class LeanModel:
 
 
 def load_decoder(
-    checkpoint: Checkpoint, description: Description, placement: Placement, context_length: int
-) -> LeanModel:
+    checkpoint: Checkpoint,
+    description: Description,
+    placement: Placement,
+    context_length: int,
+    new_capture: Callable[[], Capture] | None = None,
+) -> Reporting[LeanModel]:
     """The model of `checkpoint`, which `describe_checkpoint` described, on its device.
 
-    `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used.
+    `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
+    what graphs.choose_capture gives for the device.
     """
-    stack = read_stack(description, Tensors(checkpoint.weight_files), placement)
-    return LeanModel(description, stack, placement, context_length)
+    tensors = open_tensors(checkpoint.weight_files)
+    if placement.int8:
+        stack = yield from _read_int8(checkpoint, description, tensors, placement)
+    else:
+        shares = read_stack(description, tensors, placement, FloatLinears(placement))
+        stack = yield from _progress("loading", checkpoint, shares)
+    if new_capture and placement.device.type == "cpu":
+        stack = opaque(stack, description)
+    model = LeanModel(description, stack, placement, context_length, new_capture)
+    if failure := model.warm_up():
+        yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
+    return model
+
+
+def _read_int8(
+    checkpoint: Checkpoint, description: Description, tensors: Tensors, placement: Placement
+) -> Reporting[Stack]:
+    with Int8Linears(checkpoint.weight_files) as linears:
+        doing = "packing" if linears.packs else "loading"
+        stack = yield from _progress(doing, checkpoint, read_stack(description, tensors, placement, linears))
+    if linears.failure:
+        yield Notice(f"the packed weights could not be kept ({linears.failure}): the next start packs again")
+    return stack
+
+
+def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None, Stack]) -> Reporting[Stack]:
+    """The stack, with a Progress for every share of it."""
+    total = checkpoint.weight_bytes
+    try:
+        while True:
+            yield Progress(f"{doing} {checkpoint.ref.source}", int(next(shares) * total), total)
+    except StopIteration as finished:
+        stack: Stack = finished.value
+        return stack
 
 
 def describe_checkpoint(checkpoint: Checkpoint) -> Description | str:
     """What `load_decoder` needs to know of a checkpoint whose weights are there, or the reason why it cannot run it."""
     if checkpoint.is_gguf:
-        return "GGUF weights"
+        from specgen.engine.runners.gguf_tensors import describe_gguf  # noqa: PLC0415  0.1 s, only for GGUF
+
+        return describe_gguf(checkpoint.path)
     description = describe(checkpoint.config)
     if isinstance(description, str):
         return description

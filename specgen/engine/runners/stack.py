@@ -1,6 +1,6 @@
 """The weights of a Llama-like decoder, read from its checkpoint into the layers that use them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812  the field's name
 from specgen.engine.devices import Placement
 from specgen.engine.runners.block import Block, HeadNorm, Norm
 from specgen.engine.runners.description import Description
-from specgen.engine.runners.linear import Linear, make_linear
+from specgen.engine.runners.linear import Linear
+from specgen.engine.runners.packing import Linears, join
 from specgen.engine.runners.rotary import interleave
 from specgen.engine.runners.tensors import Tensors
 
@@ -73,13 +74,18 @@ def find_fault(what: Description, tensors: Tensors) -> str | None:
     return None
 
 
-def read_stack(what: Description, tensors: Tensors, placement: Placement) -> Stack:
-    """Read a model that `find_fault` finds none with. Each tensor is read once; no weight is there twice."""
-    reader = _Reader(what, tensors, placement)
+def read_stack(
+    what: Description, tensors: Tensors, placement: Placement, linears: Linears
+) -> Generator[float, None, Stack]:
+    """Read a model that `find_fault` finds none with. Each tensor is read once; no weight is there twice.
+
+    Yields the share that has been read.
+    """
+    reader = _Reader(what, tensors, placement, linears)
     table = tensors[_EMBEDDING].to(placement.device)
     # transformers rounds Gemma's scale like a weight, and Gemma was trained so.
     scale = torch.tensor(what.embedding_scale, dtype=placement.dtype, device=placement.device)
-    head = reader.linear([tensors[_HEAD if _HEAD in tensors else _EMBEDDING]], [])
+    head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else _EMBEDDING]], None)
 
     def embed(ids: torch.Tensor) -> torch.Tensor:
         rows = F.embedding(ids, table).to(placement.dtype)
@@ -93,17 +99,21 @@ def read_stack(what: Description, tensors: Tensors, placement: Placement) -> Sta
             logits = (logits / what.logits_cap).tanh_().mul_(what.logits_cap)
         return logits
 
-    blocks = tuple(reader.block(index) for index in range(len(what.layers)))
-    return Stack(embed, blocks, reader.norm(_NORM), score)
+    blocks: list[Block] = []
+    while len(blocks) < len(what.layers):
+        blocks.append(reader.block(len(blocks)))
+        yield len(blocks) / len(what.layers)
+    return Stack(embed, tuple(blocks), reader.norm(_NORM), score)
 
 
 class _Reader:
     """Reads layers: converts, joins what is multiplied with the same rows, and interleaves what is turned."""
 
-    def __init__(self, what: Description, tensors: Tensors, placement: Placement) -> None:
+    def __init__(self, what: Description, tensors: Tensors, placement: Placement, linears: Linears) -> None:
         self._what = what
         self._tensors = tensors
         self._placement = placement
+        self._linears = linears
         self._turned = max((layer.rope.size for layer in what.layers if layer.rope), default=0)
 
     def block(self, index: int) -> Block:
@@ -117,12 +127,20 @@ class _Reader:
 
         def joined(prefix: str, names: list[str], *, biased: bool) -> Linear:
             biases = [self._tensors[f"{prefix}{name}.bias"] for name in names] if biased else []
-            return self.linear([self._tensors[f"{prefix}{name}.weight"] for name in names], biases)
+            return self._linears.make(
+                prefix + names[0],
+                lambda: [self._tensors[f"{prefix}{name}.weight"] for name in names],
+                self._bias(biases),
+            )
+
+        def qkv() -> Linear:
+            bias = self._bias(self._qkv(attention, "bias") if what.qkv_bias else [])
+            return self._linears.make(attention + "qkv", lambda: self._qkv(attention, "weight"), bias)
 
         return Block(
             what,
             before_attention=norm(norms.before_attention),
-            qkv=self.linear(self._qkv(attention, "weight"), self._qkv(attention, "bias") if what.qkv_bias else []),
+            qkv=qkv(),
             head_norm=None if what.head_norm == "none" else self._head_norm(attention),
             output=joined(attention, ["o_proj"], biased=what.output_bias),
             after_attention=norm(norms.after_attention),
@@ -135,18 +153,8 @@ class _Reader:
     def norm(self, name: str) -> Norm:
         return Norm(self._norm_weight(name), self._what.norm_eps)
 
-    def linear(self, weights: list[torch.Tensor], biases: list[torch.Tensor]) -> Linear:
-        """One layer that computes what those of `weights` do, one after the other. No `biases`, no bias."""
-        return make_linear(self._join(weights), self._join(biases) if biases else None)
-
-    def _join(self, parts: list[torch.Tensor]) -> torch.Tensor:
-        shape = (sum(map(len, parts)), *parts[0].shape[1:])
-        whole = torch.empty(shape, dtype=self._placement.dtype, device=self._placement.device)
-        start = 0
-        for part in parts:
-            whole[start : start + len(part)] = part
-            start += len(part)
-        return whole
+    def _bias(self, parts: list[torch.Tensor]) -> torch.Tensor | None:
+        return join(parts, self._placement) if parts else None
 
     def _qkv(self, prefix: str, kind: str) -> list[torch.Tensor]:
         what = self._what
