@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench"},
+    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -72,7 +72,7 @@ def test_imports_point_down(file: Path) -> None:
 def test_neighbours_that_do_not_know_each_other() -> None:
     """In one layer, but apart: what is shown and what is run."""
     apart = {
-        "render": {"session", "conversation", "loading", "bench", "history"},
+        "render": {"session", "conversation", "loading", "bench", "checking", "history"},
         "session": {"render"},
         "loading": {"render"},
     }
@@ -94,6 +94,8 @@ FORBIDDEN = [
     ("session", {"rich", "typer", "transformers"}),
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
+    ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
+    ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
 
 
@@ -107,11 +109,28 @@ def test_a_part_does_not_know_what_is_none_of_its_business(of: str, forbidden: s
 
 def test_only_the_runner_and_the_peers_import_transformers() -> None:
     users = {short(file) for file in FILES if any(module.split(".")[0] == "transformers" for module in imports(file))}
-    allowed = {"engine/runners/transformers.py"}
-    assert {user for user in users if not user.startswith("bench/peers")} == allowed
+    assert users == {"engine/runners/transformers.py", "bench/peers.py"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["chat", "--help"], ["no-such"]])
+def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
+    tree = ast.parse((ROOT / "bench" / "peers.py").read_text(encoding="utf-8"))
+    at_the_top = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    at_the_top |= {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not any(module.split(".")[0] == "transformers" for module in at_the_top)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["chat", "--help"],
+        ["bench", "--help"],
+        ["check", "--help"],
+        ["no-such"],
+    ],
+)
 def test_the_command_line_loads_nothing_slow(arguments: list[str]) -> None:
     """Neither the libraries nor the parts of specgen that load them."""
     program = (

@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--draft", default="auto", help="another draft to measure")
     parser.add_argument("--samples", action="store_true", help="three samples, seeds 1 to 3")
     arguments = parser.parse_args()
-    options = EngineOptions(num_draft_tokens=DRAFT_LENGTH)
+    options = EngineOptions(num_draft_tokens=DRAFT_LENGTH, lookup=False)
     with Session("stories", "none", options) as plain, Session("stories", arguments.draft, options) as drafted:
         if arguments.samples:
             for seed in (1, 2, 3):

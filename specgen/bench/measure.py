@@ -1,0 +1,106 @@
+"""One answer, measured: what the session's own statistics say, and where the time went."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from specgen.core import SamplingChoice
+from specgen.engine.interfaces import Rows, Runner
+from specgen.engine.tokens import Tokens
+from specgen.events import Finished, Stats, Step
+from specgen.session import Session
+
+K = TypeVar("K")
+
+
+class Timed:
+    """A model that counts the seconds spent in its forward passes."""
+
+    def __init__(self, model: Runner) -> None:
+        self._model = model
+        self.seconds = 0.0
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    @property
+    def can_verify(self) -> bool:
+        return self._model.can_verify
+
+    @property
+    def context_length(self) -> int | None:
+        return self._model.context_length
+
+    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+        start = time.perf_counter()
+        rows = self._model.forward(tokens, last, want)
+        finish(rows)
+        self.seconds += time.perf_counter() - start
+        return rows
+
+
+def finish(rows: Rows) -> None:
+    """Wait until `rows` are computed: an accelerator returns them before it has."""
+    rows.logits[-1, -1].item()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Where the time after the first round went, in seconds; the first round reads the prompt.
+
+    `draft_s` and `verify_s` as in Step, `forward_s` only the forward passes of target and draft, in both.
+    """
+
+    elapsed_s: float
+    draft_s: float
+    verify_s: float
+    forward_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One answer: its ids and its statistics. `decoding` is None where nobody can look inside, as with a peer."""
+
+    ids: tuple[int, ...]
+    stats: Stats
+    decoding: Decoding | None = None
+
+
+def measure(
+    session: Session, prompt: Sequence[int], sampling: SamplingChoice, new: int, models: Sequence[Timed]
+) -> Measurement:
+    """Generate at most `new` tokens after `prompt`. `models` are those in the session. Raises SpecgenError."""
+    ids: list[int] = []
+    stats = Stats()
+    first: Step | None = None
+    forward_s = first_s = 0.0
+    for event in session.run(Tokens(prompt), sampling, new):
+        if isinstance(event, Step):
+            ids += event.tokens
+            forward_s = sum(model.seconds for model in models)
+            if first is None:
+                first, first_s = event, forward_s
+        elif isinstance(event, Finished):
+            stats = event.stats
+    assert first is not None, "every answer has a first round"  # noqa: S101
+    decoding = Decoding(
+        elapsed_s=stats.elapsed_s - stats.time_to_first_token_s,
+        draft_s=stats.draft_s - first.draft_s,
+        verify_s=stats.verify_s - first.verify_s,
+        forward_s=forward_s - first_s,
+    )
+    return Measurement(tuple(ids), stats, decoding)
+
+
+def medians(calls: Mapping[K, Callable[[], float]], repeat: int) -> dict[K, float]:
+    """The median of the seconds that each of `calls` returns, called in turn; a first call of each does not count."""
+    seconds: dict[K, list[float]] = {name: [] for name in calls}
+    for repetition in range(repeat + 1):
+        for name, call in calls.items():
+            taken = call()
+            if repetition:
+                seconds[name].append(taken)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}

@@ -1,0 +1,52 @@
+"""The order of a benchmark: prompt by prompt, each contender in turn, so that a busy moment hits all of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from specgen.bench.contenders import Contender
+from specgen.bench.measure import Measurement
+from specgen.bench.suites import SuitePrompt
+from specgen.events import Progress
+from specgen.models.reporting import Reporting
+
+# Enough to have every part of a contender run once.
+_WARM_UP = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One contender's answer to one prompt."""
+
+    contender: str
+    prompt: SuitePrompt
+    repetition: int
+    measurement: Measurement
+
+
+def warm_up(contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Sequence[int]]) -> Reporting[None]:
+    """A few tokens of each contender after the longest prompt; nothing of it is measured."""
+    longest = max(prompts.values(), key=len)
+    for contender in contenders:
+        yield Progress(f"warming up {contender.name}")
+        contender.run(longest, _WARM_UP)
+
+
+def interleave(
+    contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Sequence[int]], repeat: int, new: int
+) -> Reporting[list[Run]]:
+    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each.
+
+    The first contender is plain decoding. Ours may stop at an end token before `new` tokens; a peer makes as many
+    tokens as plain decoding did, so that both times are those of a text of one length.
+    """
+    runs: list[Run] = []
+    for number, (prompt, ids) in enumerate(prompts.items(), start=1):
+        for repetition in range(repeat):
+            length = new
+            for contender in contenders:
+                yield Progress(f"prompt {number} of {len(prompts)} ({prompt.category}): {contender.name}")
+                measurement = contender.run(ids, new if contender.ours else length)
+                runs.append(Run(contender.name, prompt, repetition, measurement))
+                if contender is contenders[0]:
+                    length = len(measurement.ids)
+    return runs

@@ -1,0 +1,83 @@
+"""Prompts to measure with: those that come with specgen, or a file of JSON lines."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from specgen.errors import BadFile, UsageError
+
+QUICK = "quick"
+_FORM = 'write {"prompt": "...", "category": "..."}, or {"question_id": 1, "category": "...", "turns": ["..."]}'
+
+
+@dataclass(frozen=True, slots=True)
+class SuitePrompt:
+    """A user's message, and the kind of work that it asks for. `id` is unique in its suite."""
+
+    id: str
+    category: str
+    text: str
+
+
+def read_suite(name: str) -> list[SuitePrompt]:
+    """The suite `quick`, or the prompts of the file `name`, in the order written. Raises BadFile.
+
+    A file has one JSON object a line, of Spec-Bench's form, of which only the first turn is read (a later one answers
+    an answer), or with the keys `prompt` and, if there is one, `category`. Blank lines count for nothing.
+    """
+    if name == QUICK:
+        return _parse(files("specgen.bench").joinpath("quick.jsonl").read_text(encoding="utf-8"), name)
+    try:
+        text = Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of a user there is not
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
+        raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes '{QUICK}' or a file") from error
+    return _parse(text, name)
+
+
+def choose(prompts: Sequence[SuitePrompt], categories: Sequence[str], most: int | None) -> list[SuitePrompt]:
+    """Those of `categories`, all where there is none, and at most `most` of each. Raises UsageError."""
+    known = list(dict.fromkeys(prompt.category for prompt in prompts))
+    if unknown := [category for category in categories if category not in known]:
+        raise UsageError(f"the suite has no category '{unknown[0]}'", hint=f"there is: {', '.join(known)}")
+    chosen: list[SuitePrompt] = []
+    for category in categories or known:
+        chosen += [prompt for prompt in prompts if prompt.category == category][:most]
+    return chosen
+
+
+def _parse(text: str, name: str) -> list[SuitePrompt]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    prompts = [_prompt(line, number, name) for number, line in lines]
+    if not prompts:
+        raise BadFile(f"{name} holds no prompts", hint=_FORM)
+    _check_unique(prompts, name)
+    return prompts
+
+
+def _prompt(line: str, number: int, name: str) -> SuitePrompt:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise BadFile(f"{name}, line {number} is not JSON: {error}", hint="put one object on each line") from error
+    value = value if isinstance(value, dict) else {}
+    text = _first(value["turns"]) if "turns" in value else value.get("prompt")
+    category = value.get("category", "other")
+    if not isinstance(text, str) or not text.strip() or not isinstance(category, str):
+        raise BadFile(f"{name}, line {number} is no prompt", hint=_FORM)
+    return SuitePrompt(str(value.get("question_id", number)), category, text)
+
+
+def _first(turns: Any) -> Any:
+    return turns[0] if isinstance(turns, list) and turns else None
+
+
+def _check_unique(prompts: Iterable[SuitePrompt], name: str) -> None:
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise BadFile(f"{name} has two prompts with the question_id {prompt.id}", hint="give each its own")
+        seen.add(prompt.id)

@@ -1,0 +1,103 @@
+"""A report as text."""
+
+from typing import Any
+
+import pytest
+
+from specgen.bench import report
+from specgen.bench.roofline import Forwards
+from specgen.bench.table import render
+from tests.bench.made_up import Somebody, measurement, run
+
+MODEL = {"id": "org/big", "revision": "0123456789abcdef", "device": "cpu", "dtype": "float32", "quant": "int8"}
+
+
+@pytest.fixture
+def made() -> dict[str, Any]:
+    """Plain, a drafter and a peer on two prompts of two categories."""
+    contenders = [Somebody("plain", []), Somebody("model", []), Somebody("peer", [], peer_of="model")]
+    runs = [
+        run(name, prompt, measurement(speed, accepted=accepted, inside=name != "peer"), category=category)
+        for prompt, category in (("a", "chat"), ("b", "code"))
+        for name, speed, accepted in (("plain", 10, 0), ("model", 25, 2), ("peer", 5, 0))
+    ]
+    overall = report.compare(contenders, runs)
+    machine = {"processor": "CPU", "cores": 2, "threads": 1, "memory_bytes": 24e9, "accelerator": None}
+    return {
+        "machine": machine | {"system": "Linux", "python": "3.11", "torch": "2.13", "specgen": "0.1"},
+        "target": MODEL,
+        "draft": None,
+        "settings": {
+            "suite": "quick",
+            "max_new_tokens": 64,
+            "repeat": 1,
+            "sampling": {"temperature": 0.0, "seed": 0},
+            "engine": {"num_draft_tokens": 4},
+        },
+        "peak_memory_bytes": 3.5e9,
+        "overall": overall,
+        "categories": report.categories(contenders, runs),
+        "identical": report.identical(overall),
+    }
+
+
+def line(text: str, start: str) -> list[str]:
+    """The cells of the first line that begins with `start`."""
+    return next(line for line in text.splitlines() if line.startswith(start))[len(start) :].split()
+
+
+def test_ratios_come_first(made: dict[str, Any]) -> None:
+    text = render(made)
+    assert line(text, "overall")[:5] == ["x", "plain", "x", "peer", "tok/s"]
+    assert line(text, "model")[:3] == ["2.50", "5.00", "25.0"]
+    assert line(text, "peer")[:3] == ["0.50", "-", "5.0"]
+    assert [text.index(name) for name in ("overall", "chat", "code")] == sorted(
+        text.index(name) for name in ("overall", "chat", "code")
+    )
+
+
+def test_columns_stand_under_each_other_and_fit_a_screen(made: dict[str, Any]) -> None:
+    block = next(block for block in render(made).split("\n\n") if block.startswith("overall")).splitlines()
+    assert len({len(row) for row in block}) == 1
+    assert len(block[0]) <= 100
+
+
+def test_the_head_says_what_ran_where(made: dict[str, Any]) -> None:
+    head = render(made).partition("\n\n")[0]
+    assert "target org/big@0123456, cpu, float32, quant int8\ndraft none" in head
+    assert "CPU, 2 cores, 1 threads, 24.00 GB of memory" in head
+    assert "64 new tokens, greedy, k 4, 1 repetition" in head
+
+
+def test_without_a_peer_there_is_no_column_for_it(made: dict[str, Any]) -> None:
+    for table in (made["overall"], *made["categories"].values()):
+        del table["peer"]
+        table["model"]["over_peer"] = None
+    assert "x peer" not in render(made)
+
+
+def test_one_category_is_shown_once(made: dict[str, Any]) -> None:
+    del made["categories"]["code"]
+    assert "overall" not in render(made)
+
+
+def test_a_text_that_differs_is_told_in_capitals(made: dict[str, Any]) -> None:
+    assert "\nidentical output" in render(made)
+    made["overall"]["model"]["same_text"], made["identical"] = 1, False
+    assert "\nNOT identical to the first text of plain decoding: model 1 of 2\n" in render(made)
+
+
+def test_what_was_asked_for_besides_follows(made: dict[str, Any]) -> None:
+    assert "cold start" not in render(made)
+    made |= {
+        "prefill": {"tokens": 1000, "over_peer": 1.5, "seconds": {"specgen": 2.0, "transformers": 3.0}},
+        "roofline": report.roofline(30e9, {"target": Forwards(1_500_000_000, 256, {1: 0.055, 8: 0.066})}),
+        "cold_start_s": [5.25, 4.5],
+    }
+    text = render(made)
+    assert "reading 1000 tokens: 1.50 times as fast as the peer; specgen 2.00 s, transformers 3.00 s\n" in text
+    assert line(text, "target, over the bytes bound") == ["1.10", "1.32"]
+    assert line(text, "target, over width 1") == ["1.00", "1.20"]
+    assert "read bandwidth 30.00 GB/s; weights that a pass reads: target 1.50 GB\n" in text
+    assert "first run 5.25 s, second run 4.50 s\n" in text
+    assert "peak resident memory, without any peer: 3.50 GB\n" in text
