@@ -1,7 +1,8 @@
 """Opening a pair: find both models, prove that they fit, load them."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +17,7 @@ from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
-from specgen.models.checkpoint import Checkpoint, fetch_weights, find
+from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range
 
@@ -61,50 +62,61 @@ def _loaded(checkpoint: Checkpoint) -> LoadedModel:
 def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
     """Load `target` with `draft` (a model, `lookup` or `none`), yielding what a person should know meanwhile.
 
-    The order saves the user's time: small files first, then the check that the ids agree, then the weights.
+    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    checkpoint = yield from find(target, offline=options.offline, trust_remote_code=options.trust_remote_code)
-    tokenizer = _tokenizer(checkpoint, options)
+    checkpoint = yield from _find(target, options)
     draft_checkpoint = None
-    shared = 0
     if draft not in (LOOKUP, NONE):
-        draft_checkpoint = yield from find(
-            ModelRef.parse(draft), offline=options.offline, trust_remote_code=options.trust_remote_code
-        )
-        shared = shared_range(tokenizer, _tokenizer(draft_checkpoint, options))
-        draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
-    checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
-    model, placement = yield from _load(checkpoint, device, options)
-    drafter: Drafter = NoDrafter()
-    draft_model: Runner | None = None
-    draft_placement: Placement | None = None
-    if draft != NONE and not model.can_verify:
-        yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
-        draft, draft_checkpoint = NONE, None
-    elif draft == LOOKUP:
-        drafter = LookupDrafter()
-    elif draft_checkpoint is not None:
-        draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
-        shared = min(shared, model.vocab_size)
-        by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)
-        drafter = HybridDrafter(LookupDrafter(), by_model) if options.lookup else by_model
-        draft = "hybrid" if options.lookup else "model"
-    return Pair(
+        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
+        if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
+            comparing.result()
+            if draft_checkpoint is not None:
+                draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
+        checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
+        model, placement = yield from _load(checkpoint, device, options)
+        tokenizer, shared = comparing.result()
+    pair = Pair(
         target=model,
         checkpoint=checkpoint,
         tokenizer=tokenizer,
-        drafter=drafter,
+        drafter=LookupDrafter() if draft == LOOKUP else NoDrafter(),
         drafter_name=draft,
         draft_checkpoint=draft_checkpoint,
         placement=placement,
         context_length=_context_length(model, options.ctx_size),
+    )
+    if draft != NONE and not model.can_verify:
+        yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
+        return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
+    if draft_checkpoint is None:
+        return pair
+    draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
+    draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
+    shared = min(shared, model.vocab_size)
+    by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)
+    return replace(
+        pair,
+        drafter=HybridDrafter(LookupDrafter(), by_model) if options.lookup else by_model,
+        drafter_name="hybrid" if options.lookup else "model",
         draft=draft_model,
         draft_placement=draft_placement,
         shared_vocab=shared,
     )
+
+
+def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
+    return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
+
+
+def _tokenizers(checkpoint: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
+    """The target's tokenizer, and how many leading ids mean the same to the draft. Raises DraftMismatch."""
+    tokenizer = _tokenizer(checkpoint, options)
+    return tokenizer, shared_range(tokenizer, _tokenizer(draft, options)) if draft else 0
 
 
 def _load(

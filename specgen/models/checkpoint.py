@@ -56,6 +56,11 @@ class Checkpoint:
         return [self.path / name for name in weight_names(self.path, _names(self.path))]
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all weight files are on this disk."""
+        return all(path.is_file() for path in self.weight_files)
+
+    @property
     def weight_bytes(self) -> int:
         """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
         sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
