@@ -9,7 +9,7 @@ SpecgenError
 ├── DraftMismatch       7   the draft does not share the target's token ids
 ├── OutOfMemory         8   the models do not fit the device
 ├── PromptTooLong       9   the prompt alone fills the context
-├── BadFile            10   an input file that cannot be read or is not text
+├── BadFile            10   a file that cannot be read or written, or is not text
 ├── UnsupportedModel   11   weights or an architecture that specgen does not load
 └── DeviceUnavailable  12   a device that this machine or this torch does not have
 

@@ -9,27 +9,47 @@ from specgen.conversation import Conversation
 from specgen.events import Failed, Renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary
-from specgen.render.terminal import columns, is_terminal
+from specgen.render.terminal import ColorChoice, columns, is_terminal, wants_color
+from specgen.render.text import legend
 from specgen.session import Session
 
 _HELP = """/help   this list
 /clear  forget the conversation
 /stats  statistics of the last answer
+/color  paint answers by where their text came from, or no longer
 /exit   leave (so does Ctrl-D)
 Ctrl-C stops an answer and keeps it. A line that begins with // is sent with one / less."""
 
 
 class Repl:
-    """One chat on one session; `read` returns the next line and raises EOFError at the end."""
+    """One chat on one session; `read` returns the next line and raises EOFError at the end.
+
+    `painted` makes the renderer of the answers, which paints them by source or not; `sources` is how it begins.
+    """
 
     def __init__(
-        self, session: Session, conversation: Conversation, renderer: Renderer, read: Callable[[], str]
+        self,
+        session: Session,
+        conversation: Conversation,
+        painted: Callable[[bool], Renderer],
+        read: Callable[[], str],
+        *,
+        color: ColorChoice = "auto",
+        sources: bool = False,
     ) -> None:
         self._session = session
         self._conversation = conversation
-        self._renderer = renderer
+        self._painted = painted
+        self._renderer = painted(sources)
         self._read = read
-        self._commands = {"/help": self._help, "/clear": self._clear, "/stats": self._stats}
+        self._color: ColorChoice = color
+        self._sources = sources
+        self._commands = {
+            "/help": self._help,
+            "/clear": self._clear,
+            "/stats": self._stats,
+            "/color": self._paint,
+        }
 
     def loop(self) -> None:
         """Until /exit or the end of input. An error ends a turn, not the chat."""
@@ -81,6 +101,18 @@ class Repl:
             self._tell("no answer yet")
         else:
             self._tell(summary(self._conversation.started, finished, "full", columns(sys.stderr)).rstrip())
+
+    def _paint(self) -> None:
+        if not is_terminal(sys.stdout) or not wants_color(sys.stdout, self._color):
+            self._tell("answers are not painted here: stdout is no terminal with colours")
+            return
+        self._sources = not self._sources
+        self._renderer = self._painted(self._sources)
+        if self._sources:
+            names = legend(wants_color(sys.stderr, self._color))
+            print(f"answers are painted by source: {names}", file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            self._tell("answers are no longer painted")
 
     def _tell(self, text: str) -> None:
         """Everything but the answers goes to stderr."""

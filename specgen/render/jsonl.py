@@ -65,6 +65,7 @@ def _step(step: Step) -> dict[str, object]:
         "spans": [asdict(span) for span in step.spans],
         "drafted": step.drafted,
         "accepted": step.accepted,
+        "drafted_sources": step.drafted_sources,
         "draft_s": step.draft_s,
         "verify_s": step.verify_s,
     }
@@ -93,6 +94,13 @@ def _stats(stats: Stats) -> dict[str, object]:
         "draft_s": stats.draft_s,
         "verify_s": stats.verify_s,
         "other_s": stats.other_s,
+        "elapsed_s": stats.elapsed_s,
+        "speed_up": stats.speed_up,
+        "speed_up_is_estimate": stats.speed_up_is_estimate,
+        "accepted_lengths": stats.accepted_lengths,
+        "drafted_lengths": stats.drafted_lengths,
+        "acceptance_by_position": stats.acceptance_by_position,
+        "by_source": {source: each._asdict() for source, each in stats.by_source.items()},
     }
 
 

@@ -1,12 +1,15 @@
 """What a run gained, in a few words: the live line, and the summary after the text."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import Literal
 
-from specgen.events import Finished, LoadedModel, Reason, Started, Stats
+from specgen.events import Drafted, Finished, LoadedModel, Reason, Source, Started, Stats
 
 SummaryForm = Literal["full", "short", "none"]
 
 _SEPARATOR = " · "
+_POSITIONS = 8  # what a lookup drafts beyond is too seldom to say a share of
 _STOPPED: dict[Reason, str] = {
     "length": "stopped at the token limit",
     "context": "stopped: the context is full",
@@ -16,33 +19,37 @@ _STOPPED: dict[Reason, str] = {
 
 def live_line(stats: Stats, drafter: str, columns: int) -> str:
     """The run so far in one line that is narrower than `columns`; what does not fit is left out."""
-    parts = [_count(stats.generated_tokens, "token"), *_speed(stats), *_acceptance(stats, drafter)]
+    parts = [*_in_short(stats, drafter), *([drafter] if drafter != "none" else [])]
     return _fold(parts, columns - 1)[0][: columns - 1]
 
 
 def summary(started: Started | None, finished: Finished, form: SummaryForm, columns: int | None = None) -> str:
     """The closing summary, each line with its newline; "" for the form none.
 
-    Short is the speed and the acceptance; full adds the times, the models and the seed of a sampled run. Lines break
-    between figures to fit `columns`; None is as wide as it takes.
+    Short is the speed and the acceptance; full adds where tokens and time went, the models and the seed of a sampled
+    run. Lines break between figures to fit `columns`; None is as wide as it takes.
     """
     if form == "none":
         return ""
     stats = finished.stats
     drafter = started.drafter if started else "none"
-    tokens = _count(stats.generated_tokens, "token")
-    acceptance = _acceptance(stats, drafter)
     stopped = [_STOPPED[finished.reason]] if finished.reason in _STOPPED else []
     if form == "short":
-        groups = [[tokens, *_speed(stats), *acceptance, *stopped]]
+        groups = [[*_in_short(stats, drafter), *stopped]]
     else:
-        speed = [f"{tokens} in {_seconds(stats.elapsed_s)}", *_speed(stats)]
+        speed = [f"{_count(stats.generated_tokens, 'token')} in {_seconds(stats.elapsed_s)}", *_speed(stats)]
+        speed += [f"{figure} plain decoding" for figure in _speed_up(stats, drafter)]
         speed += [f"first token {_seconds(stats.time_to_first_token_s)}"] if stats.generated_tokens else []
-        run = [*speed, *acceptance, *stopped]
-        fits = columns is None or len(_SEPARATOR.join(run)) <= columns
-        groups = [run] if fits else [speed, [*acceptance, *stopped]]
+        acceptance = _acceptance(stats, drafter, "mean acceptance length")
+        groups = [speed, [*acceptance, *stopped], _positions(stats), _rounds(stats, drafter)]
         groups += [_models(started)] if started else []
     return "".join(f"{line}\n" for group in groups for line in _fold(group, columns))
+
+
+def _in_short(stats: Stats, drafter: str) -> list[str]:
+    """The figures in few words: `length` is the mean acceptance length."""
+    tokens = _count(stats.generated_tokens, "token")
+    return [tokens, *_speed(stats), *_speed_up(stats, drafter), *_acceptance(stats, drafter, "length")]
 
 
 def _count(number: int, noun: str) -> str:
@@ -57,13 +64,58 @@ def _speed(stats: Stats) -> list[str]:
     return [f"{stats.tokens_per_second:.1f} tok/s"] if stats.tokens_per_second else []
 
 
-def _acceptance(stats: Stats, drafter: str) -> list[str]:
+def _speed_up(stats: Stats, drafter: str) -> list[str]:
+    """Against plain decoding; nothing where nothing is drafted or nothing was measured to compare with."""
+    if drafter == "none" or stats.speed_up is None:
+        return []
+    return [f"{'~' if stats.speed_up_is_estimate else ''}{stats.speed_up:.1f}x"]
+
+
+def _acceptance(stats: Stats, drafter: str, length: str) -> list[str]:
+    """`length` is what to call the mean acceptance length."""
     if drafter == "none" or not stats.rounds:
         return []
     if not stats.drafted_tokens:
         return ["nothing drafted"]
-    length = f"mean acceptance length {stats.mean_acceptance_length:.1f}"
-    return [f"acceptance rate {stats.acceptance_rate:.0%}".replace("%", " %"), length]
+    return [f"acceptance rate {_share(stats.acceptance_rate)}", f"{length} {stats.mean_acceptance_length:.1f}"]
+
+
+def _positions(stats: Stats) -> list[str]:
+    """Acceptance by what drafted and by position in the round."""
+    parts = [f"{source} {_share(each.accepted / each.drafted)} of {each.drafted}" for source, each in _drafted(stats)]
+    if shares := stats.acceptance_by_position[:_POSITIONS]:
+        parts.append(f"by position {' '.join(f'{100 * share:.0f}' for share in shares)} %")
+    return parts
+
+
+def _drafted(stats: Stats) -> list[tuple[Source, Drafted]]:
+    return [(source, each) for source, each in stats.by_source.items() if each.drafted]
+
+
+def _rounds(stats: Stats, drafter: str) -> list[str]:
+    """How many rounds accepted how many tokens, what was in vain, and where the time went."""
+    if drafter == "none" or not stats.elapsed_s:
+        return []
+    parts = [f"accept lengths {' '.join(counts)}"] if (counts := _histogram(stats.accepted_lengths)) else []
+    if stats.drafted_tokens:
+        parts.append(f"{_count(stats.drafted_tokens - stats.accepted_tokens, 'token')} drafted in vain")
+    spent = {"draft": stats.draft_s, "verify": stats.verify_s, "other": stats.other_s}
+    shares = [f"{_share(seconds / stats.elapsed_s)} {name}" for name, seconds in spent.items()]
+    return [*parts, f"time {', '.join(shares)}"]
+
+
+def _histogram(counts: Sequence[int]) -> list[str]:
+    """`length:rounds`, long lengths by octaves; what never was is left out."""
+    octaves: dict[str, int] = {}
+    for length, count in enumerate(counts):
+        first = 1 << ((length - 1).bit_length() - 1) if length > 4 else 0
+        name = f"{first + 1}-{2 * first}" if first else str(length)
+        octaves[name] = octaves.get(name, 0) + count
+    return [f"{name}:{count}" for name, count in octaves.items() if count]
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _models(started: Started) -> list[str]:
@@ -80,11 +132,13 @@ def _model(model: LoadedModel) -> str:
 
 
 def _fold(parts: list[str], columns: int | None) -> list[str]:
-    """`parts` joined into as few lines as fit; a part that is too wide alone gets a line of its own."""
+    """`parts` joined into as few lines as fit; a part that is too wide alone begins a line and breaks at spaces."""
     lines: list[str] = []
     for part in parts:
         if lines and (columns is None or len(lines[-1]) + len(_SEPARATOR) + len(part) <= columns):
             lines[-1] += _SEPARATOR + part
-        else:
+        elif columns is None or len(part) <= columns:
             lines.append(part)
+        else:
+            lines += textwrap.wrap(part, columns, break_long_words=False, break_on_hyphens=False)
     return lines

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from specgen.events import Span
+from specgen.events import Source, Span
 from specgen.render.cursor import Cursor
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, wants_color
 
 _THINKING = "2"
-_SOURCES = {"draft": "32", "lookup": "36", "forced": "34"}
+_SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33", "bonus": "35", "forced": "34"}
+_LEGEND: tuple[Source, ...] = ("draft", "lookup", "corrected", "bonus")
 
 
 class TextOut:
@@ -89,8 +90,13 @@ class TextOut:
         if not self._color or not text:
             return text
         codes = [_THINKING] if span.channel == "thinking" else []
-        codes += [_SOURCES[span.source]] if self._sources and span.source in _SOURCES else []
+        codes += [_SOURCES[span.source]] if self._sources else []
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes else text
+
+
+def legend(color: bool) -> str:
+    """The sources of text, each painted as its text is."""
+    return ", ".join(f"\x1b[{_SOURCES[source]}m{source}\x1b[0m" if color else source for source in _LEGEND)
 
 
 def appears_on_screen(stdout: TextIO) -> bool:

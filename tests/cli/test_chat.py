@@ -1,6 +1,7 @@
 """specgen chat, from a pipe and on a pseudo-terminal."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ def test_commands_answer_on_stderr(target: Path) -> None:
     assert outcome.out == chat(target, "hello").out
     for words in ("no answer yet", "/clear", "no command /nonsense", "8 tokens in"):
         assert words in outcome.err
+
+
+def test_color_says_where_nothing_can_be_painted(target: Path) -> None:
+    outcome = chat(target, "/color", "hello")
+    assert outcome.out == chat(target, "hello").out
+    assert "answers are not painted here" in outcome.err
+    assert "/color" in chat(target, "/help").err
+
+
+def test_a_trace_numbers_the_answers(target: Path, tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    outcome = invoke("chat", "-m", target, "-n", 8, "--trace", path, stdin=b"hello\nagain\n")
+    assert outcome.out == chat(target, "hello", "again").out
+    answers = {answer["answer"] for answer in map(json.loads, path.read_text().splitlines())}
+    assert answers == {1, 2}
 
 
 def test_clear_forgets(target: Path) -> None:
@@ -83,3 +99,15 @@ def test_on_a_terminal(target: Path) -> None:
     screen = pyte.Screen(100, 24)
     pyte.Stream(screen).feed(sent.getvalue())
     assert said in "".join(line.rstrip() for line in screen.display)
+
+
+def test_color_paints_the_answers_and_back(target: Path) -> None:
+    child = terminal("chat", "-m", target, "-n", 4, columns=100, PROMPT_TOOLKIT_NO_CPR="1")
+    bonus = "\x1b[35m"  # what a target says that drafts nothing
+    child.expect_exact(ready := "\x1b[?2004h")
+    for words, expected in (("hello", False), ("/color", True), ("hello", True), ("/color", False), ("hello", False)):
+        child.send(f"{words}\r")
+        child.expect_exact(ready)
+        assert (bonus in child.before) == expected, words
+    child.sendeof()
+    child.expect(pexpect.EOF)

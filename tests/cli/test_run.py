@@ -303,3 +303,22 @@ def test_a_closed_pipe_ends_quietly(run: Any) -> None:
     outcome = run(PROMPT, stdout=Closed())
     assert outcome.code == 0
     assert outcome.err == ""
+
+
+def test_a_trace_has_every_round_and_the_text_is_as_without(run: Any, checkpoints: Any, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    outcome = run(PROMPT, "-d", checkpoints.draft("llama"), "-k", 3, "--trace", path)
+    assert outcome.out == run(PROMPT).out
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    rounds = [line for line in lines if line["type"] == "round"]
+    assert [line["round"] for line in rounds] == list(range(1, len(rounds) + 1))
+    assert "".join(line["text"] for line in rounds).startswith(outcome.text[:10])
+    assert sum(len(line["tokens"]) for line in rounds) == 24
+    assert any(each["source"] == "draft" for line in rounds for each in line["proposed"])
+
+
+def test_a_trace_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    outcome = invoke("run", "-m", tmp_path / "no-such-model", "--trace", tmp_path / "no" / "trace", PROMPT)
+    assert (outcome.code, outcome.out) == (10, b"")
+    assert "cannot write a trace to" in outcome.err
+    assert outcome.err.count("\n") == 1

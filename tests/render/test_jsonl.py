@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from specgen.errors import OutOfMemory
-from specgen.events import Failed, Finished, Notice, Progress, Span, Step
+from specgen.events import Failed, Finished, Notice, Progress, Span, Stats, Step
 from specgen.render import make_renderer
 from tests.render.samples import STARTED, STATS, run, step
 from tests.render.streams import Pipe, Screen, Terminal
@@ -39,7 +39,8 @@ def test_started_says_what_it_takes_to_repeat_the_run() -> None:
 
 def test_a_step_has_its_tokens_and_spans() -> None:
     spans = (Span("a", "draft"), Span("b", "bonus", "thinking"))
-    (line,) = lines(Step((5, 6), spans, drafted=3, accepted=1, draft_s=0.5, verify_s=0.25))
+    sources = ("draft", "lookup", "draft")
+    (line,) = lines(Step((5, 6), spans, 3, accepted=1, draft_s=0.5, verify_s=0.25, drafted_sources=sources))
     assert line == {
         "type": "step",
         "schema": 1,
@@ -51,6 +52,7 @@ def test_a_step_has_its_tokens_and_spans() -> None:
         ],
         "drafted": 3,
         "accepted": 1,
+        "drafted_sources": ["draft", "lookup", "draft"],
         "draft_s": 0.5,
         "verify_s": 0.25,
     }
@@ -74,7 +76,19 @@ def test_finished_has_the_text_the_models_and_exactly_these_figures() -> None:
         "draft_s": 1.0,
         "verify_s": 4.0,
         "other_s": pytest.approx(1.47),
+        "elapsed_s": 6.47,
+        "speed_up": pytest.approx((0.42 + 127 * 0.0825) / 6.47),
+        "speed_up_is_estimate": True,
+        "accepted_lengths": [1, 4, 6, 4, 12, 0, 2, 0, 1],
+        "drafted_lengths": [0, 0, 1, 9, 14, 0, 5, 0, 1],
+        "acceptance_by_position": pytest.approx([29 / 30, 25 / 30, 19 / 29, 0.75, 0.5, 0.5, 1, 1]),
+        "by_source": {"draft": {"drafted": 103, "accepted": 79}, "lookup": {"drafted": 20, "accepted": 17}},
     }
+
+
+def test_a_speed_up_that_nobody_knows_is_null() -> None:
+    (line,) = lines(Finished("end", "", Stats()))
+    assert (line["stats"]["speed_up"], line["stats"]["by_source"]) == (None, {})
 
 
 def test_failed_has_what_the_command_line_would_say() -> None:

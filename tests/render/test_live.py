@@ -14,6 +14,7 @@ from specgen.events import Event, Failed, LoadedModel, Notice, Progress, Rendere
 from specgen.render import make_renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary
+from specgen.render.text import legend
 from tests.render.samples import STARTED, run, step
 from tests.render.streams import Pipe, Screen, Terminal
 
@@ -311,11 +312,17 @@ def test_the_answers_of_a_chat_follow_each_other(terminals: Terminals) -> None:
 
 
 def test_colours_tell_sources_and_thinking_apart(terminals: Terminals) -> None:
-    spans = (Span("a", "draft"), Span("b", "lookup"), Span("c", "bonus"), Span("d", "corrected", "thinking"))
-    for sources, sent in ((True, "\x1b[32ma\x1b[0m\x1b[36mb\x1b[0mc"), (False, "abc")):
+    spans = (Span("a", "draft"), Span("b", "lookup"), Span("c", "bonus"), Span("d", "corrected"))
+    painted = "\x1b[32ma\x1b[0m\x1b[36mb\x1b[0m\x1b[35mc\x1b[0m\x1b[4;33md\x1b[0m"
+    for sources, sent in ((True, painted), (False, "abcd")):
         out, err = terminals()
-        show(make(out, err, sources=sources), [STARTED, Step((1,), spans)])
-        assert out.sent.decode() == sent + "\x1b[2md\x1b[0m\n"
+        show(make(out, err, sources=sources), [STARTED, Step((1,), (*spans, Span("e", "draft", "thinking")))])
+        assert out.sent.decode() == f"{sent}\x1b[{'2;32' if sources else '2'}me\x1b[0m\n"
+
+
+def test_the_legend_is_painted_as_the_text_is() -> None:
+    assert legend(False) == "draft, lookup, corrected, bonus"
+    assert legend(True).startswith("\x1b[32mdraft\x1b[0m, \x1b[36mlookup\x1b[0m, \x1b[4;33mcorrected\x1b[0m, ")
 
 
 def test_a_carriage_return_waits_for_its_newline(terminals: Terminals) -> None:

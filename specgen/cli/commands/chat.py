@@ -27,26 +27,33 @@ def command(
 
     from specgen.cli.repl import Repl, line_reader
     from specgen.conversation import Conversation
+    from specgen.events import Renderer
     from specgen.render import make_renderer
+    from specgen.render.trace import Trace
     from specgen.session import Session
 
-    renderer = make_renderer(
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-        json=False,
-        stream=True,
-        quiet=output.quiet,
-        stats=False,
-        color=output.color.value,
-        sources=output.color_source,
-        summary="short",
-    )
-    with Session(target, models.draft, models.engine()) as session:
+    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+
+        def painted(sources: bool) -> Renderer:
+            renderer = make_renderer(
+                stdout=sys.stdout,
+                stderr=sys.stderr,
+                json=False,
+                stream=True,
+                quiet=output.quiet,
+                stats=False,
+                color=output.color.value,
+                sources=sources,
+                summary="short",
+            )
+            return trace.along(renderer)
+
+        opening = painted(False)
         try:
             for event in session.open():
-                renderer.show(event)
+                opening.show(event)
         finally:
-            renderer.close()
+            opening.close()
         conversation = Conversation(
             session,
             system=system,
@@ -54,4 +61,6 @@ def command(
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
         )
-        Repl(session, conversation, renderer, line_reader()).loop()
+        Repl(
+            session, conversation, painted, line_reader(), color=output.color.value, sources=output.color_source
+        ).loop()

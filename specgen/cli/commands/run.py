@@ -52,19 +52,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
 
     from specgen.cli.playing import play
     from specgen.render import make_renderer
+    from specgen.render.trace import Trace
     from specgen.session import Session
 
-    renderer = make_renderer(
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-        json=json,
-        stream=not no_stream,
-        quiet=output.quiet,
-        stats=stats,
-        color=output.color.value,
-        sources=output.color_source,
-    )
-    with Session(target, models.draft, models.engine()) as session:
+    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+        renderer = make_renderer(
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            json=json,
+            stream=not no_stream,
+            quiet=output.quiet,
+            stats=stats,
+            color=output.color.value,
+            sources=output.color_source,
+        )
         events = session.generate(
             text,
             system=inputs.system,
@@ -73,8 +74,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
         )
-        last = play(events, renderer, session.stop)
-    if isinstance(last, Failed):
-        raise last.error
+        last = play(events, trace.along(renderer), session.stop)
+        if isinstance(last, Failed):
+            raise last.error
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)

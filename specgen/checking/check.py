@@ -1,0 +1,182 @@
+"""Prompts answered with and without speculation over one loaded pair, and the texts compared."""
+
+import dataclasses
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, available
+from specgen.bench.suites import QUICK, SuitePrompt, choose, read_suite
+from specgen.checking.judge import Difference, Recorder, Text, compare
+from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.errors import UsageError
+from specgen.events import LoadedModel, Notice, Progress, Stats
+from specgen.loading import Pair
+from specgen.prompt import chat_prompt
+from specgen.session import Session, memory_errors
+
+_DRAFTERS = (MODEL, LOOKUP, HYBRID)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """What to check. `texts` are prompts given one by one, instead of a suite.
+
+    `drafters` empty is the one that the pair drafts with. `most` prompts in all, taken from the categories in turn;
+    `last` cuts every prompt to its last tokens.
+    """
+
+    target: str
+    draft: str = "auto"
+    engine: EngineOptions = dataclasses.field(default_factory=EngineOptions)
+    texts: tuple[str, ...] = ()
+    suite: str = QUICK
+    categories: tuple[str, ...] = ()
+    most: int | None = None
+    last: int | None = None
+    drafters: tuple[str, ...] = ()
+    max_new_tokens: int = 64
+    samplings: tuple[SamplingParams, ...] = (SamplingParams(),)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The pair is loaded; `runs` checks are to come."""
+
+    target: LoadedModel
+    draft: LoadedModel | None
+    device: str
+    dtype: str
+    quant: str
+    drafters: tuple[str, ...]
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One prompt, one sampling, one drafter: the same text as without it, or where it differs.
+
+    `words` are the texts of the two tokens that differ; "" for a text that has ended.
+    """
+
+    prompt: SuitePrompt
+    sampling: SamplingParams
+    drafter: str
+    difference: Difference | None
+    words: tuple[str, str]
+    stats: Stats
+
+
+def check(settings: CheckSettings) -> Generator[Progress | Notice | Opened | Checked, None, None]:
+    """Load the pair and check it: `Opened`, then a `Checked` for every run. Raises SpecgenError."""
+    prompts = _prompts(settings)
+    for name in settings.drafters:
+        if name not in _DRAFTERS:
+            raise UsageError(f"there is no drafter '{name}' to check", hint=f"there is: {', '.join(_DRAFTERS)}")
+    session = Session(settings.target, settings.draft, settings.engine)
+    for event in session.open():
+        if isinstance(event, Progress | Notice):
+            yield event
+    yield from check_pair(session.pair, prompts, settings)
+
+
+def check_pair(
+    pair: Pair, prompts: Sequence[SuitePrompt], settings: CheckSettings
+) -> Generator[Progress | Notice | Opened | Checked, None, None]:
+    """Check `prompts` over a pair that is loaded; of `settings` what is not about loading. See check."""
+    drafters = settings.drafters or ((pair.drafter_name,) if pair.drafter_name != "none" else ())
+    if not drafters or not pair.target.can_verify:
+        raise UsageError("nothing is drafted with this pair, so there is nothing to check", hint="name a draft with -d")
+    ids = {prompt: _ids(pair, prompt, settings) for prompt in prompts}
+    runs = [(prompt, sampling) for prompt in prompts for sampling in settings.samplings]
+    checker = _Checker(pair, drafters, settings)
+    yield Opened(
+        target=pair.loaded_target,
+        draft=pair.loaded_draft,
+        device=pair.placement.device.type,
+        dtype=str(pair.placement.dtype).removeprefix("torch."),
+        quant="int8" if pair.placement.int8 else "none",
+        drafters=drafters,
+        runs=len(runs) * len(drafters),
+    )
+    start = time.monotonic()
+    for done, (prompt, sampling) in enumerate(runs):
+        left = (time.monotonic() - start) / done * (len(runs) - done) if done else None
+        yield Progress(f"{label(prompt, sampling)}, {done + 1} of {len(runs)}{_left(left)}")
+        with memory_errors():
+            yield from checker.run(prompt, ids[prompt], sampling)
+
+
+class _Checker:
+    """Answers a prompt without speculation and with every drafter."""
+
+    def __init__(self, pair: Pair, drafters: Sequence[str], settings: CheckSettings) -> None:
+        self._pair = pair
+        self._drafters = drafters
+        self._settings = settings
+        for name in drafters:
+            if name not in available(pair):
+                known = ", ".join(available(pair)[1:])
+                raise UsageError(f"this pair has no drafter '{name}'", hint=f"there is: {known}")
+
+    def run(self, prompt: SuitePrompt, ids: Sequence[int], sampling: SamplingParams) -> Iterator[Checked]:
+        plain, _ = self._answer(PLAIN, ids, sampling)
+        for name in self._drafters:
+            drafted, stats = self._answer(name, ids, sampling)
+            difference = compare(self._pair.target, ids, plain, drafted, sampling, self._pair.placement.dtype)
+            yield Checked(prompt, sampling, name, difference, self._words(difference), stats)
+
+    def _answer(self, drafter: str, ids: Sequence[int], sampling: SamplingParams) -> tuple[Text, Stats]:
+        target = Recorder(self._pair.target)
+        pair = dataclasses.replace(self._pair, target=target)
+        # Every figure is given: nothing is left to what a model recommends.
+        choice = SamplingChoice(**dataclasses.asdict(sampling))
+        made = Ours(drafter, pair, self._settings.engine, choice).run(ids, self._settings.max_new_tokens)
+        return Text(made.ids, target.calls), made.stats
+
+    def _words(self, difference: Difference | None) -> tuple[str, str]:
+        ids = (difference.plain, difference.drafted) if difference else (None, None)
+        first, second = ("" if token is None else self._word(token) for token in ids)
+        return first, second
+
+    def _word(self, token: int) -> str:
+        """The text of a token; its name in the vocabulary where it has none of its own, as special tokens and halves
+        of characters.
+        """
+        text = self._pair.tokenizer.decode([token])
+        return text if text.strip("\ufffd") else self._pair.tokenizer.token_text(token)
+
+
+def label(prompt: SuitePrompt, sampling: SamplingParams) -> str:
+    """A prompt and a sampling in a few words."""
+    return f"prompt {prompt.id} ({prompt.category}), {'greedy' if sampling.greedy else f'seed {sampling.seed}'}"
+
+
+def _prompts(settings: CheckSettings) -> list[SuitePrompt]:
+    """The prompts to check: those of each category in turn, so that the first few are of every kind."""
+    if settings.texts:
+        if not all(text.strip() for text in settings.texts):
+            raise UsageError("a prompt is empty", hint="give the model something to read")
+        prompts = [SuitePrompt(str(number), "given", text) for number, text in enumerate(settings.texts, start=1)]
+    else:
+        prompts = choose(read_suite(settings.suite), settings.categories, None)
+    kinds = dict.fromkeys(prompt.category for prompt in prompts)
+    turns = zip_longest(*([prompt for prompt in prompts if prompt.category == kind] for kind in kinds))
+    return [prompt for prompt in chain.from_iterable(turns) if prompt is not None][: settings.most]
+
+
+def _ids(pair: Pair, prompt: SuitePrompt, settings: CheckSettings) -> Sequence[int]:
+    """What the target reads of `prompt`: its last tokens, as many as are asked for and leave room for the answer."""
+    room = pair.context_length - settings.max_new_tokens
+    if room < 1:
+        context, new = pair.context_length, settings.max_new_tokens
+        raise UsageError(f"-n {new} leaves no room in a context of {context}", hint="ask for fewer tokens")
+    ids = chat_prompt(pair.tokenizer, [Message("user", prompt.text)]).ids
+    return ids[-min(room, settings.last or room) :]
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f", {seconds:.0f} s left" if seconds < 90 else f", {seconds / 60:.0f} min left"
