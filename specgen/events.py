@@ -82,8 +82,8 @@ class Step:
     """One round: one forward pass of the target. Times are in seconds.
 
     `tokens` are the ids that joined the context; `spans` the text that became certain, which may lag behind the
-    tokens (half a character, the start of a stop string). The last step may have text and no tokens. `drafted_sources`
-    has the source of every drafted token; the first `accepted` of them were accepted.
+    tokens (half a character, the start of a stop string). The last step may have text and no tokens. `drafted_tokens`
+    and `drafted_sources` have every drafted token and its source; the first `accepted` of them were accepted.
     Invariants: accepted <= drafted, len(tokens) <= accepted + 1.
     """
 
@@ -93,6 +93,7 @@ class Step:
     accepted: int = 0
     draft_s: float = 0.0
     verify_s: float = 0.0
+    drafted_tokens: tuple[int, ...] = ()
     drafted_sources: tuple[Source, ...] = ()
 
     @property
@@ -176,12 +177,13 @@ class Stats:
     def speed_up(self) -> float | None:
         """The time that the same tokens would have taken one by one, prefill included, over the time they took.
 
-        One by one at the median of the one-token rounds of this run; None before there is one.
+        One by one at the median of the one-token rounds of this run; None before there is one. A round takes as long as
+        a one-token round at least, so that more than the mean acceptance length is noise and is cut off.
         """
         if not self.one_token_s or not self.elapsed_s:
             return None
         one_by_one = (self.generated_tokens - self.first_round_tokens) * median(self.one_token_s)
-        return (self.time_to_first_token_s + one_by_one) / self.elapsed_s
+        return min((self.time_to_first_token_s + one_by_one) / self.elapsed_s, self.mean_acceptance_length)
 
     @property
     def speed_up_is_estimate(self) -> bool:

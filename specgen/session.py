@@ -221,6 +221,7 @@ def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
         spans=spans,
         drafted=done.drafted,
         accepted=min(done.accepted, used),
+        drafted_tokens=done.drafted_tokens,
         drafted_sources=done.drafted_sources,
         draft_s=done.draft_s,
         verify_s=done.verify_s,

@@ -48,6 +48,11 @@ def test_speed_up_is_over_the_one_token_rounds_of_the_same_run() -> None:
     assert stats.speed_up == (10.0 + 6 * 1.0) / 15.5
 
 
+def test_more_than_the_mean_acceptance_length_is_no_speed_up() -> None:
+    stats = Stats().add(STARTED).add(Step((1,), ()), 0.1).add(Step((2,), ()), 9.1)
+    assert stats.add(Step((3, 4), (), 1, 1), 9.2).speed_up == 4 / 3
+
+
 def test_nothing_generated_is_no_division_by_zero() -> None:
     stats = Stats()
     assert (stats.acceptance_rate, stats.mean_acceptance_length, stats.tokens_per_second) == (0.0, 0.0, 0.0)

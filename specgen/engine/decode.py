@@ -15,8 +15,9 @@ from specgen.events import Reason, Source
 class Round:
     """What one forward pass of the target settled.
 
-    `context` ends with `tokens`. `drafted_sources` has the source of every drafted token, accepted or not. `finish`
-    is set in the last round, `notice` where the controller has something to say. Times are in seconds.
+    `context` ends with `tokens`. `drafted_tokens` and `drafted_sources` have every drafted token and its source,
+    accepted or not. `finish` is set in the last round, `notice` where the controller has something to say. Times are in
+    seconds.
     """
 
     context: Tokens
@@ -27,6 +28,7 @@ class Round:
     draft_s: float
     verify_s: float
     finish: Reason | None
+    drafted_tokens: tuple[int, ...] = ()
     drafted_sources: tuple[Source, ...] = ()
     notice: str | None = None
 
@@ -84,6 +86,7 @@ def decode(
             draft_s=drafted_at - start,
             verify_s=verified_at - drafted_at,
             finish=finish,
+            drafted_tokens=proposal.tokens,
             drafted_sources=proposal.sources,
             notice=notice,
         )

@@ -124,6 +124,7 @@ def _models(started: Started) -> list[str]:
         parts.append(f"draft {_model(started.draft)}")
     elif started.drafter != "none":
         parts.append(f"drafter {started.drafter}")
+    parts.append(started.dtype if started.quant == "none" else started.quant)
     return parts if started.sampling.greedy else [*parts, f"seed {started.sampling.seed}"]
 
 

@@ -105,8 +105,8 @@ def _round(step: Step) -> dict[str, object]:
     """`picked` is the target's own token, None where an end or a stop string cut the round before it."""
     return {
         "proposed": [
-            {"source": source, "token": step.tokens[place] if place < step.accepted else None}
-            for place, source in enumerate(step.drafted_sources)
+            {"source": source, "token": token}
+            for source, token in zip(step.drafted_sources, step.drafted_tokens, strict=True)
         ],
         "accepted": step.accepted,
         "picked": step.tokens[step.accepted] if len(step.tokens) > step.accepted else None,

@@ -12,7 +12,7 @@ SHORT = "128 tokens · 21.0 tok/s · ~1.7x · acceptance rate 78 % · length 4.0
 POSITIONS = "draft 77 % of 103 · lookup 85 % of 20 · by position 97 83 66 75 50 50 100 100 %"
 ROUNDS = "accept lengths 0:1 1:4 2:6 3:4 4:12 5-8:3 · 27 tokens drafted in vain"
 TIME = "time 15 % draft, 62 % verify, 23 % other"
-MODELS = "target org/big@0123456 · draft org/small · seed 123"
+MODELS = "target org/big@0123456 · draft org/small · float32 · seed 123"
 
 
 def test_full_says_what_speculation_gained_and_where_tokens_and_time_went() -> None:
@@ -52,7 +52,7 @@ def test_without_a_drafter_there_are_no_acceptance_figures() -> None:
     started = replace(STARTED, draft=None, drafter="none", sampling=SamplingParams())
     stats = replace(STATS, drafted_tokens=0, accepted_tokens=0, accepted_lengths=(), drafted_lengths=(), by_source={})
     lines = summary(started, replace(FINISHED, stats=stats), "full").splitlines()
-    assert lines == ["128 tokens in 6.5 s · 21.0 tok/s · first token 0.42 s", "target org/big@0123456"]
+    assert lines == ["128 tokens in 6.5 s · 21.0 tok/s · first token 0.42 s", "target org/big@0123456 · float32"]
     assert live_line(stats, "none", 80) == "128 tokens · 21.0 tok/s"
 
 
@@ -88,3 +88,7 @@ def test_the_live_line_leaves_out_what_does_not_fit() -> None:
     assert live_line(STATS, "hybrid", 80) == f"{SHORT} · hybrid"
     assert live_line(STATS, "model", 40) == "128 tokens · 21.0 tok/s · ~1.7x"
     assert len(live_line(STATS, "model", 8)) < 8
+
+
+def test_full_says_what_the_models_are_computed_in() -> None:
+    assert "draft org/small · int8 · seed" in summary(replace(STARTED, quant="int8"), FINISHED, "full")

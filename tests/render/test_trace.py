@@ -40,7 +40,9 @@ def objects(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_round_is_a_line(tmp_path: Path) -> None:
-    step = Step((5, 6, 7), (Span("é\n", "draft"),), 4, 2, 0.5, 0.25, ("lookup", "lookup", "draft", "draft"))
+    step = Step(
+        (5, 6, 7), (Span("é\n", "draft"),), 4, 2, 0.5, 0.25, (5, 6, 8, 9), ("lookup", "lookup", "draft", "draft")
+    )
     rest = Step((), (Span("held", "bonus"),))
     path = tmp_path / "trace"
     shown = traced(path, Progress("x"), STARTED, step, Notice("no draft"), rest, Finished("end", "", STATS))
@@ -63,8 +65,8 @@ def test_every_round_is_a_line(tmp_path: Path) -> None:
         "proposed": [
             {"source": "lookup", "token": 5},
             {"source": "lookup", "token": 6},
-            {"source": "draft", "token": None},
-            {"source": "draft", "token": None},
+            {"source": "draft", "token": 8},
+            {"source": "draft", "token": 9},
         ],
         "accepted": 2,
         "picked": 7,
@@ -78,7 +80,11 @@ def test_every_round_is_a_line(tmp_path: Path) -> None:
 
 
 def test_a_round_that_was_cut_inside_its_accepted_run_picked_nothing(tmp_path: Path) -> None:
-    traced(path := tmp_path / "trace", STARTED, Step((5, 6), (), 3, 2, drafted_sources=("draft",) * 3))
+    traced(
+        path := tmp_path / "trace",
+        STARTED,
+        Step((5, 6), (), 3, 2, drafted_tokens=(5, 6, 7), drafted_sources=("draft",) * 3),
+    )
     assert objects(path)[1]["picked"] is None
 
 
