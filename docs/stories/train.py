@@ -50,12 +50,12 @@ class Settings:
     warmup: int = 100
     decay: float = 0.3  # the last share of the steps, in which the learning rate falls to 0
     target_steps: int = 1880
-    draft_steps: int = 1300
+    draft_steps: int = 2200
     sampled_batches: int = 16  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
     sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with
     greedy_share: float = 0.375  # of the sampled batches
-    temperature: float = 0.7
+    temperature: float = 0.6
     top_p: float = 0.9
     save_every: int = 50
     seed: int = 1

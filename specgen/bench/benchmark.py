@@ -8,6 +8,7 @@ from typing import Any
 
 from specgen.bench import report
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Contender, Ours, available, read_time
+from specgen.bench.coupling import measure_coupling
 from specgen.bench.fidelity import compare_with_float32
 from specgen.bench.machine import describe_machine, peak_memory
 from specgen.bench.measure import medians
@@ -16,6 +17,7 @@ from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.bench.runner import interleave, warm_up
 from specgen.bench.startup import cold_starts
 from specgen.bench.suites import QUICK, SuitePrompt, choose, read_suite
+from specgen.bench.texts import KINDS
 from specgen.core import Dtype, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.devices import Placement
 from specgen.errors import UsageError
@@ -52,6 +54,7 @@ class BenchSettings:
     prefill: int | None = None
     cold_start: bool = False
     fidelity: bool = False
+    coupling: bool = False
 
 
 def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
@@ -88,6 +91,8 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
     if settings.roofline:
         yield Progress("measuring forward passes")
         result["roofline"] = _roofline(pair)
+    if settings.coupling:
+        result["coupling"] = yield from _coupling(pair)
     if settings.fidelity:
         result["fidelity"] = yield from _fidelity(pair, settings.engine)
     return result | {"runs": report.run_records(runs)}
@@ -147,6 +152,16 @@ def _roofline(pair: Pair) -> report.Figures:
         models["draft"] = (pair.draft, weight_bytes(pair.draft_checkpoint, pair.draft_placement))
     read = bandwidth(pair.placement.device)
     return report.roofline(read, forward_times(models))
+
+
+def _coupling(pair: Pair) -> Reporting[report.Figures]:
+    if pair.draft is None:
+        raise UsageError("--coupling is about a draft model", hint="name one with --draft")
+    figures = {}
+    for kind in KINDS:
+        coupling = yield from measure_coupling(pair, pair.draft, kind)
+        figures[kind] = dataclasses.asdict(coupling) | {"over_bound": coupling.accepted / coupling.bound}
+    return figures
 
 
 def _fidelity(pair: Pair, options: EngineOptions) -> Reporting[report.Figures]:

@@ -66,6 +66,8 @@ def _rest(report: Figures) -> list[str]:
         parts.append(_prefill(prefill))
     if roofline := report.get("roofline"):
         parts.append(_roofline(roofline))
+    if coupling := report.get("coupling"):
+        parts.append(_coupling(coupling))
     if fidelity := report.get("fidelity"):
         parts.append(_fidelity(fidelity))
     if starts := report.get("cold_start_s"):
@@ -103,6 +105,14 @@ def _roofline(roofline: Figures) -> str:
     sizes = ", ".join(f"{name} {_size(model['weight_bytes'])}" for name, model in models.items())
     read = _size(roofline["bandwidth_bytes_per_s"])
     return f"{_align(rows)}\nread bandwidth {read}/s; weights that a pass reads: {sizes}"
+
+
+def _coupling(coupling: Figures) -> str:
+    rows = [["temperature 1", "tokens", "same draw", "sum of min(p, q)", "over it"]]
+    for kind, figures in coupling.items():
+        row = [kind, str(figures["tokens"]), _number(figures["accepted"], 3), _number(figures["bound"], 3)]
+        rows.append([*row, _number(figures["over_bound"], 3)])
+    return _align(rows)
 
 
 def _fidelity(fidelity: Figures) -> str:

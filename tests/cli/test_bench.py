@@ -82,6 +82,16 @@ def test_fidelity_is_nothing_in_float32_and_little_in_int8(bench: Any, quant: st
             assert abs(figures["perplexity"] / figures["perplexity_float32"] - 1.0) < 0.02
 
 
+def test_coupling_is_near_its_bound(bench: Any) -> None:
+    report = json.loads(bench("--json", "--coupling", "--category", "tale").text)
+    for figures in report["coupling"].values():
+        assert figures["tokens"] >= 511
+        assert 0.8 < figures["over_bound"] < 1.05
+        assert figures["accepted"] == pytest.approx(figures["bound"] * figures["over_bound"])
+    outcome = bench("--coupling", "--draft", "none")
+    assert (outcome.code, "--draft" in outcome.err) == (2, True)
+
+
 def test_a_prompt_that_is_too_long_is_cut_and_said_so(bench: Any) -> None:
     outcome = bench("--ctx-size", 6, "--json")
     assert "are too long: the last 2 tokens of each are read" in " ".join(outcome.err.split())

@@ -60,6 +60,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="How far both models are from their weights in float32, loaded beside.")
     ] = False,
+    coupling: Annotated[
+        bool, typer.Option("--coupling", help="How often both models draw the same token, over what is possible.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Measure plain decoding against drafters, prompt by prompt, on this machine.
@@ -98,6 +101,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         prefill=prefill,
         cold_start=cold_start,
         fidelity=fidelity,
+        coupling=coupling,
     )
     line = ProgressLine(sys.stderr)
     try:
