@@ -15,7 +15,7 @@ from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.runners import int8, packing
 from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
-from specgen.errors import DeviceUnavailable, UsageError
+from specgen.errors import DeviceUnavailable, UnsupportedModel, UsageError
 from specgen.events import Notice, Progress
 from specgen.models import packed
 from specgen.models.checkpoint import Checkpoint, follow
@@ -81,6 +81,12 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     whole = layer(rows)
     for width in (1, 2, 3, 5, 8, 31, 33, 64):
         assert torch.equal(torch.cat([layer(piece) for piece in rows.split(width)]), whole)
+
+
+def test_rows_whose_sums_could_overflow_are_refused() -> None:
+    int8.quantize([torch.ones(1, 66_000)])
+    with pytest.raises(UnsupportedModel, match="exactly"):
+        int8.quantize([torch.ones(1, 67_000)])
 
 
 def test_a_kernel_that_saturates_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:

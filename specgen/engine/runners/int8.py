@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from specgen.errors import UnsupportedModel
+
 # A row has outliers if its largest value is above this many times its root mean square.
 _OUTLIER = 12.0
 # Keeps the scale of a row of zeros above zero.
 _TINY = 1e-30
-# Levels 1 to 255 stand for -127 to 127; the half makes the cast to uint8, which cuts, round.
+# The kernel takes uint8 with this zero point.
 _ZERO = 128
-_CENTRE = _ZERO + 0.5
 # What is lost by rounding is at most half a level.
 _FINER = 254.0
 # Rows are filled up to multiples of these, because a kernel is made for each number of rows that is met.
@@ -31,9 +32,16 @@ _PIECE = 1 << 24
 
 
 def quantize(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of all `parts` [out, in], one after the other, as int8 levels [out, in] and float32 scales [out]."""
+    """The rows of all `parts` [out, in], one after the other, as int8 levels [out, in] and float32 scales [out].
+
+    Raises UnsupportedModel for rows whose sums could leave an int32.
+    """
     levels, scales = [], []
     for part in parts:
+        if part.shape[1] > _LONGEST:
+            raise UnsupportedModel(
+                f"a matrix with rows of {part.shape[1]} is too wide for int8", hint="add --quant none"
+            )
         for piece in torch.split(part, max(1, _PIECE // part.shape[1])):
             rows = piece.float()
             scale = rows.abs().amax(-1).div_(127).clamp_(min=_TINY)
@@ -53,29 +61,34 @@ def int8_linear(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """float32 [rows, in] -> float32 [rows, out], with a matrix from `pack` and its scales [out]."""
     multiply = _multiplier(packed, scale)
-    centre = torch.tensor(_CENTRE)
-    limit = _OUTLIER / packed.shape[0] ** 0.5
+    # Numbers as tensors, which torch need not make of them in every call. All operations here are vectorized; the norm
+    # that is the peak would not be.
+    tiny, finer = torch.tensor(_TINY), torch.tensor(_FINER)
+    share = -(packed.shape[0] ** 0.5) / _OUTLIER
 
     def linear(rows: torch.Tensor) -> torch.Tensor:
-        peak = torch.linalg.vector_norm(rows, torch.inf, -1, keepdim=True)
-        step = torch.add(_TINY, peak, alpha=1 / 127)
-        levels = torch.addcmul(centre, rows, step.reciprocal()).to(torch.uint8)
-        outliers = (peak > torch.linalg.vector_norm(rows, 2, -1, keepdim=True).mul_(limit)).view(-1).nonzero().view(-1)
-        if len(outliers):
-            finer = _finer(rows[outliers], levels[outliers], step[outliers])
-            both = multiply(_filled(torch.cat((levels, finer))))
-            result = both[: len(rows)]
-            result.index_add_(0, outliers, both[len(rows) : len(rows) + len(outliers)], alpha=1 / _FINER)
+        count = len(rows)
+        peak = rows.abs().amax(-1, keepdim=True)
+        step = torch.add(tiny, peak, alpha=1 / 127)
+        exact = rows / step
+        levels = exact.round()
+        norm = torch.linalg.vector_norm(rows, 2, -1, keepdim=True)
+        outliers = torch.add(norm, peak, alpha=share).signbit().nonzero()[:, 0]
+        if not len(outliers):
+            result = multiply(_filled(levels.to(torch.int8)))[:count]
         else:
-            result = multiply(_filled(levels))[: len(rows)]
-        return result.mul_(step) if bias is None else torch.addcmul(bias, result, step)
+            lost = exact.sub_(levels)
+            lost = lost if len(outliers) == count else lost[outliers]
+            both = multiply(_filled(torch.cat((levels, lost.mul_(finer).round_())).to(torch.int8)))
+            result, rest = both[:count], both[count : count + len(outliers)]
+            if len(outliers) == count:
+                result.add_(rest, alpha=1 / _FINER)
+            else:
+                result.index_add_(0, outliers, rest, alpha=1 / _FINER)
+        result.mul_(step)
+        return result if bias is None else result.add_(bias)
 
     return linear
-
-
-def fits(in_features: int) -> bool:
-    """Whether sums over so many products stay exact."""
-    return in_features <= _LONGEST
 
 
 @functools.cache
@@ -90,9 +103,9 @@ def is_exact() -> bool:
         try:
             multiply = _multiplier(pack(levels), torch.ones(outer))
             for count in (1, 4, 8, 33):
-                rows = torch.randint(1, 256, (count, inner), dtype=torch.uint8, generator=generator)
-                rows[0] = 255
-                exact = ((rows.long() - _ZERO) @ levels.long().T).float()
+                rows = torch.randint(-127, 128, (count, inner), dtype=torch.int8, generator=generator)
+                rows[0] = 127
+                exact = (rows.long() @ levels.long().T).float()
                 if not torch.equal(multiply(rows), exact):
                     return False
         except RuntimeError:  # no such kernel on this processor
@@ -101,16 +114,19 @@ def is_exact() -> bool:
 
 
 def _multiplier(packed: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """uint8 levels [rows, in] -> float32 [rows, out]: exact integer sums, times the scales of the outputs."""
+    """int8 levels [rows, in] -> float32 [rows, out]: exact integer sums, times the scales of the outputs."""
     kernel = torch.ops.onednn.qlinear_pointwise.default
     zeros = torch.zeros(len(scale), dtype=torch.int64)
-    return lambda levels: kernel(levels, 1.0, _ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    shift = torch.tensor(_ZERO, dtype=torch.uint8)
 
+    def multiply(levels: torch.Tensor) -> torch.Tensor:
+        shifted = levels.view(torch.uint8) ^ shift  # adds it
+        result: torch.Tensor = kernel(
+            shifted, 1.0, _ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return result
 
-def _finer(rows: torch.Tensor, levels: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """What `levels` lack of `rows`, in levels of a finer step."""
-    lost = rows.addcmul(levels.float().sub_(_ZERO), step, value=-1)
-    return lost.mul_(_FINER).div_(step).add_(_CENTRE).clamp_(1, 255).to(torch.uint8)
+    return multiply
 
 
 def _filled(levels: torch.Tensor) -> torch.Tensor:
