@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,7 @@ READ_BY_TRANSFORMERS = {
 IDS = [(7 * index + index // 5) % VOCAB for index in range(48)]
 TYPES = gguf.GGMLQuantizationType
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other over tensors as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made(folder: Path, config: dict[str, Any]) -> Path:

@@ -31,6 +31,8 @@ from tests.fakes import tokens_of
 IDS = random.Random(1).choices(range(VOCAB), k=300)
 CPU, META = torch.device("cpu"), torch.device("meta")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Tape(TorchDispatchMode):
     """What a CUDA graph does, on a CPU: it records operations with their memory and numbers, and repeats just these."""
@@ -81,15 +83,6 @@ class NeverWaits(TorchDispatchMode):
             if isinstance(value, torch.Tensor) and value.device.type != "meta":
                 assert value.dim() == 0, f"{func} of a tensor on {value.device}"
         return result
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other over tensors as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import library
 
 from specgen.engine.runners.description import Description
 from specgen.engine.runners.linear import Linear
@@ -49,7 +50,7 @@ def _hide(layer: Linear, size: int) -> Linear:
 def _operation() -> Callable[[torch.Tensor, int, int], torch.Tensor]:
     """Made when it is needed, because that takes longer than importing the decoder."""
 
-    @torch.library.custom_op("specgen::multiply", mutates_args=())
+    @library.custom_op("specgen::multiply", mutates_args=())
     def multiply(rows: torch.Tensor, number: int, size: int) -> torch.Tensor:  # noqa: ARG001
         return _LAYERS[number](rows)
 
