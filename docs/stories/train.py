@@ -29,6 +29,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 END = "<|endoftext|>"  # begins every text and parts the books
+FAST = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # whether the processor multiplies in bfloat16
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ def new_model(layers: int, mlp: int) -> LlamaForCausalLM:
 
 
 def logits_of(model: LlamaForCausalLM, tokens: Tensor) -> Tensor:
-    """Run the model in bfloat16 arithmetic; its weights stay in float32."""
-    with torch.autocast("cpu", torch.bfloat16):
+    """Run the model in bfloat16 arithmetic where that is faster; its weights stay in float32."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=FAST):
         return model(input_ids=tokens).logits
 
 
@@ -254,7 +255,7 @@ def train_target(corpus: Corpus, run: Path) -> None:
 @torch.inference_mode()
 def sample(corpus: Corpus, run: Path) -> None:
     """Let the target write texts after openings of paragraphs: the draft will have to guess such text."""
-    target = load(new_model(S.layers, S.mlp), run / "target").to(torch.bfloat16).eval()
+    target = load(new_model(S.layers, S.mlp), run / "target").to(torch.bfloat16 if FAST else torch.float32).eval()
     done: list[Tensor] = []
     for number in range(S.sampled_batches):
         random = torch.Generator().manual_seed(S.seed + number)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from specgen.core import Device, Dtype, EngineOptions, Quant
-from specgen.engine.runners.int8 import is_exact
+from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.linear import packs
 from specgen.errors import DeviceUnavailable, UsageError
 
@@ -78,7 +78,7 @@ def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, le
 def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> bool:
     if options.quant is Quant.AUTO:
         pays = device.type == "cpu" and options.dtype is Dtype.AUTO and lean and weight_bytes >= _SMALL
-        return pays and is_exact()
+        return pays and choose_kernel() is not None
     if options.quant is Quant.NONE:
         return False
     if device.type != "cpu":
@@ -89,6 +89,6 @@ def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int,
         )
     if not lean:
         raise UsageError("a model that runs on transformers cannot run in int8", hint="leave out --quant")
-    if not is_exact():
-        raise DeviceUnavailable("this processor does not multiply int8 exactly", hint="leave out --quant")
+    if choose_kernel() is None:
+        raise DeviceUnavailable("no int8 kernel is exact on this processor", hint="leave out --quant")
     return True

@@ -10,7 +10,7 @@ from specgen.engine.runners.attention import BLOCK, Part, Sight
 from specgen.engine.runners.block import Positions
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.graphs import Capture, Graphs
-from specgen.engine.runners.linear import ROWS
+from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.opaque import opaque
 from specgen.engine.runners.packing import FloatLinears, Int8Linears
 from specgen.engine.runners.rope import Rope
@@ -104,14 +104,14 @@ class LeanModel:
         return rows
 
     def _compute(self, ids: list[int], start: int, last: int, want: Sequence[int]) -> Rows:
-        """Feed `ids` from position `start` on, filled up to at least ROWS rows."""
-        count = len(ids)
-        ids += ids[-1:] * (ROWS - count)
+        """Feed `ids` from position `start` on, filled up to at least as many rows as cost the same."""
+        count, least = len(ids), self._stack.rows
+        ids += ids[-1:] * (least - count)
         states = self._layers(
             torch.tensor(ids, device=self._placement.device), self._positions(start, count, len(ids)), want
         )
-        # No fewer than ROWS rows are scored, of which those asked for are kept.
-        first = min(count - last, len(ids) - ROWS)
+        # As many rows are scored at least, of which those asked for are kept.
+        first = min(count - last, len(ids) - least)
         return self._score(states, first, slice(count - last, count), want) if last else Rows(states[-1][:0])
 
     def _layers(self, ids: torch.Tensor, positions: list[Positions], want: Sequence[int]) -> list[torch.Tensor]:
@@ -233,7 +233,9 @@ def load_decoder(
 def _read_int8(
     checkpoint: Checkpoint, description: Description, tensors: Tensors, placement: Placement
 ) -> Reporting[Stack]:
-    with Int8Linears(checkpoint.weight_files) as linears:
+    kernel = choose_kernel()
+    assert kernel is not None, "place() has looked"  # noqa: S101
+    with Int8Linears(checkpoint.weight_files, kernel) as linears:
         doing = "packing" if linears.packs else "loading"
         stack = yield from _progress(doing, checkpoint, read_stack(description, tensors, placement, linears))
     if linears.failure:

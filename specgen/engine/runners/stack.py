@@ -22,12 +22,16 @@ _DTYPES = ("F32", "BF16", "F16")
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """All of a model but its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> logits in float32."""
+    """All of a model but its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> logits in float32.
+
+    A pass has `rows` rows at least.
+    """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
     blocks: tuple[Block, ...]
     norm: Norm
     score: Linear
+    rows: int
 
 
 def tensor_shapes(what: Description) -> Mapping[str, tuple[int, ...]]:
@@ -103,7 +107,7 @@ def read_stack(
     while len(blocks) < len(what.layers):
         blocks.append(reader.block(len(blocks)))
         yield len(blocks) / len(what.layers)
-    return Stack(embed, tuple(blocks), reader.norm(_NORM), score)
+    return Stack(embed, tuple(blocks), reader.norm(_NORM), score, linears.rows)
 
 
 class _Reader:
