@@ -132,7 +132,7 @@ class Auto:
             gain += chance - rate * self._costs.step(count)
             if gain > best:
                 best, length = gain, count
-        return length if best >= self._trial.gain(rate) else 0
+        return length if best >= self._trial.gain(rate, self._expected) else 0
 
     def draft_length(self, unread: int, recent: int, limit: int) -> tuple[int, int]:
         """How many tokens the model should draft, and how many it may read for that: see Plan.draft."""

@@ -1,5 +1,7 @@
 """Is the draft model worth its time on this text, and how much of the context is it worth reading for it?"""
 
+from collections.abc import Sequence
+
 from specgen.engine.acceptance import DraftAcceptance, Yield
 from specgen.engine.costs import Costs
 from specgen.engine.interfaces import Verdict
@@ -13,6 +15,8 @@ _PIECE = 4
 # Rounds of evidence before the draft is given up, and before a long prompt is read for it, which takes success.
 _TRIED = 4
 _PROMISING = 2
+# What an untried draft may turn out to be: rounds that a match could serve are left to it as far as that would pay.
+_HOPE = 0.9
 # Rounds until the rate that a run achieves says more than what acceptance and costs let expect.
 _FORESIGHT = 16
 # Rounds after which drafting has paid for good: a draft given up later is news again.
@@ -86,11 +90,31 @@ class Trial:
         """The text has grown."""
         self._tokens += tokens
 
-    def gain(self, rate: float) -> float:
-        """What a round with the model brings beyond a plain one, in tokens, where time is worth `rate`."""
+    def gain(self, rate: float, expected: int) -> float:
+        """What a round with the model brings beyond a plain one, in tokens, where time is worth `rate`.
+
+        As measured; while little is, as what is known of acceptance promises, and before, as may be hoped for. 0 where
+        the model would not draft, with `expected` tokens still to come.
+        """
+        lengths = 2 * self._costs.widest
         if not self._in_use or self._yield.rounds < _TRIED:
-            return 0.0
-        return max(0.0, self._yield.gain(rate, self._costs.plain))
+            rests = not self._in_use and self._tokens < self._attempt_at
+            return 0.0 if rests or expected < _PAUSE else self._promise(rate, [_HOPE] * lengths)
+        measured = max(0.0, self._yield.gain(rate, self._costs.plain))
+        if self._yield.rounds >= _FORESIGHT:
+            return measured
+        return max(measured, self._promise(rate, self.acceptance.upto(lengths)))
+
+    def _promise(self, rate: float, chances: Sequence[float]) -> float:
+        """The gain of the best draft length where these are the chances of its tokens, one after the other."""
+        tokens, chance, best = 0.0, 1.0, 0.0
+        by_model = self._costs.draft_known
+        for length, each in enumerate(chances, 1):
+            chance *= each
+            tokens += chance
+            longer = self._costs.round(length, by_model=by_model) - self._costs.plain
+            best = max(best, tokens - rate * longer)
+        return best
 
     def foreseen(self) -> float:
         """The rate of the best fixed draft length, as far as few rounds tell; 0 when a run's own rate tells more."""
