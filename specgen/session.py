@@ -12,6 +12,7 @@ from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
+from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
@@ -79,8 +80,11 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        think: bool | None = None,
     ) -> Iterator[Event]:
         """Answer one prompt. With `raw` it is continued as it is, else it is put into the model's chat template.
+
+        `think` switches a reasoning model's thinking on or off where its template can; None leaves it to the template.
 
         The stream ends in `Finished` or `Failed`; closing it early is always safe.
         """
@@ -96,10 +100,10 @@ class Session:
                 made = raw_prompt(self.pair.tokenizer, prompt)
             else:
                 messages = [Message("system", system)] if system else []
-                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
+                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)], think)
             if made.notice:
                 yield Notice(made.notice)
-            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
+            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking)
 
         return failing(work())
 
@@ -109,8 +113,12 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        thinking: Tags | None = None,
     ) -> Generator[Event, None, None]:
-        """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
+        """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError.
+
+        `thinking` has the tags of a model that thinks aloud.
+        """
         pair = self.pair
         _check(stop, max_new_tokens)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
@@ -126,9 +134,13 @@ class Session:
             self._controller,
         )
         with memory_errors():
-            yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
+            yield from self._stream(
+                rounds, TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context)
+            )
 
-    def _stream(self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int) -> Generator[Event, None, None]:
+    def _stream(
+        self, rounds: Iterator[Round], text: TextStream, split: ThinkingSplit, prompt_tokens: int
+    ) -> Generator[Event, None, None]:
         """Rounds as steps, then `Finished`."""
         start = time.perf_counter()
         stats = Stats(prompt_tokens=prompt_tokens)
@@ -138,18 +150,21 @@ class Session:
             done = next(rounds)
             written = text.write(done.tokens, done.sources)
             reason = "stop" if written.stopped else done.finish or ("interrupted" if self._stopping else None)
-            step = _step(done, written.spans, written.used)
+            step = _step(done, split.write(written.spans), written.used)
             stats = stats.add(step, time.perf_counter() - start)
             answer.append(step.text)
             yield step
             if done.notice:
                 yield Notice(done.notice)
+        last: tuple[Span, ...] = ()
         if reason != "stop":
             written = text.flush()
             reason = "stop" if written.stopped else reason
-            if written.spans:
-                answer.append("".join(span.text for span in written.spans))
-                yield Step((), written.spans)
+            last = split.write(written.spans)
+        if last := (*last, *split.flush()):
+            step = Step((), last)
+            answer.append(step.text)
+            yield step
         yield Finished(reason, "".join(answer), stats)
 
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
