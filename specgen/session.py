@@ -10,13 +10,14 @@ import torch
 from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
-from specgen.loading import Pair, open_pair
+from specgen.loading import NONE, Pair, open_pair, with_draft
 from specgen.pairs import resolve
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
@@ -31,11 +32,14 @@ class Session:
     """
 
     def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
+        self.target = target
         self._target, self._draft = resolve(target, draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping = False
+        self.speculating = True
+        """Whether the drafter is asked; the text is the same without it."""
 
     @classmethod
     def over(cls, pair: Pair, options: EngineOptions) -> Self:
@@ -70,6 +74,16 @@ class Session:
         if self._pair is None:
             with memory_errors():
                 self._pair = yield from open_pair(self._target, self._draft, self._options)
+
+    def change_draft(self, draft: str) -> Generator[Event, None, None]:
+        """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
+
+        Raises SpecgenError, and then the old draft stays.
+        """
+        chosen = resolve(self.target, draft)[1]
+        with memory_errors():
+            self._pair = yield from with_draft(self.pair, chosen, self._options)
+        self._controller = make_controller(self._options.num_draft_tokens)
 
     def generate(
         self,
@@ -127,7 +141,7 @@ class Session:
         yield self._started(params, len(context))
         rounds = decode(
             pair.target,
-            pair.drafter,
+            pair.drafter if self.speculating else NoDrafter(),
             context,
             Sampler(params, len(context)),
             limits,
@@ -186,8 +200,8 @@ class Session:
         pair = self.pair
         return Started(
             target=pair.loaded_target,
-            draft=pair.loaded_draft,
-            drafter=pair.drafter_name,
+            draft=pair.loaded_draft if self.speculating else None,
+            drafter=pair.drafter_name if self.speculating else NONE,
             device=pair.placement.device.type,
             dtype=str(pair.placement.dtype).removeprefix("torch."),
             quant="int8" if pair.placement.int8 else "none",
