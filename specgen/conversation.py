@@ -30,7 +30,7 @@ class Conversation:
     The attributes `sampling`, `max_new_tokens`, `stop` and `think` may be changed between turns.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword a setting
+    def __init__(
         self,
         session: Session,
         *,
@@ -74,6 +74,12 @@ class Conversation:
         tokenizer = self.session.pair.tokenizer
         begun = "" if tokenizer.chat_template is None else self._text(self._before_last())
         return without_thinking(self.messages[-1].content, thinking_tags(tokenizer, begun))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of the context the last answer ended at, 0 before there is one."""
+        done = self.finished
+        return done.stats.prompt_tokens + done.stats.generated_tokens if done else 0
 
     def clear(self) -> None:
         """Forget every turn; the system prompt stays."""
@@ -187,7 +193,7 @@ class Conversation:
         """
         tokenizer = self.session.pair.tokenizer
         text = self._text(messages)
-        same = len(os.path.commonprefix([self._read.text, text]))
+        same = len(os.path.commonprefix([self._read.text, text]))  # noqa: RUF071 - characters are meant
         marks = [mark for mark in self._read.marks if mark[0] <= same]
         characters, tokens = marks[-1]
         kept = self._read.context.prefix(tokens)
