@@ -42,7 +42,7 @@ class RenderedOut(TextOut):
         self._blank = ""
         self._tail = ""
         self._tail_columns = 0
-        self._thought = False
+        self._thought = ""
 
     def _release(self) -> None:
         spans, self._held = self._held, []
@@ -50,12 +50,12 @@ class RenderedOut(TextOut):
         for span in spans:
             text = self._sanitize(span.text)
             if span.channel == "thinking":
-                self._thought = True
+                self._thought += text
                 pieces.append(Piece(text, THINKING))
             elif text:
-                if self._thought:
+                if self._thought and not self._thought.endswith("\n"):
                     pieces.append(Piece("\n"))
-                    self._thought = False
+                self._thought = ""
                 pieces += self._markdown.feed(text)
         if spans:
             self._show(pieces)

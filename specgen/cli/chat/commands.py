@@ -24,7 +24,7 @@ from specgen.session import Session
 
 _NONE = "none"
 _CLOSING = '''Ctrl-C stops an answer and keeps it; twice at an empty line leaves. Tab completes. Alt-Enter begins a new
-line, and so does Enter between """ and """; Ctrl-G goes on in $EDITOR. A line that begins with // is sent with one /.'''
+line, and so does Enter between """ and """; Ctrl-G goes on in $EDITOR. A line that begins with // is sent with one /'''
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,11 @@ def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
     pair = conversation.session.pair
     turns = sum(message.role == "user" for message in conversation.messages)
     used = f", {conversation.tokens} of {pair.context_length} tokens" if conversation.tokens else ""
-    chosen = {name: setting.get(chat) for name, setting in settings.SETTINGS.items()}
+    chosen = [
+        f"{name} {settings.shown(value)}"
+        for name, setting in settings.SETTINGS.items()
+        if (value := setting.get(chat)) not in (None, ())
+    ]
     chat.tell(
         "\n".join(
             [
@@ -96,7 +100,7 @@ def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
                 f"draft   {_draft(conversation.session)}" + ("" if conversation.session.speculating else " (off)"),
                 f"system  {conversation.system or _NONE}",
                 f"turns   {turns}{used}",
-                "set     " + " ".join(f"{name}={settings.shown(value)}" for name, value in chosen.items()),
+                "set     " + ", ".join(chosen),
                 *([f"next    {len(chat.attached)} attached"] if chat.attached else []),
             ]
         )
