@@ -11,7 +11,7 @@ import platformdirs
 
 from specgen.cli.inputs import as_text
 from specgen.errors import BadFile
-from specgen.render.terminal import is_terminal
+from specgen.render.terminal import can_draw, is_terminal, put
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -23,12 +23,15 @@ _MORE = "… "
 
 
 def reader(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[], str]:
-    """A function that returns the next turn: with editing and history on a terminal, plain from a pipe.
+    """A function that returns the next turn: with editing and history on a terminal, plain from a pipe or where the
+    terminal knows no cursor codes.
 
     It raises EOFError at the end, KeyboardInterrupt for Ctrl-C on an empty line. `completions` see completion.py.
     """
     if not is_terminal(sys.stdin):
         return _from_pipe
+    if not can_draw(sys.stderr):
+        return _from_dumb_terminal
     session = _prompt_session(completions)
 
     def read() -> str:
@@ -78,6 +81,11 @@ def _from_pipe() -> str:
         except EOFError:
             raise BadFile(f"{_QUOTES} is never closed", hint=f"end the block with {_QUOTES}") from None
     return _unquoted(text)
+
+
+def _from_dumb_terminal() -> str:
+    put(sys.stderr, _PROMPT)
+    return _from_pipe()
 
 
 def _line() -> str:
