@@ -72,7 +72,7 @@ class Conversation:
         if not self.messages or self.messages[-1].role != "assistant":
             return None
         tokenizer = self.session.pair.tokenizer
-        begun = "" if tokenizer.chat_template is None else self._text(self._before_last())
+        begun = "" if tokenizer.chat_template is None else self._text(self.messages[:-1])
         return without_thinking(self.messages[-1].content, thinking_tags(tokenizer, begun))
 
     @property

@@ -358,26 +358,22 @@ def test_a_turn_that_fails_anew_keeps_the_old_one(tmp_path: Path) -> None:
 
 
 def test_the_oldest_turns_go_when_the_context_fills_up(tmp_path: Path) -> None:
-    # The script depends on how many turns the model reads, so that a forgotten one shows.
     target = Answers(*(ended("the fox"),) * 9)
     conversation = Conversation(fake_session(target, folder=tmp_path, context_length=120), system="be kind")
+    system = encode("<|start|>system\nbe kind<|end|>\n")
     notices: list[str] = []
-    for user in ("one", "two", "three", "four", "five", "six"):
+    while not notices:
         target.contexts.clear()
-        events = list(conversation.say(user))
+        events = list(conversation.say(f"turn {len(conversation.messages)}"))
         assert answered(events) == "the fox"
+        assert target.contexts[0][: len(system)] == system
         notices += [event.text for event in events if isinstance(event, Notice)]
-        if notices and len(notices[-1]):
-            assert target.contexts[0][: len(encode("<|start|>system\nbe kind<|end|>\n"))] == encode(
-                "<|start|>system\nbe kind<|end|>\n"
-            )
-            assert len(target.contexts[0]) <= 60
-            break
+    assert len(target.contexts[0]) <= 60
     assert len(notices) == 1
     assert "the context of 120 tokens is full" in notices[0]
     assert conversation.messages[0] == Message("system", "be kind")
     assert conversation.messages[1].role == "user"
-    assert conversation.messages[1].content != "one"
+    assert conversation.messages[1].content != "turn 1"
     assert conversation.messages[-1] == Message("assistant", "the fox")
 
 

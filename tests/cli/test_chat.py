@@ -273,12 +273,17 @@ class Typist:
 def test_on_a_terminal(tmp_path: Path) -> None:
     """Typed, pasted, in a block; stopped and kept; remembered by the next chat."""
     saved = tmp_path / "chat.json"
-    home = {"XDG_DATA_HOME": str(tmp_path / "data")}
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nprintf 'from the editor' > \"$1\"\n")
+    editor.chmod(0o755)
+    home = {"XDG_DATA_HOME": str(tmp_path / "data"), "VISUAL": str(editor)}
     typist = Typist("-n", 12, **home)
     typist.child.expect_exact(READY)
     typist.types("Once upon a time\r")
     typist.types("\x1b[200~one\ntwo\x1b[201~\r")
     typist.types('"""three\rfour"""\r')
+    typist.types("x\x07", until="from the editor")
+    typist.types("\r")
     typist.types("/set max_tokens 400\r")
     typist.types("Long ago\r", until="tok/s")
     typist.types("\x03")
@@ -295,6 +300,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         "Once upon a time",
         "one\ntwo",
         "three\nfour",
+        "from the editor",
         "Long ago",
     ]
     shown = " ".join(" ".join(typist.rows()).split())

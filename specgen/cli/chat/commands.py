@@ -4,23 +4,16 @@ import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
-from specgen import saved_chat
-from specgen.cli.chat import settings
-from specgen.cli.chat.loop import Chat
-from specgen.cli.inputs import as_text
-from specgen.core import ModelRef
-from specgen.errors import BadFile, SpecgenError, UsageError
-from specgen.events import LoadedModel
-from specgen.render.clipboard import copy
+from specgen.cli.chat import files, pair, settings
+from specgen.cli.chat.loop import Chat, short
+from specgen.cli.chat.pair import draft_name, model_name
+from specgen.errors import SpecgenError, UsageError
 from specgen.render.summary import summary
 from specgen.render.terminal import columns, is_terminal, wants_color
 from specgen.render.text import legend
-from specgen.saved_chat import SavedChat
-from specgen.session import Session
 
 _NONE = "none"
 _CLOSING = '''Ctrl-C stops an answer and keeps it; twice at an empty line leaves. Tab completes. Alt-Enter begins a new
@@ -85,9 +78,9 @@ def _set(chat: Chat, argument: str) -> None:
 
 def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
     conversation = chat.conversation
-    pair = conversation.session.pair
+    models = conversation.session.pair
     turns = sum(message.role == "user" for message in conversation.messages)
-    used = f", {conversation.tokens} of {pair.context_length} tokens" if conversation.tokens else ""
+    used = f", {conversation.tokens} of {models.context_length} tokens" if conversation.tokens else ""
     chosen = [
         f"{name} {settings.shown(value)}"
         for name, setting in settings.SETTINGS.items()
@@ -96,8 +89,8 @@ def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
     chat.tell(
         "\n".join(
             [
-                f"target  {_name(pair.loaded_target)}",
-                f"draft   {_draft(conversation.session)}" + ("" if conversation.session.speculating else " (off)"),
+                f"target  {model_name(models.loaded_target)}",
+                f"draft   {draft_name(conversation.session)}" + ("" if conversation.session.speculating else " (off)"),
                 f"system  {conversation.system or _NONE}",
                 f"turns   {turns}{used}",
                 "set     " + ", ".join(chosen),
@@ -105,32 +98,6 @@ def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
             ]
         )
     )
-
-
-def _model(chat: Chat, argument: str) -> None:
-    if not argument:
-        chat.tell(_name(chat.conversation.session.pair.loaded_target))
-        return
-    target, _, draft = argument.partition(" ")
-    _open(chat, target, draft.strip() or "auto")
-    chat.tell(f"{_name(chat.conversation.session.pair.loaded_target)} goes on with the conversation")
-
-
-def _draft_command(chat: Chat, argument: str) -> None:
-    session = chat.conversation.session
-    if argument:
-        chat.show(session.change_draft(argument))
-        session.speculating = True
-    chat.tell(f"draft: {_draft(session)}")
-
-
-def _spec(chat: Chat, argument: str) -> None:
-    session = chat.conversation.session
-    if argument:
-        if argument not in ("on", "off"):
-            raise UsageError(f"/spec is 'on' or 'off', not '{argument}'")
-        session.speculating = argument == "on"
-    chat.tell(f"speculation is {'on' if session.speculating else 'off'}")
 
 
 def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
@@ -167,7 +134,7 @@ def _regen(chat: Chat, argument: str) -> None:  # noqa: ARG001
 def _undo(chat: Chat, argument: str) -> None:  # noqa: ARG001
     said = _question(chat)
     chat.conversation.undo()
-    chat.tell(f"taken back: {_short(said)}")
+    chat.tell(f"taken back: {short(said)}")
 
 
 def _edit(chat: Chat, argument: str) -> None:  # noqa: ARG001
@@ -182,65 +149,6 @@ def _edit(chat: Chat, argument: str) -> None:  # noqa: ARG001
         chat.tell("nothing was changed")
         return
     chat.stream(chat.conversation.again(edited.strip()))
-
-
-def _file(chat: Chat, argument: str) -> None:
-    path = _path(argument)
-    try:
-        text = as_text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
-    chat.attached.append(f"{path.name}:\n\n{text.rstrip()}")
-    chat.tell(f"{path} goes before your next line ({len(text.splitlines())} lines)")
-
-
-def _save(chat: Chat, argument: str) -> None:
-    path = _path(argument) if argument or chat.file is None else chat.file
-    if path.exists() and (chat.file is None or path.resolve() != chat.file.resolve()):
-        raise BadFile(f"{path} exists already", hint="name another file, or remove it first")
-    conversation = chat.conversation
-    pair = conversation.session.pair
-    saved_chat.write(
-        path,
-        SavedChat(
-            target=_name(pair.loaded_target),
-            draft=_draft(conversation.session),
-            messages=tuple(conversation.messages),
-            sampling=conversation.sampling,
-            max_new_tokens=conversation.max_new_tokens,
-            stop=conversation.stop,
-            think=conversation.think,
-        ),
-    )
-    chat.file = path
-    chat.tell(f"saved to {path}")
-
-
-def _load(chat: Chat, argument: str) -> None:
-    path = _path(argument)
-    saved = saved_chat.read(path)
-    conversation = chat.conversation
-    session = conversation.session
-    if (saved.target, saved.draft) != (_name(session.pair.loaded_target), _draft(session)):
-        try:
-            _open(chat, saved.target, saved.draft)
-        except SpecgenError as error:
-            chat.tell(f"{error}; going on with {_name(session.pair.loaded_target)}")
-    conversation.system = None
-    conversation.restore(saved.messages)
-    conversation.sampling, conversation.max_new_tokens = saved.sampling, saved.max_new_tokens
-    conversation.stop, conversation.think = saved.stop, saved.think
-    chat.file = path
-    turns = sum(message.role == "user" for message in saved.messages)
-    last = f"; the last was: {_short(conversation.question)}" if conversation.question else ""
-    chat.tell(f"loaded {turns} turn{'' if turns == 1 else 's'}{last}")
-
-
-def _copy(chat: Chat, argument: str) -> None:  # noqa: ARG001
-    answer = chat.conversation.answer
-    if answer is None:
-        raise SpecgenError("no answer yet")
-    chat.tell(f"copied by {copy(answer, sys.stderr)}")
 
 
 def _clear(chat: Chat, argument: str) -> None:  # noqa: ARG001
@@ -261,36 +169,6 @@ def _question(chat: Chat) -> str:
     return said
 
 
-def _open(chat: Chat, target: str, draft: str) -> None:
-    """Go on with another pair; the old one stays where that fails. Raises SpecgenError."""
-    session = chat.open_session(target, draft)
-    chat.show(session.open())
-    chat.conversation.move(session)
-
-
-def _name(model: LoadedModel) -> str:
-    return str(ModelRef(model.id, model.revision))
-
-
-def _draft(session: Session) -> str:
-    draft = session.pair.loaded_draft
-    return _name(draft) if draft else session.pair.drafter_name
-
-
-def _path(argument: str) -> Path:
-    if not argument:
-        raise UsageError("which file?", hint="name one after the command")
-    try:
-        return Path(argument).expanduser()
-    except RuntimeError as error:  # ~ of a user there is not
-        raise BadFile(f"cannot find {argument}: {error}") from error
-
-
-def _short(text: str | None, most: int = 60) -> str:
-    line = " ".join((text or "").split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
 def _setting_words() -> list[str]:
     return [f"{name} {word}".rstrip() for name, each in settings.SETTINGS.items() for word in ("", *each.words)]
 
@@ -300,18 +178,18 @@ COMMANDS: dict[str, Command] = {
     "system": Command(_system, "[TEXT]", "show or set the system prompt; none removes it", lambda: [_NONE]),
     "set": Command(_set, "[NAME VALUE]", "list or change settings, from the next answer on", _setting_words),
     "show": Command(_show, "", "the models, the settings, how full the context is"),
-    "model": Command(_model, "[TARGET [DRAFT]]", "go on with another pair", None),
-    "draft": Command(_draft_command, "[DRAFT]", "go on with another draft", None),
-    "spec": Command(_spec, "[on|off]", "speculate or not; the text is the same", lambda: ["on", "off"]),
+    "model": Command(pair.model, "[TARGET [DRAFT]]", "go on with another pair", None),
+    "draft": Command(pair.draft, "[DRAFT]", "go on with another draft", None),
+    "spec": Command(pair.spec, "[on|off]", "speculate or not; the text is the same", lambda: ["on", "off"]),
     "stats": Command(_stats, "", "statistics of the last answer"),
     "color": Command(_color, "", "paint answers by where their text came from, or no longer"),
     "regen": Command(_regen, "", "answer the last turn anew"),
     "undo": Command(_undo, "", "take the last turn back"),
     "edit": Command(_edit, "", "change your last turn in $EDITOR and answer it anew"),
-    "file": Command(_file, "FILE", "put a file before your next turn", None),
-    "save": Command(_save, "[FILE]", "write the chat to a file", None),
-    "load": Command(_load, "FILE", "go on with a saved chat", None),
-    "copy": Command(_copy, "", "copy the last answer to the clipboard"),
+    "file": Command(files.attach, "FILE", "put a file before your next turn", None),
+    "save": Command(files.save, "[FILE]", "write the chat to a file", None),
+    "load": Command(files.load, "FILE", "go on with a saved chat", None),
+    "copy": Command(files.copy_answer, "", "copy the last answer to the clipboard"),
     "clear": Command(_clear, "", "forget the conversation"),
     "exit": Command(_exit, "", "leave (so does Ctrl-D)"),
 }

@@ -120,3 +120,9 @@ class Chat:
         except SpecgenError as error:
             self.tell(str(error))
         return True
+
+
+def short(text: str | None, most: int = 60) -> str:
+    """`text` on one line, to remind of it."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
