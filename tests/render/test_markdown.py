@@ -182,3 +182,20 @@ def test_thinking_is_hidden_where_asked_and_in_pipes(terminals: Any) -> None:
         pipe = Pipe()
         show(pipe, stderr, [*THOUGHT, Span("Yes", "draft")])
         assert pipe.written == b"Yes"
+
+
+def test_on_a_row_that_a_resize_may_have_folded_nothing_is_erased(
+    terminals: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdout, stderr = terminals(60, 20)
+    renderer = make_renderer(
+        stdout=stdout, stderr=stderr, json=False, stream=True, quiet=True, stats=False, markdown=True
+    )
+    renderer.show(STARTED)
+    renderer.show(Step((1,), (Span("words that reach beyond the thirtieth col", "bonus"),)))
+    before = len(stdout.sent)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((30, 20)))
+    renderer.show(Step((1,), (Span("umn of it ", "bonus"),)))
+    assert bytes(stdout.sent[before:]).startswith(b"\n")
+    assert b"\x1b[" not in stdout.sent[before:]
+    renderer.close()
