@@ -1,17 +1,34 @@
 """A chat: turns that reuse what was computed, and keep the ids that were generated."""
 
+import os
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 from specgen.core import Message, SamplingChoice
+from specgen.engine.thinking import without_thinking
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Finished, Notice, Started, Step
-from specgen.prompt import chat_prompt
+from specgen.prompt import chat_text, thinking_tags, unswitched
 from specgen.session import Session, failing
+
+# When less than this share of the context is free for an answer, the oldest turns go.
+_ROOM = 1 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the models have read. At every mark (characters, tokens) the text and the ids have come equally far."""
+
+    text: str = ""
+    context: Tokens = field(default_factory=Tokens)
+    marks: tuple[tuple[int, int], ...] = ((0, 0),)
 
 
 class Conversation:
-    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace."""
+    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace.
+
+    The attributes `sampling`, `max_new_tokens`, `stop` and `think` may be changed between turns.
+    """
 
     def __init__(
         self,
@@ -21,39 +38,105 @@ class Conversation:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        think: bool | None = None,
     ) -> None:
-        self._session = session
-        self._system = system
-        self._options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": max_new_tokens, "stop": stop}
-        self.clear()
+        self.session = session
+        self.sampling = sampling or SamplingChoice()
+        self.max_new_tokens = max_new_tokens
+        self.stop = tuple(stop)
+        self.think = think
+        self.messages = [Message("system", system)] if system else []
+        self.started: Started | None = None
+        self.finished: Finished | None = None
+        self._read = _Read()
+        self._told: set[str] = set()
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt; a new one holds from the next turn on, for all turns."""
+        first = self.messages[:1]
+        return first[0].content if first and first[0].role == "system" else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self.messages = [*([Message("system", text)] if text else []), *self._turns()]
+
+    @property
+    def question(self) -> str | None:
+        """What the user said last, None before the first turn."""
+        return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
+
+    @property
+    def answer(self) -> str | None:
+        """The last answer without its thinking, None before the first."""
+        if not self.messages or self.messages[-1].role != "assistant":
+            return None
+        tokenizer = self.session.pair.tokenizer
+        begun = "" if tokenizer.chat_template is None else self._text(self.messages[:-1])
+        return without_thinking(self.messages[-1].content, thinking_tags(tokenizer, begun))
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens of the context the last answer ended at, 0 before there is one."""
+        done = self.finished
+        return done.stats.prompt_tokens + done.stats.generated_tokens if done else 0
 
     def clear(self) -> None:
         """Forget every turn; the system prompt stays."""
-        self.messages = [Message("system", self._system)] if self._system else []
-        self.started: Started | None = None
-        self.finished: Finished | None = None
-        self._context = Tokens()
-        self._text = ""
+        self.restore([])
+
+    def restore(self, turns: Sequence[Message]) -> None:
+        """Go on from these turns, a system prompt among them replacing the present one."""
+        system = [message for message in self.messages if message.role == "system"]
+        has_system = any(message.role == "system" for message in turns)
+        self.messages = [*([] if has_system else system), *turns]
+        self.started = self.finished = None
+
+    def undo(self) -> str | None:
+        """Take the last turn back; returns what the user said in it, None if there is none."""
+        said = self.question
+        if said is not None:
+            self.messages = self._before_last()
+            self.started = self.finished = None
+        return said
+
+    def move(self, session: Session) -> None:
+        """Go on with another pair, which reads the conversation anew."""
+        self.session = session
+        self._read = _Read()
+        self._told.clear()
 
     def say(self, text: str) -> Iterator[Event]:
         """The user's next turn, and the stream of the answer to it."""
-        return failing(self._turn(text))
+        return failing(self._turn([*self.messages, Message("user", text)]))
 
-    def _turn(self, text: str) -> Generator[Event, None, None]:
-        yield from self._session.open()
-        first = not any(message.role == "user" for message in self.messages)
-        tokenizer = self._session.pair.tokenizer
-        if first and tokenizer.chat_template is None:
-            yield Notice("this model has no chat template: it continues the conversation as plain text")
-        messages = [*self.messages, Message("user", text)]
-        prompt_text, context = self._prompt(messages)
+    def again(self, text: str) -> Iterator[Event]:
+        """The last turn anew, with `text` as what the user said. The old one goes when the new answer begins."""
+        return failing(self._turn([*self._before_last(), Message("user", text)]))
+
+    def _turns(self) -> list[Message]:
+        return [message for message in self.messages if message.role != "system"]
+
+    def _before_last(self) -> list[Message]:
+        """The messages before the last turn."""
+        users = [at for at, message in enumerate(self.messages) if message.role == "user"]
+        return self.messages[: users[-1]] if users else list(self.messages)
+
+    def _turn(self, messages: list[Message]) -> Generator[Event, None, None]:
+        yield from self.session.open()
+        tokenizer = self.session.pair.tokenizer
+        messages, read, notices = self._fit(messages)
+        for notice in (*self._notices(), *notices):
+            yield Notice(notice)
+        tags = thinking_tags(tokenizer, read.text) if tokenizer.chat_template else None
         generated: list[int] = []
         answer: list[str] = []
+        events = self.session.run(read.context, self.sampling, self.max_new_tokens, self.stop, tags)
         try:
-            for event in self._session.run(context, **self._options):
+            for event in events:
                 if isinstance(event, Step):
                     generated += event.tokens
-                    answer.append(event.text)
+                    answer += (span.text for span in event.spans)
                 elif isinstance(event, Started):
                     self.started = event
                 elif isinstance(event, Finished):
@@ -69,26 +152,67 @@ class Conversation:
                 self.messages = [*messages, Message("assistant", said)]
                 # A stop string, or text that was still held back, is in the ids and was never shown.
                 whole = tokenizer.decode(generated) == said
-                self._context = context.grow(generated if whole else tokenizer.encode(said, special=False))
-                self._text = prompt_text + said
+                context = read.context.grow(generated if whole else tokenizer.encode(said, special=False))
+                text = read.text + said
+                self._read = _Read(text, context, (*read.marks, (len(text), len(context))))
 
-    def _prompt(self, messages: Sequence[Message]) -> tuple[str, Tokens]:
-        """The text and the ids of the conversation with `messages`, the ids so far kept where the text is the same.
+    def _notices(self) -> list[str]:
+        """What the user should know about this model's template, once."""
+        tokenizer = self.session.pair.tokenizer
+        known = "this model has no chat template: it continues the conversation as plain text"
+        notices = [known if tokenizer.chat_template is None else unswitched(tokenizer, self.think)]
+        notices = [notice for notice in notices if notice and notice not in self._told]
+        self._told.update(notices)
+        return notices
+
+    def _fit(self, messages: list[Message]) -> tuple[list[Message], _Read, list[str]]:
+        """The messages that the context has room for, read, and what is to be said of the others.
+
+        When it fills up, the oldest whole turns go until it is half empty: more than just what does not fit, since
+        every such change makes the models read again what is left.
+        """
+        read = self._read_on(messages)
+        longest = self.session.pair.context_length
+        if len(read.context) <= longest * (1 - _ROOM):
+            return messages, read, []
+        kept, dropped = messages, 0
+        while len(read.context) > longest / 2 and (shorter := _without_oldest(kept)) is not None:
+            kept, dropped = shorter, dropped + 1
+            read = self._read_on(kept)
+        if not dropped or len(read.context) >= longest:
+            return messages, self._read_on(messages), []
+        turns = "turn is" if dropped == 1 else f"{dropped} turns are"
+        return kept, read, [f"the context of {longest} tokens is full: the oldest {turns} forgotten"]
+
+    def _read_on(self, messages: Sequence[Message]) -> _Read:
+        """The text and the ids of `messages`, the ids so far kept as far as the text is the same.
 
         Generated ids are kept rather than encoded again: text has many encodings, and only the ids that were
-        generated are in the models' caches. A template that rewrites history changes the text; then only what stands
-        before the change is kept.
+        generated are in the models' caches. A template that rewrites history, or a turn that was taken back, changes
+        the text; then what stands before the last mark before the change is kept.
         """
-        tokenizer = self._session.pair.tokenizer
-        if tokenizer.chat_template is None:
-            new = messages[-1].content if self._text else "\n\n".join(message.content for message in messages)
-            return self._text + new, self._context.grow(tokenizer.encode(new, special=not self._text))
-        prompt = chat_prompt(tokenizer, messages)
-        if self._text and prompt.text.startswith(self._text):
-            new_ids = tokenizer.encode(prompt.text[len(self._text) :], special=False)
-            # The template writes the end of the turn; the model has mostly said it already, as a token without text.
-            last = self._context.ids(len(self._context) - 1)
-            ended = new_ids[:1] == last and not tokenizer.decode(last)
-            return prompt.text, self._context.grow(new_ids[1:] if ended else new_ids)
-        kept = self._context.common_prefix(Tokens(prompt.ids))
-        return prompt.text, self._context.prefix(kept).grow(prompt.ids[kept:])
+        tokenizer = self.session.pair.tokenizer
+        text = self._text(messages)
+        same = len(os.path.commonprefix([self._read.text, text]))  # noqa: RUF071 - characters are meant
+        marks = [mark for mark in self._read.marks if mark[0] <= same]
+        characters, tokens = marks[-1]
+        kept = self._read.context.prefix(tokens)
+        ids = tokenizer.encode(text[characters:], special=tokenizer.chat_template is None and not characters)
+        # The template writes the end of the turn; the model has mostly said it already, as a token without text.
+        last = kept.ids(tokens - 1) if tokens else []
+        ended = last and ids[:1] == last and not tokenizer.decode(last)
+        context = kept.grow(ids[1:] if ended else ids)
+        return _Read(text, context, (*marks, (len(text), len(context))))
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        tokenizer = self.session.pair.tokenizer
+        if tokenizer.chat_template is not None:
+            return chat_text(tokenizer, messages, self.think)
+        system = [f"{message.content}\n\n" for message in messages if message.role == "system"]
+        return "".join([*system, *(message.content for message in messages if message.role != "system")])
+
+
+def _without_oldest(messages: Sequence[Message]) -> list[Message] | None:
+    """`messages` without the first whole turn, None where only the last one is left."""
+    users = [at for at, message in enumerate(messages) if message.role == "user"]
+    return [*messages[: users[0]], *messages[users[1] :]] if len(users) > 1 else None

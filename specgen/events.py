@@ -98,7 +98,8 @@ class Step:
 
     @property
     def text(self) -> str:
-        return "".join(span.text for span in self.spans)
+        """The answer's text; what the model thought aloud is in `spans` alone."""
+        return "".join(span.text for span in self.spans if span.channel == "answer")
 
 
 class Drafted(NamedTuple):
@@ -224,7 +225,7 @@ def _by_source(so_far: Mapping[Source, Drafted], step: Step) -> Mapping[Source, 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The stream ended well. `text` is the whole answer."""
+    """The stream ended well. `text` is the whole answer, without what the model thought aloud."""
 
     reason: Reason
     text: str

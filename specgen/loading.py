@@ -95,16 +95,47 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
     if draft_checkpoint is None:
         return pair
-    draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
-    draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
-    shared = min(shared, model.vocab_size)
-    by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)
+    return (yield from _with_model(pair, draft_checkpoint, shared, device, options))
+
+
+def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
+    """`pair` with another draft (a model, `lookup` or `none`), its target as it is. Raises SpecgenError."""
+    alone = replace(
+        pair,
+        drafter=LookupDrafter() if draft == LOOKUP else NoDrafter(),
+        drafter_name=draft,
+        draft_checkpoint=None,
+        draft=None,
+        draft_placement=None,
+        shared_vocab=0,
+    )
+    if draft == NONE:
+        return alone
+    if not pair.target.can_verify:
+        yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
+        return replace(alone, drafter=NoDrafter(), drafter_name=NONE)
+    if draft == LOOKUP:
+        return alone
+    checkpoint = yield from _find(ModelRef.parse(draft), options)
+    shared = shared_range(pair.tokenizer, _tokenizer(checkpoint, options))
+    return (yield from _with_model(alone, checkpoint, shared, choose_device(options.device), options))
+
+
+def _with_model(
+    pair: Pair, checkpoint: Checkpoint, shared: int, device: torch.device, options: EngineOptions
+) -> Generator[Event, None, Pair]:
+    """`pair` with the model of `checkpoint`, whose first `shared` ids mean the same, as its draft."""
+    checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
+    model, placement = yield from _load(checkpoint, device, options)
+    shared = min(shared, pair.target.vocab_size)
+    by_model = ModelDrafter(model, shared, model.context_length or UNLIMITED)
     return replace(
         pair,
         drafter=HybridDrafter(LookupDrafter(), by_model) if options.lookup else by_model,
         drafter_name="hybrid" if options.lookup else "model",
-        draft=draft_model,
-        draft_placement=draft_placement,
+        draft_checkpoint=checkpoint,
+        draft=model,
+        draft_placement=placement,
         shared_vocab=shared,
     )
 

@@ -4,17 +4,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specgen.core import Message
+from specgen.engine.thinking import Tags
 from specgen.models.chat_template import render
 from specgen.models.tokenizer import Tokenizer
+
+_TAGS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+)
+# What templates call the switch for thinking: Qwen3, SmolLM3 and GLM; DeepSeek V3.1.
+_SWITCHES = ("enable_thinking", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The text and the ids of a prompt; `notice` is what the user should know about how it was made."""
+    """The text and the ids of a prompt; `notice` is what the user should know about how it was made.
+
+    `thinking` has the tags of a model that thinks aloud.
+    """
 
     text: str
     ids: tuple[int, ...]
     notice: str = ""
+    thinking: Tags | None = None
 
 
 def raw_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
@@ -22,13 +37,44 @@ def raw_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     return Prompt(text, tuple(tokenizer.encode(text, special=True)))
 
 
-def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> Prompt:
-    """`messages` in the model's chat template, up to where the answer begins; joined as plain text without one."""
+def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> Prompt:
+    """`messages` in the model's chat template, up to where the answer begins; joined as plain text without one.
+
+    `think` switches thinking on or off in a template that knows how; None leaves it to the template.
+    """
     if tokenizer.chat_template is None:
         prompt = raw_prompt(tokenizer, "\n\n".join(message.content for message in messages))
         notice = "this model has no chat template: it continues the text"
         return Prompt(prompt.text, prompt.ids, notice if len(messages) > 1 else "")
-    text = render(
-        tokenizer.chat_template, messages, special_tokens=tokenizer.special_tokens, add_generation_prompt=True
+    text = chat_text(tokenizer, messages, think)
+    tags = thinking_tags(tokenizer, text)
+    return Prompt(text, tuple(tokenizer.encode(text, special=False)), unswitched(tokenizer, think), tags)
+
+
+def chat_text(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> str:
+    """`messages` in the chat template that the model has, up to where the answer begins."""
+    assert tokenizer.chat_template is not None, "the caller has looked"  # noqa: S101
+    switches = {} if think is None else dict.fromkeys(_SWITCHES, think)
+    return render(
+        tokenizer.chat_template,
+        messages,
+        special_tokens=tokenizer.special_tokens,
+        add_generation_prompt=True,
+        **switches,
     )
-    return Prompt(text, tuple(tokenizer.encode(text, special=False)))
+
+
+def thinking_tags(tokenizer: Tokenizer, prompt: str) -> Tags | None:
+    """The tags between which the model thinks aloud, if its template or its vocabulary has a pair of them."""
+    for begin, end in _TAGS:
+        if end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
+            return Tags(begin, end, opened=prompt.rstrip().endswith(begin))
+    return None
+
+
+def unswitched(tokenizer: Tokenizer, think: bool | None) -> str:
+    """What to tell a user who asked for thinking, or for none, of a model whose template has no switch."""
+    template = tokenizer.chat_template or ""
+    if think is None or any(switch in template for switch in _SWITCHES):
+        return ""
+    return "this model's chat template cannot switch thinking on or off"

@@ -10,12 +10,14 @@ import torch
 from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
+from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
-from specgen.loading import Pair, open_pair
+from specgen.loading import NONE, Pair, open_pair, with_draft
 from specgen.pairs import resolve
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
@@ -30,11 +32,14 @@ class Session:
     """
 
     def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
+        self.target = target
         self._target, self._draft = resolve(target, draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping = False
+        self.speculating = True
+        """Whether the drafter is asked; the text is the same without it."""
 
     @classmethod
     def over(cls, pair: Pair, options: EngineOptions) -> Self:
@@ -70,6 +75,16 @@ class Session:
             with memory_errors():
                 self._pair = yield from open_pair(self._target, self._draft, self._options)
 
+    def change_draft(self, draft: str) -> Generator[Event, None, None]:
+        """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
+
+        Raises SpecgenError, and then the old draft stays.
+        """
+        chosen = resolve(self.target, draft)[1]
+        with memory_errors():
+            self._pair = yield from with_draft(self.pair, chosen, self._options)
+        self._controller = make_controller(self._options.num_draft_tokens)
+
     def generate(
         self,
         prompt: str,
@@ -79,8 +94,11 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        think: bool | None = None,
     ) -> Iterator[Event]:
         """Answer one prompt. With `raw` it is continued as it is, else it is put into the model's chat template.
+
+        `think` switches a reasoning model's thinking on or off where its template can; None leaves it to the template.
 
         The stream ends in `Finished` or `Failed`; closing it early is always safe.
         """
@@ -96,10 +114,10 @@ class Session:
                 made = raw_prompt(self.pair.tokenizer, prompt)
             else:
                 messages = [Message("system", system)] if system else []
-                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
+                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)], think)
             if made.notice:
                 yield Notice(made.notice)
-            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
+            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking)
 
         return failing(work())
 
@@ -109,8 +127,12 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        thinking: Tags | None = None,
     ) -> Generator[Event, None, None]:
-        """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
+        """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError.
+
+        `thinking` has the tags of a model that thinks aloud.
+        """
         pair = self.pair
         _check(stop, max_new_tokens)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
@@ -119,16 +141,20 @@ class Session:
         yield self._started(params, len(context))
         rounds = decode(
             pair.target,
-            pair.drafter,
+            pair.drafter if self.speculating else NoDrafter(),
             context,
             Sampler(params, len(context)),
             limits,
             self._controller,
         )
         with memory_errors():
-            yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
+            yield from self._stream(
+                rounds, TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context)
+            )
 
-    def _stream(self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int) -> Generator[Event, None, None]:
+    def _stream(
+        self, rounds: Iterator[Round], text: TextStream, split: ThinkingSplit, prompt_tokens: int
+    ) -> Generator[Event, None, None]:
         """Rounds as steps, then `Finished`."""
         start = time.perf_counter()
         stats = Stats(prompt_tokens=prompt_tokens)
@@ -138,18 +164,21 @@ class Session:
             done = next(rounds)
             written = text.write(done.tokens, done.sources)
             reason = "stop" if written.stopped else done.finish or ("interrupted" if self._stopping else None)
-            step = _step(done, written.spans, written.used)
+            step = _step(done, split.write(written.spans), written.used)
             stats = stats.add(step, time.perf_counter() - start)
             answer.append(step.text)
             yield step
             if done.notice:
                 yield Notice(done.notice)
+        last: tuple[Span, ...] = ()
         if reason != "stop":
             written = text.flush()
             reason = "stop" if written.stopped else reason
-            if written.spans:
-                answer.append("".join(span.text for span in written.spans))
-                yield Step((), written.spans)
+            last = split.write(written.spans)
+        if last := (*last, *split.flush()):
+            step = Step((), last)
+            answer.append(step.text)
+            yield step
         yield Finished(reason, "".join(answer), stats)
 
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
@@ -171,8 +200,8 @@ class Session:
         pair = self.pair
         return Started(
             target=pair.loaded_target,
-            draft=pair.loaded_draft,
-            drafter=pair.drafter_name,
+            draft=pair.loaded_draft if self.speculating else None,
+            drafter=pair.drafter_name if self.speculating else NONE,
             device=pair.placement.device.type,
             dtype=str(pair.placement.dtype).removeprefix("torch."),
             quant="int8" if pair.placement.int8 else "none",

@@ -16,7 +16,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking"},
+    {
+        "session",
+        "conversation",
+        "loading",
+        "recommended",
+        "prompt",
+        "saved_chat",
+        "render",
+        "history",
+        "bench",
+        "checking",
+    },
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},

@@ -10,7 +10,7 @@ import torch
 from specgen import Session
 from specgen.conversation import Conversation
 from specgen.core import EngineOptions, Message, SamplingChoice
-from specgen.errors import OutOfMemory, PromptTooLong
+from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError
 from specgen.events import Event, Failed, Finished, Notice
 from tests.fakes import CHAT_TEMPLATE, END, VOCAB, Scripted, _Fake, encode, fake_session, steps, tokens_of
 
@@ -320,3 +320,150 @@ def test_drafters_are_told_of_turns_in_order(tmp_path: Path) -> None:
     list(conversation.say("hi"))
     list(conversation.say("who?"))
     assert seen == target.contexts
+
+
+def test_undo_and_again_feed_only_what_changes(tmp_path: Path) -> None:
+    letters = [encode(letter)[0] for letter in "hello"]
+    target = Answers([*letters, 0], ended("the fox"), ended("the dog"))
+    conversation = Conversation(fake_session(target, folder=tmp_path))
+    list(conversation.say("hi"))
+    list(conversation.say("who?"))
+    whole = list(target.contexts[-1])
+    before = target.fed
+    assert answered(list(conversation.again("who?"))) == "the fox"
+    # The last token of the prompt is fed again, since its logits are gone, and then the answer.
+    assert target.fed - before == len(ended("the fox"))
+    assert target.contexts[-1] == whole
+    assert conversation.undo() == "who?"
+    assert conversation.messages == turns(("hi", "hello"))
+    assert conversation.finished is None
+    target.contexts.clear()
+    before = target.fed
+    assert answered(list(conversation.say("why?"))) == "the fox"
+    new = len(encode(f"\n<|start|>user\nwhy?<|end|>\n{ASSISTANT}")) + len(ended("the fox")) - 1
+    assert target.fed - before <= new
+    assert [*letters, 0] == target.contexts[0][len(encode(f"<|start|>user\nhi<|end|>\n{ASSISTANT}")) :][:6]
+    assert conversation.undo() == "why?"
+    assert conversation.undo() == "hi"
+    assert conversation.undo() is None
+    assert conversation.messages == []
+
+
+def test_a_turn_that_fails_anew_keeps_the_old_one(tmp_path: Path) -> None:
+    target = Answers(ended("hello"))
+    conversation = Conversation(fake_session(target, folder=tmp_path, context_length=100))
+    list(conversation.say("hi"))
+    assert isinstance(list(conversation.again("the fox " * 100))[-1], Failed)
+    assert conversation.messages == turns(("hi", "hello"))
+
+
+def test_the_oldest_turns_go_when_the_context_fills_up(tmp_path: Path) -> None:
+    target = Answers(*(ended("the fox"),) * 9)
+    conversation = Conversation(fake_session(target, folder=tmp_path, context_length=120), system="be kind")
+    system = encode("<|start|>system\nbe kind<|end|>\n")
+    notices: list[str] = []
+    while not notices:
+        target.contexts.clear()
+        events = list(conversation.say(f"turn {len(conversation.messages)}"))
+        assert answered(events) == "the fox"
+        assert target.contexts[0][: len(system)] == system
+        notices += [event.text for event in events if isinstance(event, Notice)]
+    assert len(target.contexts[0]) <= 60
+    assert len(notices) == 1
+    assert "the context of 120 tokens is full" in notices[0]
+    assert conversation.messages[0] == Message("system", "be kind")
+    assert conversation.messages[1].role == "user"
+    assert conversation.messages[1].content != "turn 1"
+    assert conversation.messages[-1] == Message("assistant", "the fox")
+
+
+THINKING = (
+    "{% for message in messages %}<|start|>{{ message.role }}\n"
+    "{{ message.content.split('</think>')[-1].lstrip('\n') if message.role == 'assistant' else message.content }}"
+    "<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def test_thinking_is_stripped_and_only_the_change_is_fed_again(tmp_path: Path) -> None:
+    thought = "<think>\nthe lazy dog sleeps over there and jumps over the fox\n</think>\n\n"
+    letters = [encode(letter)[0] for letter in "hello"]
+    target = Answers([*encode(thought), *letters, 0], ended("the fox"), ended("the dog"))
+    session = fake_session(target, folder=tmp_path, chat_template=THINKING)
+    conversation = Conversation(session)
+    events = list(conversation.say("hi"))
+    assert answered(events) == "hello"
+    spans = [span for step in steps(events) for span in step.spans]
+    assert "".join(span.text for span in spans if span.channel == "thinking") == thought
+    assert conversation.messages[-1].content == f"{thought}hello"
+    assert conversation.answer == "hello"
+    before = target.fed
+    target.contexts.clear()
+    list(conversation.say("who?"))
+    head = encode(f"<|start|>user\nhi<|end|>\n{ASSISTANT}")
+    rest = encode(f"hello<|end|>\n<|start|>user\nwho?<|end|>\n{ASSISTANT}")
+    assert target.contexts[0] == head + rest
+    assert target.fed - before == len(rest) + len(ended("the fox")) - 1
+    before = target.fed
+    list(conversation.say("so?"))
+    assert target.fed - before == len(encode(f"\n<|start|>user\nso?<|end|>\n{ASSISTANT}")) + len(ended("the dog"))
+
+
+def test_a_template_is_told_not_to_think(tmp_path: Path) -> None:
+    target = Answers(ended("hello"))
+    target._mark = encode("<think>\n\n</think>\n\n")
+    session = fake_session(target, folder=tmp_path, chat_template=THINKING)
+    events = list(Conversation(session, think=False).say("hi"))
+    assert answered(events) == "hello"
+    assert not [event for event in events if isinstance(event, Notice)]
+    assert session.pair.tokenizer.decode(target.contexts[0]).endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_template_without_a_switch_says_so_once(tmp_path: Path) -> None:
+    conversation = Conversation(fake_session(Answers(ended("a"), ended("b")), folder=tmp_path), think=False)
+    told = [[event.text for event in conversation.say("hi") if isinstance(event, Notice)] for _ in range(2)]
+    assert told == [["this model's chat template cannot switch thinking on or off"], []]
+
+
+def test_another_session_reads_the_conversation_anew(tmp_path: Path) -> None:
+    conversation = Conversation(fake_session(Answers(ended("hello")), folder=tmp_path), system="be kind")
+    list(conversation.say("hi"))
+    other = Answers(ended("no"), ended("the dog"))
+    conversation.move(fake_session(other, folder=tmp_path))
+    assert answered(list(conversation.say("who?"))) == "the dog"
+    assert other.contexts[0] == encode(
+        f"<|start|>system\nbe kind<|end|>\n<|start|>user\nhi<|end|>\n{ASSISTANT}hello<|end|>\n"
+        f"<|start|>user\nwho?<|end|>\n{ASSISTANT}"
+    )
+
+
+def test_without_speculation_nothing_is_drafted(tmp_path: Path) -> None:
+    drafter = Scripted(lambda ids: [1])
+    session = fake_session(Answers(ended("a"), ended("b")), drafter, folder=tmp_path)
+    conversation = Conversation(session)
+    session.speculating = False
+    events = list(conversation.say("hi"))
+    assert not drafter.verdicts
+    assert conversation.started is not None
+    assert conversation.started.drafter == "none"
+    assert answered(events) == "a"
+    session.speculating = True
+    list(conversation.say("hi"))
+    assert drafter.verdicts
+
+
+def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any) -> None:
+    session = Session(str(checkpoints.target("llama")), "none", EngineOptions(threads=1))
+    conversation = Conversation(session, max_new_tokens=8)
+    plain = answered(list(conversation.say("hello")))
+    target = session.pair.target
+    list(session.change_draft(str(checkpoints.draft("llama"))))
+    assert session.pair.target is target
+    assert session.pair.drafter_name == "hybrid"
+    assert answered(list(conversation.again("hello"))) == plain
+    with pytest.raises(SpecgenError):
+        list(session.change_draft("./no-such-model"))
+    assert session.pair.drafter_name == "hybrid"
+    list(session.change_draft("lookup"))
+    assert session.pair.loaded_draft is None
+    assert answered(list(conversation.again("hello"))) == plain

@@ -144,6 +144,18 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingOptions:
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Switch a reasoning model's thinking on or off, if its template can."),
+    ] = None
+    hide_thinking: Annotated[
+        bool,
+        typer.Option("--hide-thinking", help="Do not show thinking on a terminal; in a pipe there is never any."),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[

@@ -20,12 +20,16 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     color: ColorChoice = "auto",
     summary: SummaryForm = "full",
     sources: bool = False,
+    thinking: bool = True,
+    markdown: bool = False,
 ) -> Renderer:
     """The renderer that fits `stdout` and `stderr`. It can show several answers, one after the other.
 
     `json` writes JSON lines and no summary. `stream` false keeps the text back until the answer ends (in JSON: leaves
     the steps out). `quiet` leaves nothing on stderr. `stats` shows the summary where stderr is no terminal, too;
-    `summary` says how long it is. `sources` colours text on a terminal by where it came from.
+    `summary` says how long it is. `sources` colours text on a terminal by where it came from,
+    `thinking` shows what a model thinks aloud there, and `markdown` renders the text of a terminal that knows colours
+    and is not painted by source.
     """
     if json:
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
@@ -35,7 +39,17 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
         # Imported here because rich costs 0.08 s, which a pipe need not pay.
         from specgen.render.live import Live  # noqa: PLC0415
 
-        return Live(stdout, stderr, stream=stream, quiet=quiet, form=form, color=color, sources=sources)
+        return Live(
+            stdout,
+            stderr,
+            stream=stream,
+            quiet=quiet,
+            form=form,
+            color=color,
+            sources=sources,
+            thinking=thinking,
+            markdown=markdown,
+        )
     return Plain(stdout, stderr, stream=stream, quiet=quiet, form=form, color=wants_color(stderr, color))
 
 

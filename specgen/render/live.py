@@ -5,6 +5,7 @@ from typing import TextIO
 
 from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
 from specgen.render.progress import ProgressLine
+from specgen.render.rendered import RenderedOut
 from specgen.render.sanitize import sanitize
 from specgen.render.status import StatusLine
 from specgen.render.summary import SummaryForm, live_line, summary
@@ -20,10 +21,11 @@ class Live:
 
     A terminal on stdout gets text that cannot drive it; a terminal on stderr gets progress, the live line and notices.
     Notices that come while text is on the screen wait for its end. Without `stream` the text is written when the
-    answer ends, well or badly. `sources` colours text by where it came from.
+    answer ends, well or badly. `sources` colours text by where it came from, `thinking` and `markdown` see
+    make_renderer.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword a flag
         self,
         stdout: TextIO,
         stderr: TextIO,
@@ -33,6 +35,8 @@ class Live:
         form: SummaryForm = "full",
         color: ColorChoice = "auto",
         sources: bool = False,
+        thinking: bool = True,
+        markdown: bool = False,
     ) -> None:
         self._stderr = stderr
         self._quiet = quiet
@@ -45,7 +49,9 @@ class Live:
         self._status = StatusLine(stderr, below=self._on_screen, color=self._color)
         screen = stdout if is_terminal(stdout) else stderr
         make_room = self._status.erase if self._on_screen else lambda: None
-        self._text = TextOut(stdout, screen, make_room, stream=stream, color=color, sources=sources)
+        renders = markdown and not sources and can_draw(stdout) and wants_color(stdout, color)
+        kind = RenderedOut if renders else TextOut
+        self._text = kind(stdout, screen, make_room, stream=stream, color=color, sources=sources, thinking=thinking)
         self._held_notices: list[Notice] = []
         self._started: Started | None = None
         self._reset()

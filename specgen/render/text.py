@@ -8,7 +8,7 @@ from specgen.render.cursor import Cursor
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, wants_color
 
-_THINKING = "2"
+THINKING = "2"
 _SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33", "bonus": "35", "forced": "34"}
 _LEGEND: tuple[Source, ...] = ("draft", "lookup", "corrected", "bonus")
 
@@ -17,7 +17,8 @@ class TextOut:
     """Writes the text of one answer after the other to `stdout`, and follows the cursor while it does.
 
     Without `stream` the text is written by end(). `screen` is the terminal that the text may appear on; `make_room`
-    is called before text that does not surely stay on the cursor's row.
+    is called before text that does not surely stay on the cursor's row. `thinking` shows what a model thinks aloud, on
+    a terminal alone.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class TextOut:
         stream: bool,
         color: ColorChoice,
         sources: bool,
+        thinking: bool = True,
     ) -> None:
         self._stdout = stdout
         self._screen = screen
@@ -37,12 +39,13 @@ class TextOut:
         self._terminal = is_terminal(stdout)
         self._color = wants_color(stdout, color)
         self._sources = sources
+        self._thinking = thinking and self._terminal
         self._held: list[Span] = []
         self._carriage_return = ""
         self.cursor = Cursor()
 
     def write(self, spans: Sequence[Span]) -> None:
-        self._held += spans
+        self._held += (span for span in spans if span.channel == "answer" or self._thinking)
         if self._stream:
             self._release()
 
@@ -52,9 +55,7 @@ class TextOut:
         True if a pipe's reader may have left the cursor behind the text.
         """
         self._release()
-        if self._carriage_return:
-            self._put(sanitize(self._carriage_return), sanitize(self._carriage_return))
-            self._carriage_return = ""
+        self._finish()
         if self._terminal and self.cursor.in_line:
             put(self._stdout, "\n")
         line_is_open = is_pipe(self._stdout) and self.cursor.in_line
@@ -69,6 +70,12 @@ class TextOut:
             return
         safe = [(self._sanitize(span.text), span) for span in spans]
         self._put("".join(text for text, _ in safe), "".join(self._paint(text, span) for text, span in safe))
+
+    def _finish(self) -> None:
+        """Write what waits for text that will not come."""
+        if self._carriage_return:
+            self._put(sanitize(self._carriage_return), sanitize(self._carriage_return))
+            self._carriage_return = ""
 
     def _put(self, text: str, painted: str) -> None:
         if not text:
@@ -89,7 +96,7 @@ class TextOut:
     def _paint(self, text: str, span: Span) -> str:
         if not self._color or not text:
             return text
-        codes = [_THINKING] if span.channel == "thinking" else []
+        codes = [THINKING] if span.channel == "thinking" else []
         codes += [_SOURCES[span.source]] if self._sources else []
         return f"\x1b[{';'.join(codes)}m{text}\x1b[0m" if codes else text
 

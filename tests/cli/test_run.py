@@ -322,3 +322,8 @@ def test_a_trace_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_pa
     assert (outcome.code, outcome.out) == (10, b"")
     assert "cannot write a trace to" in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_template_that_cannot_switch_thinking_says_so(checkpoints: Any) -> None:
+    outcome = invoke("-m", checkpoints.target("llama"), "-n", 4, "--no-think", "hello")
+    assert "cannot switch thinking on or off" in outcome.err

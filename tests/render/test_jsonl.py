@@ -45,7 +45,7 @@ def test_a_step_has_its_tokens_and_spans() -> None:
         "type": "step",
         "schema": 1,
         "tokens": [5, 6],
-        "text": "ab",
+        "text": "a",
         "spans": [
             {"text": "a", "source": "draft", "channel": "answer"},
             {"text": "b", "source": "bonus", "channel": "thinking"},

@@ -5,36 +5,52 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import GenerationOptions, ModelOptions, OutputOptions, grouped, named_model
+from specgen.cli.options import (
+    GenerationOptions,
+    ModelOptions,
+    OutputOptions,
+    ThinkingOptions,
+    grouped,
+    named_model,
+)
 
 
 @grouped
 def command(
     models: ModelOptions,
     generation: GenerationOptions,
+    thinking: ThinkingOptions,
     output: OutputOptions,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
+    no_markdown: Annotated[
+        bool, typer.Option("--no-markdown", help="Show answers on a terminal as the model writes them.")
+    ] = False,
 ) -> None:
     """Talk with a model; each answer streams, and the conversation is kept.
 
-    Lines on stdin are turns too when it is no terminal. /help in the chat lists its commands.
+    On a terminal Markdown is rendered as it arrives, lines are edited, and what you typed is remembered. Lines on stdin
+    are turns too when it is no terminal. /help in the chat lists its commands.
 
-    Example:
+    Examples:
+
+        specgen chat -m stories -n 60
 
         specgen chat -m org/target -d org/draft -s "Be brief."
     """
     target = named_model(models)
 
-    from specgen.cli.repl import Repl, line_reader
+    from specgen.cli.chat.commands import completions
+    from specgen.cli.chat.loop import Chat, Look
+    from specgen.cli.chat.reading import reader
     from specgen.conversation import Conversation
     from specgen.events import Renderer
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.session import Session
 
-    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+    with Trace(output.trace) as trace:
 
-        def painted(sources: bool) -> Renderer:
+        def rendering(look: Look) -> Renderer:
             renderer = make_renderer(
                 stdout=sys.stdout,
                 stderr=sys.stderr,
@@ -42,25 +58,23 @@ def command(
                 stream=True,
                 quiet=output.quiet,
                 stats=False,
-                color=output.color.value,
-                sources=sources,
+                color=look.color,
+                sources=look.sources,
                 summary="short",
+                thinking=look.thinking,
+                markdown=look.markdown,
             )
             return trace.along(renderer)
 
-        opening = painted(False)
-        try:
-            for event in session.open():
-                opening.show(event)
-        finally:
-            opening.close()
         conversation = Conversation(
-            session,
+            Session(target, models.draft, models.engine()),
             system=system,
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
+            think=thinking.think,
         )
-        Repl(
-            session, conversation, painted, line_reader(), color=output.color.value, sources=output.color_source
-        ).loop()
+        look = Look(output.color.value, output.color_source, not no_markdown, not thinking.hide_thinking)
+        chat = Chat(conversation, look, rendering, lambda target, draft: Session(target, draft, models.engine()))
+        chat.show(conversation.session.open())
+        chat.loop(reader(completions))

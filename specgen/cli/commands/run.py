@@ -11,6 +11,7 @@ from specgen.cli.options import (
     InputOptions,
     ModelOptions,
     OutputOptions,
+    ThinkingOptions,
     grouped,
     named_model,
 )
@@ -24,6 +25,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     context: typer.Context,
     models: ModelOptions,
     generation: GenerationOptions,
+    thinking: ThinkingOptions,
     inputs: InputOptions,
     output: OutputOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
@@ -65,6 +67,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             stats=stats,
             color=output.color.value,
             sources=output.color_source,
+            thinking=not thinking.hide_thinking,
         )
         events = session.generate(
             text,
@@ -73,6 +76,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
+            think=thinking.think,
         )
         last = play(events, trace.along(renderer), session.stop)
         if isinstance(last, Failed):

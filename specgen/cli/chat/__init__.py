@@ -1,0 +1,1 @@
+"""The chat: a person's lines in, commands done, answers streamed."""

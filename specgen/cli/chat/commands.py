@@ -1,0 +1,196 @@
+"""The commands of the chat: a table from names to functions, each with its help."""
+
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+
+from specgen.cli.chat import files, pair, settings
+from specgen.cli.chat.loop import Chat, short
+from specgen.cli.chat.pair import draft_name, model_name
+from specgen.errors import SpecgenError, UsageError
+from specgen.render.summary import summary
+from specgen.render.terminal import columns, is_terminal, wants_color
+from specgen.render.text import legend
+
+_NONE = "none"
+_CLOSING = '''Ctrl-C stops an answer and keeps it; twice at an empty line leaves. Tab completes. Alt-Enter begins a new
+line, and so does Enter between """ and """; Ctrl-G goes on in $EDITOR. A line that begins with // is sent with one /'''
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`takes` shows the argument, `about` says what happens, `words` are what Tab completes: None for files."""
+
+    do: Callable[[Chat, str], None]
+    takes: str
+    about: str
+    words: Callable[[], list[str]] | None = list
+
+
+def run(chat: Chat, name: str, argument: str) -> None:
+    """Do a command. Raises SpecgenError."""
+    command = COMMANDS.get(_ALIASES.get(name, name))
+    if command is None:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        raise UsageError(f"no command /{name}", hint=f"did you mean /{close[0]}?" if close else "/help lists them all")
+    if argument and not command.takes:
+        raise UsageError(f"/{name} takes nothing after it", hint=f"/{name} alone: {command.about}")
+    command.do(chat, argument)
+
+
+def completions() -> dict[str, list[str] | None]:
+    """What may follow each command; None for file names."""
+    return {f"/{name}": command.words() if command.words else None for name, command in COMMANDS.items()}
+
+
+def _help(chat: Chat, argument: str) -> None:
+    if argument:
+        command = COMMANDS.get(_ALIASES.get(argument.lstrip("/"), argument.lstrip("/")))
+        if command is None:
+            raise UsageError(f"no command /{argument.lstrip('/')}", hint="/help lists them all")
+        chat.tell(f"/{argument.lstrip('/')} {command.takes}".rstrip() + f": {command.about}")
+        return
+    left = [f"/{name} {command.takes}".rstrip() for name, command in COMMANDS.items()]
+    width = max(map(len, left))
+    lines = [f"{usage:{width}}  {command.about}" for usage, command in zip(left, COMMANDS.values(), strict=True)]
+    chat.tell("\n".join([*lines, _CLOSING]))
+
+
+def _system(chat: Chat, argument: str) -> None:
+    if not argument:
+        chat.tell(chat.conversation.system or "there is no system prompt; /system TEXT sets one")
+        return
+    chat.conversation.system = None if argument == _NONE else argument
+    chat.tell("there is no system prompt any more" if argument == _NONE else "the system prompt is set")
+
+
+def _set(chat: Chat, argument: str) -> None:
+    if not argument:
+        chat.tell(settings.listing(chat))
+        return
+    name, _, value = argument.replace("=", " ", 1).partition(" ")
+    settings.change(chat, name.strip(), value.strip())
+    chat.tell(f"{name} is {settings.shown(settings.SETTINGS[name].get(chat))}")
+
+
+def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    conversation = chat.conversation
+    models = conversation.session.pair
+    turns = sum(message.role == "user" for message in conversation.messages)
+    used = f", {conversation.tokens} of {models.context_length} tokens" if conversation.tokens else ""
+    chosen = [
+        f"{name} {settings.shown(value)}"
+        for name, setting in settings.SETTINGS.items()
+        if (value := setting.get(chat)) not in (None, ())
+    ]
+    chat.tell(
+        "\n".join(
+            [
+                f"target  {model_name(models.loaded_target)}",
+                f"draft   {draft_name(conversation.session)}" + ("" if conversation.session.speculating else " (off)"),
+                f"system  {conversation.system or _NONE}",
+                f"turns   {turns}{used}",
+                "set     " + ", ".join(chosen),
+                *([f"next    {len(chat.attached)} attached"] if chat.attached else []),
+            ]
+        )
+    )
+
+
+def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    finished = chat.conversation.finished
+    if finished is None:
+        raise SpecgenError("no answer yet")
+    width = columns(sys.stderr)
+    chat.tell(summary(chat.conversation.started, finished, "full", width).rstrip())
+
+
+def _color(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    if not is_terminal(sys.stdout) or not wants_color(sys.stdout, chat.look.color):
+        raise SpecgenError("answers are not painted here: stdout is no terminal with colours")
+    chat.look.sources = not chat.look.sources
+    chat.restyle()
+    if chat.look.sources:
+        names = legend(wants_color(sys.stderr, chat.look.color))
+        print(f"answers are painted by source: {names}", file=sys.stderr, flush=True)  # noqa: T201
+    else:
+        chat.tell("answers are no longer painted")
+
+
+def _regen(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    conversation = chat.conversation
+    question = _question(chat)
+    if conversation.started is not None and conversation.started.sampling.greedy:
+        chat.tell("greedy decoding gives the same answer again; /set temperature 0.7 draws another")
+    elif (seed := conversation.sampling.seed) is not None:
+        settings.change(chat, "seed", str(seed + 1))
+        chat.tell(f"the seed is {seed + 1} now, for another answer")
+    chat.stream(conversation.again(question))
+
+
+def _undo(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    said = _question(chat)
+    chat.conversation.undo()
+    chat.tell(f"taken back: {short(said)}")
+
+
+def _edit(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    said = _question(chat)
+    if not is_terminal(sys.stdin):
+        raise UsageError("/edit needs a terminal")
+    try:
+        edited = click.edit(said, extension=".md")
+    except click.ClickException as error:
+        raise SpecgenError(error.message, hint="set EDITOR to an editor that runs in the terminal") from error
+    if edited is None or not edited.strip() or edited.strip() == said.strip():
+        chat.tell("nothing was changed")
+        return
+    chat.stream(chat.conversation.again(edited.strip()))
+
+
+def _clear(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    chat.conversation.clear()
+    chat.attached.clear()
+    chat.file = None
+    chat.tell("the conversation is forgotten")
+
+
+def _exit(chat: Chat, argument: str) -> None:  # noqa: ARG001
+    chat.leaving = True
+
+
+def _question(chat: Chat) -> str:
+    said = chat.conversation.question
+    if said is None:
+        raise SpecgenError("there is no turn yet")
+    return said
+
+
+def _setting_words() -> list[str]:
+    return [f"{name} {word}".rstrip() for name, each in settings.SETTINGS.items() for word in ("", *each.words)]
+
+
+COMMANDS: dict[str, Command] = {
+    "help": Command(_help, "[COMMAND]", "this list, or one command of it"),
+    "system": Command(_system, "[TEXT]", "show or set the system prompt; none removes it", lambda: [_NONE]),
+    "set": Command(_set, "[NAME VALUE]", "list or change settings, from the next answer on", _setting_words),
+    "show": Command(_show, "", "the models, the settings, how full the context is"),
+    "model": Command(pair.model, "[TARGET [DRAFT]]", "go on with another pair", None),
+    "draft": Command(pair.draft, "[DRAFT]", "go on with another draft", None),
+    "spec": Command(pair.spec, "[on|off]", "speculate or not; the text is the same", lambda: ["on", "off"]),
+    "stats": Command(_stats, "", "statistics of the last answer"),
+    "color": Command(_color, "", "paint answers by where their text came from, or no longer"),
+    "regen": Command(_regen, "", "answer the last turn anew"),
+    "undo": Command(_undo, "", "take the last turn back"),
+    "edit": Command(_edit, "", "change your last turn in $EDITOR and answer it anew"),
+    "file": Command(files.attach, "FILE", "put a file before your next turn", None),
+    "save": Command(files.save, "[FILE]", "write the chat to a file", None),
+    "load": Command(files.load, "FILE", "go on with a saved chat", None),
+    "copy": Command(files.copy_answer, "", "copy the last answer to the clipboard"),
+    "clear": Command(_clear, "", "forget the conversation"),
+    "exit": Command(_exit, "", "leave (so does Ctrl-D)"),
+}
+_ALIASES = {"quit": "exit", "bye": "exit", "colour": "color"}

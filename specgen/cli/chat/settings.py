@@ -1,0 +1,122 @@
+"""What /set changes: how answers are drawn and shown, from the next one on."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from specgen.cli.chat.loop import Chat
+from specgen.core import SamplingChoice
+from specgen.errors import UsageError
+
+_UNSET = ("auto", "none", "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """`takes` says what values there are, in words; `words` those that Tab completes."""
+
+    takes: str
+    get: Callable[[Chat], object]
+    set: Callable[[Chat, str], None]
+    words: tuple[str, ...] = ()
+
+
+def change(chat: Chat, name: str, value: str) -> None:
+    """Set `name` to what `value` says. Raises UsageError."""
+    setting = SETTINGS.get(name)
+    if setting is None:
+        close = difflib.get_close_matches(name, SETTINGS, 1)
+        raise UsageError(
+            f"there is no setting '{name}'", hint=f"did you mean {close[0]}?" if close else "/set lists them"
+        )
+    if not value:
+        raise UsageError(f"{name} is {shown(setting.get(chat))}", hint=f"/set {name} takes {setting.takes}")
+    try:
+        setting.set(chat, value)
+    except ValueError:
+        raise UsageError(f"{name} cannot be '{value}'", hint=f"it takes {setting.takes}") from None
+
+
+def listing(chat: Chat) -> str:
+    """Every setting with its value and what it takes."""
+    width = max(map(len, SETTINGS))
+    return "\n".join(
+        f"{name:{width}}  {shown(setting.get(chat)):8}  {setting.takes}" for name, setting in SETTINGS.items()
+    )
+
+
+def shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None or value == ():
+        return "auto"
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _number(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if text in _UNSET:
+            return None
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
+def _sampling(name: str, takes: str, parse: Callable[[str], Any]) -> Setting:
+    def put(chat: Chat, text: str) -> None:
+        chat.conversation.sampling = dataclasses.replace(chat.conversation.sampling, **{name: parse(text)})
+
+    return Setting(f"{takes}, or auto", lambda chat: getattr(chat.conversation.sampling, name), put, ("auto",))
+
+
+def _of_conversation(name: str, takes: str, parse: Callable[[str], Any], *words: str) -> Setting:
+    return Setting(
+        takes,
+        lambda chat: getattr(chat.conversation, name),
+        lambda chat, text: setattr(chat.conversation, name, parse(text)),
+        words,
+    )
+
+
+def _of_look(name: str) -> Setting:
+    def put(chat: Chat, text: str) -> None:
+        setattr(chat.look, name, _switch(text))
+        chat.restyle()
+
+    return Setting("on or off", lambda chat: getattr(chat.look, name), put, ("on", "off"))
+
+
+SETTINGS: dict[str, Setting] = {
+    "temperature": _sampling("temperature", "0 (greedy) or more", _number(float, 0.0, 1e6)),
+    "top_k": _sampling("top_k", "a number of tokens, 0 for all", _number(int, 0)),
+    "top_p": _sampling("top_p", "0 to 1", _number(float, 0.0, 1.0)),
+    "min_p": _sampling("min_p", "0 to 1", _number(float, 0.0, 1.0)),
+    "repetition_penalty": _sampling("repetition_penalty", "0.01 or more, 1 for none", _number(float, 0.01, 1e6)),
+    "presence_penalty": _sampling("presence_penalty", "a number, 0 for none", _number(float, -1e6, 1e6)),
+    "frequency_penalty": _sampling("frequency_penalty", "a number, 0 for none", _number(float, -1e6, 1e6)),
+    "seed": _sampling("seed", "a whole number", _number(int, 0)),
+    "max_tokens": _of_conversation("max_new_tokens", "1 or more, or auto", _number(int, 1), "auto"),
+    "stop": _of_conversation(
+        "stop", "a text that ends answers, or none", lambda text: () if text in _UNSET else (text,), "none"
+    ),
+    "think": _of_conversation(
+        "think",
+        "on, off or auto",
+        lambda text: None if text in _UNSET else _switch(text),
+        *("on", "off", "auto"),
+    ),
+    "thinking": _of_look("thinking"),
+    "markdown": _of_look("markdown"),
+}
+assert {field.name for field in dataclasses.fields(SamplingChoice)} <= SETTINGS.keys()  # noqa: S101 - none is forgotten

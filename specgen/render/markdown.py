@@ -1,0 +1,138 @@
+"""Markdown as it streams, to pieces of styled text that never have to be taken back.
+
+Nothing that is out changes again: what may turn out to be something else (half a word of bold, a table) is held back
+until it is certain. So there is no screen to redraw, and neither a resize nor an answer taller than the screen can
+lose a line.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from specgen.render.highlight import Highlighter
+from specgen.render.inline import BOLD, DIM, LINK, Piece, inline
+from specgen.render.tables import is_delimiter, table
+
+_NEWLINE = Piece("\n")
+_FENCE = re.compile(r"\s*(`{3,}|~{3,})\s*([^`]*)$")
+_RULE = re.compile(r"\s{0,3}([-*_])\s*(\1\s*){2,}$")
+_HEADING = re.compile(r"\s{0,3}(#{1,6})\s+(?=\S)")
+_QUOTE = re.compile(r"\s{0,3}>\s?")
+_BULLET = re.compile(r"(\s*)[-*+]\s+(?=\S)")
+_NUMBER = re.compile(r"(\s*)(\d{1,9}[.)])\s+(?=\S)")
+# The start of a line that may still become a fence, a rule, a heading, a list or a table.
+_UNDECIDED = re.compile(r"\s*(#{1,6}|>|[-*_+]{0,3}|\d{0,9}[.)]?|`{1,2}|~{1,2}|(`{3,}|~{3,}).*|\|.*)\s*$", re.DOTALL)
+_RULE_COLUMNS = 40
+
+
+class MarkdownStream:
+    """Takes text as it comes; what is certain comes out as pieces, the rest waits in `tail`, as the model wrote it."""
+
+    def __init__(self, columns: Callable[[], int]) -> None:
+        self._columns = columns
+        self.tail = ""
+        self._begun = False  # whether the line's first piece is out
+        self._style = self._indent = ""
+        self._fence = ""
+        self._code = Highlighter("")
+        self._table: list[str] = []
+
+    def feed(self, text: str) -> list[Piece]:
+        """The pieces that `text` makes certain."""
+        *lines, self.tail = (self.tail + text).split("\n")
+        out: list[Piece] = []
+        for line in lines:
+            out += self._whole(line)
+        return out + self._part()
+
+    def end(self) -> list[Piece]:
+        """Everything that was held back."""
+        line, self.tail = self.tail, ""
+        out = self._whole(line) if line or self._begun else []
+        if out and out[-1] == _NEWLINE:
+            del out[-1]  # the model wrote none
+        return out + self._end_table()
+
+    def _whole(self, line: str) -> list[Piece]:
+        """The pieces of a line that has ended, from what is not out yet of it."""
+        if self._fence:
+            return self._code_line(line)
+        if self._begun:
+            return [*self._inline(line), self._end_line()]
+        if line.lstrip().startswith("|"):
+            self._table.append(line)
+            if len(self._table) != 2 or is_delimiter(line):
+                return []
+            return self._plain_table()
+        return [*self._end_table(), *self._block(line)]
+
+    def _block(self, line: str) -> list[Piece]:
+        """The pieces of a whole line that is neither code nor a table."""
+        if fence := _FENCE.match(line):
+            self._fence, self._code = fence[1], Highlighter(fence[2])
+            return [Piece(line, DIM, wraps=False), _NEWLINE]
+        if _RULE.match(line):
+            return [Piece("─" * min(_RULE_COLUMNS, self._columns() - 1), DIM, wraps=False), _NEWLINE]
+        opening, rest = self._open(line)
+        return [*opening, *self._inline(rest), self._end_line()]
+
+    def _part(self) -> list[Piece]:
+        """What is certain of the line that has not ended."""
+        if self._fence:
+            return []
+        out: list[Piece] = []
+        if not self._begun:
+            if _UNDECIDED.match(self.tail):
+                return []
+            opening, self.tail = self._open(self.tail)
+            out = [*self._end_table(), *opening]
+            self._begun = True
+        # A word that is not complete may still end the markup that seems to end before it.
+        words = re.match(r".*[\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]", self.tail, re.DOTALL)
+        pieces, used = inline(words[0] if words else "", self._style, whole=False)
+        self.tail = self.tail[used:]
+        return out + [piece._replace(indent=self._indent) for piece in pieces]
+
+    def _open(self, line: str) -> tuple[list[Piece], str]:
+        """What a line begins with, and the rest of it; settles its style and indent."""
+        self._style = self._indent = ""
+        if heading := _HEADING.match(line):
+            self._style = f"{BOLD};{LINK}" if len(heading[1]) == 1 else BOLD
+            return [], line[heading.end() :]
+        if quote := _QUOTE.match(line):
+            self._indent = "│ "
+            return [Piece("│ ", DIM, wraps=False)], line[quote.end() :]
+        if bullet := _BULLET.match(line):
+            self._indent = f"{bullet[1]}  "
+            return [Piece(f"{bullet[1]}• ", wraps=False)], line[bullet.end() :]
+        if number := _NUMBER.match(line):
+            opening = f"{number[1]}{number[2]} "
+            self._indent = " " * len(opening)
+            return [Piece(opening, wraps=False)], line[number.end() :]
+        indent = line[: len(line) - len(line.lstrip())]
+        return ([Piece(indent, wraps=False)] if indent else []), line[len(indent) :]
+
+    def _inline(self, text: str) -> list[Piece]:
+        return [piece._replace(indent=self._indent) for piece in inline(text, self._style)[0]]
+
+    def _end_line(self) -> Piece:
+        self._begun, self._style, self._indent = False, "", ""
+        return _NEWLINE
+
+    def _code_line(self, line: str) -> list[Piece]:
+        bare = line.strip()
+        if bare.startswith(self._fence) and not bare.strip(self._fence[0]):
+            self._fence = ""
+            return [Piece(line, DIM, wraps=False), _NEWLINE]
+        return [*self._code.line(line), _NEWLINE]
+
+    def _end_table(self) -> list[Piece]:
+        if len(self._table) < 2:
+            return self._plain_table()
+        lines, self._table = self._table, []
+        return table(lines, self._columns() - 1)
+
+    def _plain_table(self) -> list[Piece]:
+        """Lines that looked like a table and are none."""
+        lines: Sequence[str]
+        lines, self._table = self._table, []
+        return [piece for line in lines for piece in (*inline(line)[0], _NEWLINE)]

@@ -1,0 +1,119 @@
+"""A chat in a file of JSON: messages, models with their revisions, sampling."""
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from specgen.core import Message, ModelRef, SamplingChoice
+from specgen.errors import BadFile
+
+VERSION = 1
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class SavedChat:
+    """What a file holds. `draft` is a model, `lookup` or `none`; models are named with the revision that was used."""
+
+    target: str
+    draft: str
+    messages: tuple[Message, ...]
+    sampling: SamplingChoice
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    think: bool | None = None
+
+
+def write(path: Path, chat: SavedChat) -> None:
+    """Save `chat` for this user alone, whole or not at all. Raises BadFile."""
+    target = ModelRef.parse(chat.target)
+    data = {
+        "version": VERSION,
+        "models": {"target": asdict(target), "draft": asdict(ModelRef.parse(chat.draft))},
+        "sampling": {name: value for name, value in asdict(chat.sampling).items() if value is not None},
+        "max_new_tokens": chat.max_new_tokens,
+        "stop": chat.stop,
+        "think": chat.think,
+        "messages": [asdict(message) for message in chat.messages],
+    }
+    text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+    try:
+        path = path.expanduser().resolve()
+        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:  # noqa: PTH123
+                file.write(text)
+            os.replace(beside, path)  # noqa: PTH105
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)  # noqa: PTH108
+            raise
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"cannot save to {path}: {reason}", hint="check the path and its permissions") from error
+
+
+def read(path: Path) -> SavedChat:
+    """The chat in `path`. Raises BadFile for a file that cannot be read, is no chat, or is a newer specgen's."""
+    try:
+        data = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
+    except ValueError:
+        raise _broken(path) from None
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise BadFile(f"{path} was saved by a newer specgen", hint="update specgen")
+    try:
+        return _parse(data)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise _broken(path) from None
+
+
+def _broken(path: Path) -> BadFile:
+    return BadFile(f"{path} is not a saved chat, or is damaged", hint="name a file that /save has written")
+
+
+def _parse(data: Any) -> SavedChat:
+    if data["version"] != VERSION:
+        raise ValueError
+    messages = tuple(Message(_word(each["role"]), _word(each["content"])) for each in data["messages"])
+    turns = [message.role for message in messages if message.role != "system"]
+    if any(message.role not in _ROLES for message in messages) or turns != [*_ROLES[1:]] * (len(turns) // 2):
+        raise ValueError
+    if any(message.role == "system" for message in messages[1:]):
+        raise ValueError
+    return SavedChat(
+        target=_model(data["models"]["target"]),
+        draft=_model(data["models"]["draft"]),
+        messages=messages,
+        sampling=SamplingChoice(**{each.name: _number(data["sampling"].get(each.name)) for each in _KNOBS}),
+        max_new_tokens=_number(data["max_new_tokens"]),
+        stop=tuple(_word(stop) for stop in data["stop"]),
+        think=data["think"] if data["think"] is None else bool(data["think"]),
+    )
+
+
+_KNOBS = fields(SamplingChoice)
+
+
+def _model(data: Any) -> str:
+    revision = data["revision"]
+    return str(ModelRef(_word(data["source"]), None if revision is None else _word(revision)))
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError
+    return value

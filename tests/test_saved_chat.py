@@ -1,0 +1,80 @@
+"""A chat in a file: what is saved is loaded, and what is no chat is refused with a line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgen.core import Message, SamplingChoice
+from specgen.errors import BadFile
+from specgen.saved_chat import SavedChat, read, write
+
+CHAT = SavedChat(
+    target="org/target@" + "a" * 40,
+    draft="lookup",
+    messages=(Message("system", "be kind"), Message("user", "hi\n日本"), Message("assistant", '"so" \x1b')),
+    sampling=SamplingChoice(temperature=0.7, top_k=3, seed=5),
+    max_new_tokens=30,
+    stop=("END",),
+    think=False,
+)
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    write(path, CHAT)
+    assert read(path) == CHAT
+    assert path.stat().st_mode & 0o777 == 0o600
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert data["models"]["target"] == {"source": "org/target", "revision": "a" * 40}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["chat.json"]
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="cannot save"):
+        write(tmp_path / "no" / "chat.json", CHAT)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadFile, match="cannot save"):
+        write(tmp_path / "folder", CHAT)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
+def changed(path: Path, **fields: Any) -> Path:
+    write(path, CHAT)
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
+    return path
+
+
+def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="newer specgen"):
+        read(changed(tmp_path / "chat.json", version=2, messages="otherwise"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": None},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": 3}]},
+        {"messages": [{"role": "tool", "content": "x"}]},
+        {"messages": [{"role": "assistant", "content": "x"}]},
+        {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]},
+        {"messages": 3},
+        {"models": {}},
+        {"sampling": {"seed": "x"}},
+        {"stop": [1]},
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    with pytest.raises(BadFile, match="not a saved chat"):
+        read(changed(tmp_path / "chat.json", **fields))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"version"', b"\xff\xfe"])
+def test_what_is_no_chat_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "chat.json").write_bytes(content)
+    with pytest.raises(BadFile, match="not a saved chat"):
+        read(tmp_path / "chat.json")
+    with pytest.raises(BadFile, match="cannot read"):
+        read(tmp_path / "none.json")
