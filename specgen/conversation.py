@@ -7,17 +7,21 @@ from specgen.core import Message, SamplingChoice
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Finished, Notice, Started, Step
 from specgen.prompt import chat_prompt
-from specgen.session import Session, failing
+from specgen.session import Session, failing, with_messages
 
 
 class Conversation:
-    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace."""
+    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace.
+
+    `messages` are turns that were said before, in a model's chat template.
+    """
 
     def __init__(
         self,
         session: Session,
         *,
         system: str | None = None,
+        messages: Sequence[Message] = (),
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
@@ -26,6 +30,7 @@ class Conversation:
         self._system = system
         self._options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": max_new_tokens, "stop": stop}
         self.clear()
+        self.messages += messages
 
     def clear(self) -> None:
         """Forget every turn; the system prompt stays."""
@@ -50,7 +55,8 @@ class Conversation:
         generated: list[int] = []
         answer: list[str] = []
         try:
-            for event in self._session.run(context, **self._options):
+            for each in self._session.run(context, **self._options):
+                event = with_messages(each, messages, raw=tokenizer.chat_template is None)
                 if isinstance(event, Step):
                     generated += event.tokens
                     answer.append(event.text)

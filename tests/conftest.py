@@ -21,6 +21,14 @@ def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_user_history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Answers are logged in a folder of the tests, not in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECGEN_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for packed weights that only this test uses."""

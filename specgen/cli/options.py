@@ -156,6 +156,7 @@ class OutputOptions:
         Path | None, typer.Option(metavar="FILE", help="Append every round to FILE as a line of JSON.")
     ] = None
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
+    no_log: Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")] = False
 
 
 @dataclass(frozen=True, slots=True)

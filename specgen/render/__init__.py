@@ -1,5 +1,6 @@
 """Events shown to terminals, pipes and programs. The text goes to stdout, everything else to stderr."""
 
+from collections.abc import Mapping
 from typing import TextIO
 
 from specgen.events import Renderer
@@ -20,16 +21,17 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     color: ColorChoice = "auto",
     summary: SummaryForm = "full",
     sources: bool = False,
+    about: Mapping[str, object] | None = None,
 ) -> Renderer:
     """The renderer that fits `stdout` and `stderr`. It can show several answers, one after the other.
 
     `json` writes JSON lines and no summary. `stream` false keeps the text back until the answer ends (in JSON: leaves
     the steps out). `quiet` leaves nothing on stderr. `stats` shows the summary where stderr is no terminal, too;
-    `summary` says how long it is. `sources` colours text on a terminal by where it came from.
+    `summary` says how long it is. `sources` colours text on a terminal by where it came from. `about` goes into JSON.
     """
     if json:
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
-        return JsonLines(stdout, progress=progress, steps=stream)
+        return JsonLines(stdout, progress=progress, steps=stream, about=about)
     form: SummaryForm = summary if not quiet and (stats or is_terminal(stderr)) else "none"
     if is_terminal(stdout) or is_terminal(stderr):
         # Imported here because rich costs 0.08 s, which a pipe need not pay.

@@ -25,6 +25,7 @@ def command(
     """
     target = named_model(models)
 
+    from specgen.cli.recording import Recorder
     from specgen.cli.repl import Repl, line_reader
     from specgen.conversation import Conversation
     from specgen.events import Renderer
@@ -32,6 +33,7 @@ def command(
     from specgen.render.trace import Trace
     from specgen.session import Session
 
+    recorder = Recorder("chat", on=not output.no_log)
     with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
 
         def painted(sources: bool) -> Renderer:
@@ -46,7 +48,7 @@ def command(
                 sources=sources,
                 summary="short",
             )
-            return trace.along(renderer)
+            return recorder.along(trace.along(renderer))
 
         opening = painted(False)
         try:

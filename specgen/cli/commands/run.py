@@ -51,10 +51,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     target = named_model(models)
 
     from specgen.cli.playing import play
+    from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.session import Session
 
+    recorder = Recorder("run", on=not output.no_log)
     with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
         renderer = make_renderer(
             stdout=sys.stdout,
@@ -65,6 +67,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             stats=stats,
             color=output.color.value,
             sources=output.color_source,
+            about={"template": None},
         )
         events = session.generate(
             text,
@@ -74,7 +77,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
         )
-        last = play(events, trace.along(renderer), session.stop)
+        last = play(events, recorder.along(trace.along(renderer)), session.stop)
         if isinstance(last, Failed):
             raise last.error
     if last.reason == "interrupted":
