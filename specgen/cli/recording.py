@@ -1,18 +1,18 @@
-"""What a renderer shows, logged in the history once it is out."""
+"""The history as commands use it: what a renderer shows is logged once it is out, and can be read."""
 
+import contextlib
 import sqlite3
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+from specgen.errors import BadFile
 from specgen.events import Event, Failed, Finished, Renderer, Started, Stats, Step
+from specgen.history import History, Kind, location, logging_is_on
 from specgen.render.jsonl import stats_data
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put
-
-if TYPE_CHECKING:
-    from specgen.history import Kind
 
 _NOT_SETTINGS = ("messages", "raw", "prompt_tokens")
 
@@ -23,7 +23,7 @@ class Recorder:
     The history never costs the text: where it cannot be written, one line on stderr says so.
     """
 
-    def __init__(self, kind: "Kind", *, on: bool, template: str | None = None) -> None:
+    def __init__(self, kind: Kind, *, on: bool, template: str | None = None) -> None:
         self._kind: Kind = kind
         self._on = on
         self._template = template
@@ -35,8 +35,6 @@ class Recorder:
 
     def write(self, started: Started, output: str, reason: str, stats: Stats) -> None:
         """Log an answer now."""
-        from specgen.history import History, location, logging_is_on  # noqa: PLC0415 - the text need not wait for it
-
         settings = {name: value for name, value in asdict(started).items() if name not in _NOT_SETTINGS}
         try:
             if not started.messages or not logging_is_on():
@@ -89,3 +87,23 @@ class _Along:
             started, self._started = self._started, None
             if started and self._stats.rounds:
                 self._recorder.write(started, "".join(self._text), self._reason, self._stats)
+
+
+@contextlib.contextmanager
+def history() -> Iterator[History]:
+    """The history, to read or to change. Raises BadFile where that cannot be done."""
+    try:
+        opened = History(location())
+    except (sqlite3.Error, OSError) as error:
+        raise _unreadable(error) from error
+    with opened:
+        try:
+            yield opened
+        except sqlite3.Error as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> BadFile:
+    busy = "locked" in str(error)
+    hint = "another specgen is writing: try again" if busy else "move the file away, and a new one begins"
+    return BadFile(f"cannot read the history in {location()}: {error}", hint=hint)

@@ -1,5 +1,7 @@
 """specgen run: one prompt, one answer."""
 
+import dataclasses
+import functools
 import sys
 from typing import Annotated
 
@@ -10,13 +12,16 @@ from specgen.cli.options import (
     GenerationOptions,
     InputOptions,
     ModelOptions,
+    OneShotOptions,
     OutputOptions,
     grouped,
     named_model,
 )
-from specgen.errors import INTERRUPTED, UsageError
+from specgen.cli.templating import current, filled, save, typed
+from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.events import Failed
-from specgen.render.terminal import is_terminal
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import is_terminal, put
 
 
 @grouped
@@ -26,6 +31,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     generation: GenerationOptions,
     inputs: InputOptions,
     output: OutputOptions,
+    one_shot: OneShotOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
@@ -40,9 +46,24 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         specgen run -m org/target -d org/draft "Why is the sky blue?"
 
         git diff | specgen -m ./target "Write a commit message" > message.txt
+
+        specgen -c "And in one sentence?"
+
+        specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
     """
-    text = gather(prompt or [], inputs.file)
-    if text is None:
+    if one_shot.save is not None:
+        if inputs.file:
+            raise UsageError("a template keeps no files", hint="leave out -f, and name files when you use it")
+        save(current(context, one_shot.save, prompt or []))
+        return
+    from specgen.cli.continuing import last_conversation
+
+    text, system = filled(one_shot.template, one_shot.variable, gather(prompt or [], inputs.file), inputs.system)
+    earlier = last_conversation() if one_shot.continue_ else None
+    if earlier and not typed(context, "model"):
+        draft = models.draft if typed(context, "draft") else earlier.draft
+        models = dataclasses.replace(models, model=earlier.model, draft=draft)
+    if text is None and not (earlier and earlier.raw):
         if is_terminal(sys.stdin):
             typer.echo(f"{context.get_help()}\n", err=True)
         raise UsageError(
@@ -50,13 +71,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         )
     target = named_model(models)
 
+    from specgen.cli.clipboard import copy
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
+    from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
     from specgen.session import Session
 
-    recorder = Recorder("run", on=not output.no_log)
+    about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
+    recorder = Recorder("run", on=not output.no_log, template=about["template"])
     with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
         renderer = make_renderer(
             stdout=sys.stdout,
@@ -67,18 +91,27 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             stats=stats,
             color=output.color.value,
             sources=output.color_source,
-            about={"template": None},
+            about=about,
         )
-        events = session.generate(
-            text,
-            system=inputs.system,
+        block = FirstBlock(renderer, lambda: session.stop("stop")) if one_shot.extract_code else None
+        answer = functools.partial(earlier.go_on, session) if earlier else session.generate
+        events = answer(
+            text or "",
+            system=system,
             raw=inputs.raw,
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
         )
-        last = play(events, recorder.along(trace.along(renderer)), session.stop)
-        if isinstance(last, Failed):
-            raise last.error
+        last = play(events, recorder.along(trace.along(block or renderer)), session.stop)
+    if isinstance(last, Failed):
+        raise last.error
+    if block and block.missing is not None:
+        put(sys.stderr, sanitize(block.missing.rstrip("\n")) + "\n")
+        raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
+    if one_shot.copy:
+        how = copy(block.code if block else last.text)
+        if not output.quiet:
+            put(sys.stderr, f"specgen: {how}\n")
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
