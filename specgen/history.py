@@ -39,6 +39,11 @@ _CONVERSATION = """WITH RECURSIVE turns (id, follows, earlier, prompt, output, b
     SELECT id, follows, earlier, prompt, output, 0 FROM answers WHERE id = ?
     UNION ALL SELECT a.id, a.follows, a.earlier, a.prompt, a.output, back + 1 FROM answers a JOIN turns
     ON a.id = turns.follows) SELECT earlier, prompt, output FROM turns ORDER BY back DESC"""
+_FIGURES = """template, json_extract(settings, '$.target.id'),
+    coalesce(json_extract(settings, '$.draft.id'), json_extract(settings, '$.drafter')),
+    json_extract(stats, '$.drafted_tokens'), json_extract(stats, '$.accepted_tokens'),
+    json_extract(stats, '$.generated_tokens'), json_extract(stats, '$.rounds'),
+    json_extract(stats, '$.elapsed_s'), json_extract(stats, '$.speed_up')"""
 _INDEX = (
     # Trigrams find any piece of text of three characters or more, as LIKE does.
     """CREATE VIRTUAL TABLE IF NOT EXISTS found
@@ -67,6 +72,22 @@ class Answer:
     output: str
     settings: Mapping[str, Any]
     stats: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An answer in figures. `draft` is the draft model, or else the drafter; tokens are counted, times in seconds."""
+
+    time: datetime
+    template: str | None
+    target: str
+    draft: str
+    drafted: int
+    accepted: int
+    generated: int
+    rounds: int
+    elapsed_s: float
+    speed_up: float | None
 
 
 def folder() -> Path:
@@ -121,7 +142,7 @@ class History:
     def close(self) -> None:
         self._db.close()
 
-    def add(  # noqa: PLR0913 - one keyword a column
+    def add(
         self,
         *,
         kind: Kind,
@@ -195,10 +216,15 @@ class History:
             messages += [Message("user", prompt), Message("assistant", output)]
         return messages[:-1]
 
+    def samples(self) -> Iterator[Sample]:
+        """The figures of every answer, the earliest first."""
+        for time, *others in self._db.execute(f"SELECT time, {_FIGURES} FROM answers ORDER BY id"):  # noqa: S608
+            yield Sample(datetime.fromisoformat(time), *others)
+
     def delete(self, ids: Sequence[int]) -> int:
         """Take answers out of the history, and out of the conversations that went on; gives how many there were."""
         with self._writing():
-            deleted = sum(self._delete(id) for id in ids)
+            deleted = sum(self._delete(each) for each in ids)
             self._db.execute("DROP TABLE IF EXISTS found")
         self._shrink()
         return deleted

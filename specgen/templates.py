@@ -1,4 +1,4 @@
-"""Templates: a prompt with places to fill, and options, kept under a name as a TOML file of the user's config folder."""
+"""Templates: a prompt with places to fill, and options, under a name: a TOML file of the user's config folder."""
 
 import os
 import re
@@ -140,6 +140,8 @@ def _check(table: Mapping[str, Any], path: Path) -> None:
         texts = [value] if key in ("about", "prompt", "system") else []
         if key == "defaults" and isinstance(value, dict):
             texts += value.values()
-        if not all(isinstance(text, str) for text in texts) or (key in ("defaults", "options")) != isinstance(value, dict):
+        if not all(isinstance(text, str) for text in texts) or (key in ("defaults", "options")) != isinstance(
+            value, dict
+        ):
             kind = "a table of texts" if key == "defaults" else "a table" if key == "options" else "a text"
             raise BadFile(f"'{key}' in {path} is not {kind}", hint="correct the file")

@@ -32,7 +32,8 @@ def copy(text: str) -> str:
     if not any(can_draw(stream) for stream in (sys.stdout, sys.stderr)):
         names = ", ".join(command[0] for _, command in _TOOLS)
         raise SpecgenError(
-            "nothing was copied: there is neither a terminal nor a tool for its clipboard", hint=f"install one of {names}"
+            "nothing was copied: there is neither a terminal nor a tool for its clipboard",
+            hint=f"install one of {names}",
         )
     encoded = base64.b64encode(text.encode("utf-8", "replace"))
     if len(encoded) > _OSC_52_BYTES:

@@ -1,6 +1,6 @@
 """Templates on the command line: what -t sets, what -p fills, what --save keeps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from specgen.errors import NoCodeBlock
-from specgen.events import Event, Failed, Finished, Renderer, Span, Started, Step
+from specgen.events import Event, Failed, Finished, Notice, Renderer, Span, Started, Step
 
 # As CommonMark has it, but for the indentation, which may be any: models put blocks into lists.
 _OPENING = re.compile(r"( *)(`{3,}(?=[^`]*$)|~{3,})")
@@ -21,6 +21,7 @@ class FirstBlock:
     def __init__(self, renderer: Renderer, enough: Callable[[], None]) -> None:
         self._renderer = renderer
         self._enough = enough
+        self.missing: str | None = None
         self._reset()
 
     def show(self, event: Event) -> None:
@@ -35,7 +36,9 @@ class FirstBlock:
                 self.missing = event.text
                 event = Failed(NoCodeBlock("the answer has no code block"))
             else:
-                event = replace(event, text="".join(self._code))
+                if not self._closed:
+                    self._renderer.show(Notice("the code block is not whole: the answer ended before it did"))
+                event = replace(event, text=self.code)
         self._renderer.show(event)
 
     def close(self) -> None:
@@ -47,7 +50,7 @@ class FirstBlock:
         return "".join(self._code)
 
     def _reset(self) -> None:
-        self.missing: str | None = None
+        self.missing = None
         self._line: list[Span] = []
         self._fence: re.Match[str] | None = None
         self._closed = False
