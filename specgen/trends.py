@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import sqrt
+from statistics import pvariance
 from typing import TypeVar
 
 from specgen.history import Sample
@@ -11,8 +12,8 @@ from specgen.history import Sample
 WEEKS = 12
 Key = TypeVar("Key", tuple[str, str], str)
 
-# An answer's acceptance rate varies with its text far more than its number of tokens explains: so answers are compared
-# by how much they differ among themselves, not token by token.
+# Acceptance varies from text to text far more than the number of tokens explains. So the error of a rate is estimated
+# from how much it hangs on each single answer; a long one that is out of line makes it large.
 _RECENT = 20
 _EARLIER = 200
 _TOKENS = 200  # drafted, on each side; what fewer say is chance
@@ -91,22 +92,23 @@ def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
 def _drift(samples: Sequence[Sample]) -> Drift | None:
     """The latest 20 answers that drafted against up to 200 before them, 20 at least.
 
-    Their acceptance rate has drifted down if it is lower by 5 points, and by 3 standard errors of the difference. The
-    error of a rate is how much its answers' rates differ from it, each weighted by the tokens that it drafted.
+    Their acceptance rate, accepted over drafted tokens, has drifted down if it is lower by more than 5 points and by more
+    than 3 standard errors of the difference.
     """
     drafting = [sample for sample in samples if sample.drafted]
     recent, earlier = drafting[-_RECENT:], drafting[-_RECENT - _EARLIER : -_RECENT]
     if len(earlier) < _RECENT or min(sum(s.drafted for s in each) for each in (recent, earlier)) < _TOKENS:
         return None
     now, before = _rate(recent) or 0.0, _rate(earlier) or 0.0
-    error = sqrt(_variance(recent, now) + _variance(earlier, before))
+    error = sqrt(_variance(recent) + _variance(earlier))
     return Drift(before, now, len(recent)) if before - now > max(_DROP, _ERRORS * error) else None
 
 
-def _variance(samples: Sequence[Sample], rate: float) -> float:
-    """The variance of `rate`, the acceptance rate of `samples` together."""
-    drafted = sum(sample.drafted for sample in samples)
-    return sum((sample.accepted - rate * sample.drafted) ** 2 for sample in samples) / drafted**2
+def _variance(samples: Sequence[Sample]) -> float:
+    """The variance of the acceptance rate of `samples`, by the jackknife: how much it hangs on each of them."""
+    drafted, accepted = (sum(getattr(sample, name) for sample in samples) for name in ("drafted", "accepted"))
+    without = [_ratio(accepted - each.accepted, drafted - each.drafted) or 0.0 for each in samples]
+    return (len(samples) - 1) * pvariance(without)
 
 
 def _rate(samples: Sequence[Sample]) -> float | None:
