@@ -92,8 +92,8 @@ def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
 def _drift(samples: Sequence[Sample]) -> Drift | None:
     """The latest 20 answers that drafted against up to 200 before them, 20 at least.
 
-    Their acceptance rate, accepted over drafted tokens, has drifted down if it is lower by more than 5 points and by more
-    than 3 standard errors of the difference.
+    Their acceptance rate, accepted over drafted tokens, has drifted down if it is lower by more than 5 points and by
+    more than 3 standard errors of the difference.
     """
     drafting = [sample for sample in samples if sample.drafted]
     recent, earlier = drafting[-_RECENT:], drafting[-_RECENT - _EARLIER : -_RECENT]

@@ -62,7 +62,9 @@ def test_an_answer_is_kept_as_it_was(log: History) -> None:
 
 
 def test_the_latest_come_first(log: History) -> None:
-    first, second, third = (add(log, user(text), kind=kind) for text, kind in [("a", "run"), ("b", "chat"), ("c", "map")])
+    first, second, third = (
+        add(log, user(text), kind=kind) for text, kind in [("a", "run"), ("b", "chat"), ("c", "map")]
+    )
     assert [answer.id for answer in log.answers()] == [third, second, first]
     assert [answer.id for answer in log.answers(2)] == [third, second]
     last = log.last("run", "chat")
@@ -140,7 +142,12 @@ def test_only_the_user_may_read_it(log: History, path: Path) -> None:
 
 def test_samples(log: History) -> None:
     add(log, user("a"), template="t")
-    add(log, user("b"), settings=SETTINGS | {"draft": {"id": "org/draft", "revision": None}}, stats=STATS | {"speed_up": None})
+    add(
+        log,
+        user("b"),
+        settings=SETTINGS | {"draft": {"id": "org/draft", "revision": None}},
+        stats=STATS | {"speed_up": None},
+    )
     first, second = log.samples()
     assert (first.template, first.target, first.draft) == ("t", "org/target", "lookup")
     assert (first.drafted, first.accepted, first.generated, first.rounds, first.elapsed_s) == (8, 6, 10, 4, 2.0)
@@ -220,7 +227,8 @@ def test_a_kill_inside_a_transaction_leaves_no_half_and_no_lock(path: Path) -> N
 
 
 def test_many_begin_the_file_and_write_at_once(path: Path) -> None:
-    body = f"print('ready', flush=True)\nsys.stdin.readline()\nfor _ in range(10):\n    with History(path) as log:\n        {ADD}"
+    body = "print('ready', flush=True)\nsys.stdin.readline()\n"
+    body += f"for _ in range(10):\n    with History(path) as log:\n        {ADD}"
     children = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER.format(body=f"path = Path({str(path)!r})\n{body}")],
