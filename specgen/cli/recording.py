@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from time import perf_counter
+from typing import Self
 
 from specgen.errors import BadFile
 from specgen.events import Event, Failed, Finished, Renderer, Started, Stats, Step
@@ -27,7 +28,14 @@ class Recorder:
         self._kind: Kind = kind
         self._on = on
         self._template = template
+        self._history: History | None = None
         self._told = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
     def along(self, renderer: Renderer) -> Renderer:
         """`renderer`, with every answer that it shows logged when it is closed, also one that was broken off."""
@@ -37,21 +45,28 @@ class Recorder:
         """Log an answer now."""
         settings = {name: value for name, value in asdict(started).items() if name not in _NOT_SETTINGS}
         try:
-            if not started.messages or not logging_is_on():
+            if not self._on or not started.messages or not logging_is_on():
                 return
-            with History(location()) as history:
-                history.add(
-                    kind=self._kind,
-                    template=self._template,
-                    messages=started.messages,
-                    raw=started.raw,
-                    output=output,
-                    reason=reason,
-                    settings=settings,
-                    stats=stats_data(stats),
-                )
+            self._history = self._history or History(location())
+            self._history.add(
+                kind=self._kind,
+                template=self._template,
+                messages=started.messages,
+                raw=started.raw,
+                output=output,
+                reason=reason,
+                settings=settings,
+                stats=stats_data(stats),
+            )
         except (sqlite3.Error, OSError) as error:
             self._tell(f"this answer is not in the history: {location()}: {error}; --no-log keeps it out")
+            self._close()
+
+    def _close(self) -> None:
+        if self._history is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._history.close()
+        self._history = None
 
     def _tell(self, line: str) -> None:
         if line != self._told:

@@ -140,8 +140,8 @@ def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
         yield Step((3,), (Span("far", "bonus"),))
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        play(events(), Recorder("run", on=True).along(Silent()), lambda: None)
+    with pytest.raises(KeyboardInterrupt), Recorder("run", on=True) as recorder:
+        play(events(), recorder.along(Silent()), lambda: None)
     (answer,) = answers()
     assert (answer.output, answer.reason, answer.stats["generated_tokens"]) == ("so far", "interrupted", 3)
 
@@ -316,7 +316,7 @@ def test_copy(run: Any, tool: Path, says: Any) -> None:
     says("Here:\n```\né\n```\n")
     outcome = run("hello", "--copy")
     assert outcome.out == tool.read_bytes() == "Here:\n```\né\n```\n".encode()
-    assert outcome.err == "specgen: copied with xclip\n"
+    assert outcome.err == "specgen: copied by xclip\n"
     assert run("hello", "--copy", "--extract-code", "-q").err == ""
     assert tool.read_text() == "é\n"
 
@@ -326,4 +326,4 @@ def test_copy_says_that_it_cannot(says: Any, tool: Path, monkeypatch: pytest.Mon
     monkeypatch.delenv("DISPLAY")
     outcome = invoke("-m", "stories", "hello", "--copy")
     assert (outcome.code, outcome.out) == (1, b"text")
-    assert outcome.err.startswith("specgen: nothing was copied")
+    assert outcome.err.startswith("specgen: cannot copy")

@@ -33,8 +33,11 @@ def command(
     from specgen.render.trace import Trace
     from specgen.session import Session
 
-    recorder = Recorder("chat", on=not output.no_log)
-    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+    with (
+        Recorder("chat", on=not output.no_log) as recorder,
+        Trace(output.trace) as trace,
+        Session(target, models.draft, models.engine()) as session,
+    ):
 
         def painted(sources: bool) -> Renderer:
             renderer = make_renderer(

@@ -71,17 +71,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         )
     target = named_model(models)
 
-    from specgen.cli.clipboard import copy
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
+    from specgen.render.clipboard import copy
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
     from specgen.session import Session
 
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
-    recorder = Recorder("run", on=not output.no_log, template=about["template"])
-    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+    with (
+        Recorder("run", on=not output.no_log, template=about["template"]) as recorder,
+        Trace(output.trace) as trace,
+        Session(target, models.draft, models.engine()) as session,
+    ):
         renderer = make_renderer(
             stdout=sys.stdout,
             stderr=sys.stderr,
@@ -110,8 +113,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         put(sys.stderr, sanitize(block.missing.rstrip("\n")) + "\n")
         raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
     if one_shot.copy:
-        how = copy(block.code if block else last.text)
+        by = copy(block.code if block else last.text, sys.stderr if is_terminal(sys.stderr) else sys.stdout)
         if not output.quiet:
-            put(sys.stderr, f"specgen: {how}\n")
+            put(sys.stderr, f"specgen: copied by {by}\n")
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
