@@ -3,8 +3,9 @@
 import dataclasses
 import json as json_format
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,6 +32,7 @@ def command(
     """
     from specgen.cli.recording import history
     from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import put
     from specgen.trends import by_pair, by_template
 
     now = datetime.now(UTC)
@@ -50,21 +52,22 @@ def command(
     if not samples:
         typer.echo("specgen: the history is empty", err=True)
         return
-    named = {f"{target} + {draft}": trend for (target, draft), trend in pairs.items()}
-    for title, trends in (("PAIR", named), ("TEMPLATE", templates)):
-        if trends:
-            gap = "\n" if title != "PAIR" else ""
-            typer.echo(gap + sanitize("\n".join(_table(title, trends))))
-    for name, trend in {**named, **templates}.items():
-        if trend.drift:
-            typer.echo("\n" + sanitize(_notice(name, trend)))
+    named = [(f"{_name(target)} + {_name(draft)}", trend) for (target, draft), trend in pairs.items()]
+    tables = [_table("PAIR", named), *([_table("TEMPLATE", list(templates.items()))] if templates else [])]
+    notices = [[_notice(name, trend)] for name, trend in [*named, *templates.items()] if trend.drift]
+    put(sys.stdout, sanitize("\n\n".join("\n".join(lines) for lines in [*tables, *notices])) + "\n")
 
 
-def _table(title: str, trends: Mapping[str, "Trend"]) -> list[str]:
+def _name(model: str) -> str:
+    """A model in short: the last part of a path, all of a hub's id."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
+def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
     from specgen.trends import WEEKS
 
     rows = [("ANSWERS", "TOKENS", "ACCEPTANCE", "LENGTH", "SPEED-UP", "WEEKS", title)]
-    for name, trend in trends.items():
+    for name, trend in trends:
         rate, length, speed_up = trend.acceptance_rate, trend.mean_acceptance_length, trend.speed_up
         rows.append(
             (
