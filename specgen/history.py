@@ -127,7 +127,6 @@ class History:
         self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         try:
             self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
             self._make()
         except BaseException:
             self.close()
@@ -245,6 +244,7 @@ class History:
         return self._db.execute("DELETE FROM answers WHERE id = ?", (id,)).rowcount
 
     def _shrink(self) -> None:
+        """Write the file anew, so that nothing of what was deleted stays in it."""
         self._db.execute("VACUUM")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

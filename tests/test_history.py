@@ -178,6 +178,7 @@ def test_a_file_of_a_newer_specgen_is_left_alone(path: Path) -> None:
 # Several processes
 
 WRITER = """
+import signal
 import sys
 from pathlib import Path
 from specgen.core import Message
@@ -213,7 +214,7 @@ def test_a_kill_while_writing_loses_nothing_that_was_written(path: Path) -> None
 
 def test_a_kill_inside_a_transaction_leaves_no_half_and_no_lock(path: Path) -> None:
     body = f"log = History(path)\n{ADD}\nwith log._writing():\n    log._db.execute('DELETE FROM answers')\n"
-    child = writer(path, f"{body}    print('now', flush=True)\n    sys.stdin.read()\n")
+    child = writer(path, f"{body}    print('now', flush=True)\n    signal.pause()\n")
     assert child.stdout
     try:
         assert child.stdout.readline() == "now\n"
@@ -224,6 +225,16 @@ def test_a_kill_inside_a_transaction_leaves_no_half_and_no_lock(path: Path) -> N
     with History(path) as log:
         assert len(list(log.answers())) == 1
         add(log, user("after"))
+
+
+def test_who_comes_second_makes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with History(path) as log:
+        add(log, user("first"))
+    look = History._version
+    seen = iter([0])  # it looked before the other had made the tables; it looks again when it may write
+    monkeypatch.setattr(History, "_version", lambda log: next(seen, look(log)))
+    with History(path) as log:
+        assert len(list(log.answers())) == 1
 
 
 def test_many_begin_the_file_and_write_at_once(path: Path) -> None:

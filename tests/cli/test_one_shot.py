@@ -4,6 +4,7 @@ import json
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from specgen.cli.playing import play
 from specgen.cli.recording import Recorder
+from specgen.core import Message
 from specgen.events import Event, Finished, Notice, Span, Stats, Step
 from specgen.history import Answer, History, location, switch_logging
 from tests.cli.command import Outcome, invoke
@@ -121,18 +123,17 @@ def test_a_chat_logs_its_turns(target: Path) -> None:
 
 
 class Silent:
+    closed = False
+
     def show(self, event: Event) -> None:
         pass
 
     def close(self) -> None:
-        pass
+        assert not location().exists()  # logged when the text is out, not before
+        self.closed = True
 
 
 def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
-    from dataclasses import replace
-
-    from specgen.core import Message
-
     def events() -> Iterator[Event]:
         yield Notice("loading")
         yield replace(STARTED, messages=(Message("user", "hi"),))
@@ -140,8 +141,10 @@ def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
         yield Step((3,), (Span("far", "bonus"),))
         raise KeyboardInterrupt
 
+    renderer = Silent()
     with pytest.raises(KeyboardInterrupt), Recorder("run", on=True) as recorder:
-        play(events(), recorder.along(Silent()), lambda: None)
+        play(events(), recorder.along(renderer), lambda: None)
+    assert renderer.closed
     (answer,) = answers()
     assert (answer.output, answer.reason, answer.stats["generated_tokens"]) == ("so far", "interrupted", 3)
 
@@ -184,6 +187,8 @@ def test_continue_without_a_template_goes_on_with_the_text(run: Any) -> None:
 
 
 def test_continue_says_why_it_cannot(run: Any) -> None:
+    with History(location()) as log:  # the records of map are no conversation
+        log.add(kind="map", messages=[Message("user", "x")], output="y", reason="end", settings={}, stats={})
     outcome = invoke("-c", "again")
     assert (outcome.code, outcome.out) == (2, b"")
     assert "there is no conversation to continue" in outcome.err
@@ -219,6 +224,15 @@ def test_what_is_typed_beats_the_template(run: Any) -> None:
     assert [message["content"] for message in started["messages"]] == ["Go.", "it"]
     started = json.loads(invoke("-t", "ask", "it", "--json").text.splitlines()[0])
     assert started["num_draft_tokens"] is None
+
+
+def test_a_template_may_have_numbers(run: Any, data: Path) -> None:
+    folder = data / "config" / "templates"
+    folder.mkdir(parents=True)
+    (folder / "ask.toml").write_text('[options]\nnum-draft-tokens = 3\nraw = true\ndevice = "cpu"\nmax-tokens = 2\n')
+    started = json.loads(invoke("-m", "stories", "-t", "ask", "it", "--json").text.splitlines()[0])
+    assert (started["num_draft_tokens"], started["raw"]) == (3, True)
+    assert answers()[0].stats["generated_tokens"] == 2
 
 
 def test_a_template_on_top_of_another(run: Any) -> None:
