@@ -11,17 +11,13 @@ from specgen.session import Session, failing, with_messages
 
 
 class Conversation:
-    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace.
-
-    `messages` are turns that were said before, in a model's chat template.
-    """
+    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace."""
 
     def __init__(
         self,
         session: Session,
         *,
         system: str | None = None,
-        messages: Sequence[Message] = (),
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
@@ -30,7 +26,6 @@ class Conversation:
         self._system = system
         self._options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": max_new_tokens, "stop": stop}
         self.clear()
-        self.messages += messages
 
     def clear(self) -> None:
         """Forget every turn; the system prompt stays."""
@@ -39,6 +34,12 @@ class Conversation:
         self.finished: Finished | None = None
         self._context = Tokens()
         self._text = ""
+
+    def restore(self, turns: Sequence[Message]) -> None:
+        """Go on from these turns in a chat template, a system prompt among them replacing the present one."""
+        self.clear()
+        has_system = any(message.role == "system" for message in turns)
+        self.messages = [*([] if has_system else self.messages), *turns]
 
     def say(self, text: str) -> Iterator[Event]:
         """The user's next turn, and the stream of the answer to it."""

@@ -43,9 +43,9 @@ class Earlier:
             return session.generate(self.text + text, system=system, raw=True, **options)
         if raw:
             raise UsageError("the last conversation is in a chat template", hint="leave out --raw, or --continue")
-        spoken = [message for message in self.messages if message.role != "system" or system is None]
-        opening = [Message("system", system)] if system is not None else []
-        return Conversation(session, messages=[*opening, *spoken], **options).say(text)
+        conversation = Conversation(session, system=system, **options)
+        conversation.restore([message for message in self.messages if system is None or message.role != "system"])
+        return conversation.say(text)
 
 
 def last_conversation() -> Earlier:

@@ -36,6 +36,8 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
                 hint=f"did you mean '{near[0]}'?" if near else "specgen run --help lists them",
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
+    if "model" in template.options:  # a draft that is set elsewhere fits another target
+        defaults.setdefault("draft", _default(context, "draft"))
     context.default_map = {**(context.default_map or {}), **defaults}
     return template
 
@@ -97,6 +99,10 @@ def _options(context: typer.Context) -> Iterator[tuple[str, str]]:
         long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
         if parameter.name and long and parameter.name not in _NO_OPTIONS:
             yield long[0], parameter.name
+
+
+def _default(context: typer.Context, name: str) -> Any:
+    return next(parameter.default for parameter in context.command.params if parameter.name == name)
 
 
 def _plain(value: Any) -> Any:

@@ -226,6 +226,17 @@ def test_what_is_typed_beats_the_template(run: Any) -> None:
     assert started["num_draft_tokens"] is None
 
 
+def test_a_draft_falls_with_its_target(run: Any, target: Path, checkpoints: Any) -> None:
+    run("-d", "none", "--save", "ask")
+
+    def drafter(*arguments: object) -> Any:
+        return json.loads(invoke("-t", "ask", "-n", 2, "--json", "it", *arguments).text.splitlines()[0])["drafter"]
+
+    assert drafter() == "none"
+    assert drafter("-m", target) == "lookup"
+    assert drafter("-m", target, "-d", checkpoints.draft("llama")) == "hybrid"
+
+
 def test_a_template_may_have_numbers(run: Any, data: Path) -> None:
     folder = data / "config" / "templates"
     folder.mkdir(parents=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,10 @@ from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.events import Failed
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal, put
+
+if TYPE_CHECKING:
+    from specgen.cli.continuing import Earlier
+    from specgen.templates import Template
 
 
 @grouped
@@ -60,9 +64,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
 
     text, system = filled(one_shot.template, one_shot.variable, gather(prompt or [], inputs.file), inputs.system)
     earlier = last_conversation() if one_shot.continue_ else None
-    if earlier and not typed(context, "model"):
-        draft = models.draft if typed(context, "draft") else earlier.draft
-        models = dataclasses.replace(models, model=earlier.model, draft=draft)
+    models = _paired(context, models, one_shot.template, earlier)
     if text is None and not (earlier and earlier.raw):
         if is_terminal(sys.stdin):
             typer.echo(f"{context.get_help()}\n", err=True)
@@ -118,3 +120,17 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             put(sys.stderr, f"specgen: copied by {by}\n")
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _paired(
+    context: typer.Context, models: ModelOptions, template: "Template | None", earlier: "Earlier | None"
+) -> ModelOptions:
+    """The models of the command line, else of the earlier conversation; a draft is of use to its own target alone."""
+    if not typed(context, "model"):
+        if earlier is None:
+            return models
+        draft = models.draft if typed(context, "draft") else earlier.draft
+        return dataclasses.replace(models, model=earlier.model, draft=draft)
+    if template and "draft" in template.options and not typed(context, "draft"):
+        return dataclasses.replace(models, draft=ModelOptions().draft)
+    return models
