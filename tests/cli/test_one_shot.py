@@ -290,7 +290,7 @@ def test_what_is_wrong_with_a_template(data: Path, options: str, arguments: list
 def says(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let every answer be these steps, until it is stopped."""
 
-    def script(*pieces: str) -> None:
+    def script(*pieces: str, reason: str = "end") -> None:
         def generate(session: Any, prompt: str, **options: Any) -> Iterator[Event]:
             yield STARTED
             shown = []
@@ -299,7 +299,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
                 yield Step((1,), (Span(piece, "bonus"),))
                 if session._stopping:
                     break
-            yield Finished(session._stopping or "end", "".join(shown), Stats())
+            yield Finished(session._stopping or reason, "".join(shown), Stats())
 
         monkeypatch.setattr("specgen.session.Session.generate", generate)
 
@@ -321,6 +321,12 @@ def test_no_code_is_an_error_and_the_text_is_not_lost(run: Any) -> None:
     *text, error = outcome.err.splitlines()
     assert "\n".join(text) == plain.text.rstrip("\n")
     assert error.startswith("specgen: the answer has no code block")
+
+
+def test_an_interrupt_before_the_code_is_an_interrupt(says: Any) -> None:
+    says("I ", "explain first", reason="interrupted")
+    outcome = invoke("-m", "stories", "--extract-code", "x")
+    assert (outcome.code, outcome.out, outcome.err) == (130, b"", "I explain first\n")
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from specgen.cli.options import (
 )
 from specgen.cli.templating import current, filled, save, typed
 from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.events import Failed
+from specgen.events import Failed, Finished
 from specgen.render.sanitize import sanitize
-from specgen.render.terminal import is_terminal, put
+from specgen.render.terminal import is_terminal, put, put_exact
 
 if TYPE_CHECKING:
     from specgen.cli.continuing import Earlier
+    from specgen.render.code import FirstBlock
     from specgen.templates import Template
 
 
@@ -76,7 +77,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
-    from specgen.render.clipboard import copy
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
     from specgen.session import Session
@@ -109,17 +109,26 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             stop=generation.stop,
         )
         last = play(events, recorder.along(trace.along(block or renderer)), session.stop)
-    if isinstance(last, Failed):
-        raise last.error
-    if block and block.missing is not None:
-        put(sys.stderr, sanitize(block.missing.rstrip("\n")) + "\n")
-        raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
-    if one_shot.copy:
-        by = copy(block.code if block else last.text, sys.stderr if is_terminal(sys.stderr) else sys.stdout)
-        if not output.quiet:
-            put(sys.stderr, f"specgen: copied by {by}\n")
+        if isinstance(last, Failed):
+            raise last.error
+        _hand_over(one_shot, last, block, quiet=output.quiet)
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _hand_over(one_shot: OneShotOptions, last: Finished, block: "FirstBlock | None", *, quiet: bool) -> None:
+    """What is left to do with an answer that is out. Raises NoCodeBlock, and SpecgenError where it cannot be copied."""
+    from specgen.render.clipboard import copy
+
+    if block and block.missing is not None:
+        text = block.missing.rstrip("\n") + "\n"
+        put_exact(sys.stderr, sanitize(text) if is_terminal(sys.stderr) else text)
+        if last.reason != "interrupted":
+            raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
+    elif one_shot.copy:
+        by = copy(block.code if block else last.text, sys.stderr if is_terminal(sys.stderr) else sys.stdout)
+        if not quiet:
+            put(sys.stderr, f"specgen: copied by {by}\n")
 
 
 def _paired(
