@@ -1,4 +1,4 @@
-"""Questions that are answered with yes or no."""
+"""A question that a person answers; in a pipe only --yes does."""
 
 import sys
 
@@ -8,11 +8,11 @@ from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
 
 
-def confirm(question: str, *, refusal: str, hint: str) -> None:
-    """Go on after a yes; leave with exit code 1 after anything else. Where nobody can be asked, raises UsageError."""
+def confirm(question: str, *, yes: bool, needs: str) -> bool:
+    """Whether to go on. `needs` says what does, in the UsageError that is raised where nobody can be asked."""
+    if yes:
+        return True
     if not is_terminal(sys.stdin):
-        raise UsageError(refusal, hint=hint)
+        raise UsageError(f"{needs} needs a yes", hint="add --yes where nobody can be asked")
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        typer.echo("Nothing was changed.", err=True)
-        raise typer.Exit(1)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

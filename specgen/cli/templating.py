@@ -1,5 +1,6 @@
 """Templates on the command line: what -t sets, what -p fills, what --save keeps."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from enum import Enum
@@ -10,6 +11,7 @@ import typer
 from specgen import templates
 from specgen.cli.asking import confirm
 from specgen.errors import BadFile, UsageError
+from specgen.render.terminal import is_terminal
 from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
@@ -84,11 +86,12 @@ def save(template: Template) -> None:
     """Write it, and say where. Raises UsageError where one of this name is to be replaced and nobody can be asked."""
     path = templates.location(template.name)
     if path.exists():
-        confirm(
-            f"Replace template '{template.name}'?",
-            refusal=f"there is a template '{template.name}' already",
-            hint=f"take another name, or delete {path}",
-        )
+        taken = f"there is a template '{template.name}' already"
+        if not is_terminal(sys.stdin):
+            raise UsageError(taken, hint=f"take another name, or delete {path}")
+        if not confirm(f"{taken}. Replace it?", yes=False, needs="replacing it"):
+            typer.echo("Nothing was saved.", err=True)
+            raise typer.Exit(1)
     templates.save(template)
     typer.echo(f"saved {path}; specgen -t {template.name} uses it", err=True)
 

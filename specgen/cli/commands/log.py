@@ -105,10 +105,9 @@ def delete(
             if answers.get(each) is None:
                 raise _unknown(each)
         what = "all answers" if all_ else _count(len(wanted))
-        if not yes:
-            confirm(
-                f"Delete {what}?", refusal=f"deleting {what} needs a yes", hint="add --yes where nobody can be asked"
-            )
+        if not confirm(f"Delete {what}?", yes=yes, needs=f"deleting {what}"):
+            typer.echo("Nothing was deleted.", err=True)
+            raise typer.Exit(1)
         deleted = answers.clear() if all_ else answers.delete(wanted)
     if json:
         _print_json({"deleted": deleted})
