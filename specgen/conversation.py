@@ -9,7 +9,7 @@ from specgen.engine.thinking import without_thinking
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Finished, Notice, Started, Step
 from specgen.prompt import chat_text, thinking_tags, unswitched
-from specgen.session import Session, failing
+from specgen.session import Session, failing, with_messages
 
 # When less than this share of the context is free for an answer, the oldest turns go.
 _ROOM = 1 / 8
@@ -133,7 +133,8 @@ class Conversation:
         answer: list[str] = []
         events = self.session.run(read.context, self.sampling, self.max_new_tokens, self.stop, tags)
         try:
-            for event in events:
+            for each in events:
+                event = with_messages(each, messages, raw=tokenizer.chat_template is None)
                 if isinstance(event, Step):
                     generated += event.tokens
                     answer += (span.text for span in event.spans)

@@ -11,7 +11,8 @@ SpecgenError
 ├── PromptTooLong       9   the prompt alone fills the context
 ├── BadFile            10   a file that cannot be read or written, or is not text
 ├── UnsupportedModel   11   weights or an architecture that specgen does not load
-└── DeviceUnavailable  12   a device that this machine or this torch does not have
+├── DeviceUnavailable  12   a device that this machine or this torch does not have
+└── NoCodeBlock        14   an answer without the code block that was asked for
 
 1 is any other failure, 130 an interrupt (Ctrl-C).
 """
@@ -78,6 +79,10 @@ class UnsupportedModel(SpecgenError):
 
 class DeviceUnavailable(SpecgenError):
     exit_code = 12
+
+
+class NoCodeBlock(SpecgenError):
+    exit_code = 14
 
 
 INTERRUPTED = 130

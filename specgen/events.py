@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal, NamedTuple, Protocol
 
-from specgen.core import SamplingParams
+from specgen.core import Message, SamplingParams
 from specgen.errors import SpecgenError
 
 Source = Literal["draft", "lookup", "corrected", "bonus", "forced"]
@@ -50,7 +50,8 @@ class Started:
     """The first token is about to be computed. Everything needed to repeat the run.
 
     `draft` is None when the drafter is no model; `drafter` names it: hybrid (model and lookup), model, lookup or
-    none. `num_draft_tokens` is None where every round decides.
+    none. `num_draft_tokens` is None where every round decides. `messages` is what the target answers, as far as that is
+    known in words; with `raw` there was no chat template, and the text of the messages is continued as it is.
     """
 
     target: LoadedModel
@@ -62,6 +63,8 @@ class Started:
     sampling: SamplingParams
     num_draft_tokens: int | None
     prompt_tokens: int
+    messages: tuple[Message, ...] = ()
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -37,7 +38,7 @@ class Session:
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
-        self._stopping = False
+        self._stopping: Reason | None = None
         self.speculating = True
         """Whether the drafter is asked; the text is the same without it."""
 
@@ -58,9 +59,9 @@ class Session:
         """Let go of the models."""
         self._pair = None
 
-    def stop(self) -> None:
+    def stop(self, reason: Reason = "interrupted") -> None:
         """End the running generation after the current round, from another thread or a signal handler."""
-        self._stopping = True
+        self._stopping = reason
 
     @property
     def pair(self) -> Pair:
@@ -110,14 +111,14 @@ class Session:
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
                 )
             yield from self.open()
-            if raw:
-                made = raw_prompt(self.pair.tokenizer, prompt)
-            else:
-                messages = [Message("system", system)] if system else []
-                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)], think)
+            tokenizer = self.pair.tokenizer
+            messages = [*([Message("system", system)] if system else []), Message("user", prompt)]
+            made = raw_prompt(tokenizer, prompt) if raw else chat_prompt(tokenizer, messages, think)
             if made.notice:
                 yield Notice(made.notice)
-            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking)
+            plain = raw or tokenizer.chat_template is None
+            for event in self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking):
+                yield with_messages(event, messages, raw=plain)
 
         return failing(work())
 
@@ -137,7 +138,7 @@ class Session:
         _check(stop, max_new_tokens)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
         limits = self._limits(len(context), max_new_tokens)
-        self._stopping = False
+        self._stopping = None
         yield self._started(params, len(context))
         rounds = decode(
             pair.target,
@@ -163,7 +164,7 @@ class Session:
         while reason is None:
             done = next(rounds)
             written = text.write(done.tokens, done.sources)
-            reason = "stop" if written.stopped else done.finish or ("interrupted" if self._stopping else None)
+            reason = "stop" if written.stopped else done.finish or self._stopping
             step = _step(done, split.write(written.spans), written.used)
             stats = stats.add(step, time.perf_counter() - start)
             answer.append(step.text)
@@ -209,6 +210,11 @@ class Session:
             num_draft_tokens=self._options.num_draft_tokens,
             prompt_tokens=prompt_tokens,
         )
+
+
+def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Event:
+    """`event`; if it is `Started`, with the messages that are answered."""
+    return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
 
 
 def failing(events: Iterator[Event]) -> Iterator[Event]:

@@ -25,7 +25,7 @@ def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def no_user_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nor is what users keep read or written, here or by programs that a test starts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("SPECGEN_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         yield
 
 

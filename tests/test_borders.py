@@ -16,18 +16,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {
-        "session",
-        "conversation",
-        "loading",
-        "recommended",
-        "prompt",
-        "saved_chat",
-        "render",
-        "history",
-        "bench",
-        "checking",
-    },
+    {"session", "conversation", "loading", "recommended", "prompt", "saved_chat", "render", "history"}
+    | {"bench", "checking", "trends", "templates"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -105,6 +95,9 @@ FORBIDDEN = [
     ("session", {"rich", "typer", "transformers"}),
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
+    ("history", {"torch", "rich", "typer", "transformers"}),
+    ("trends", {"torch", "rich", "typer", "transformers"}),
+    ("templates", {"torch", "rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
@@ -139,6 +132,9 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["chat", "--help"],
         ["bench", "--help"],
         ["check", "--help"],
+        ["log"],
+        ["stats"],
+        ["templates"],
         ["no-such"],
     ],
 )

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from specgen import templates
+from specgen.cli.templating import preset
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.errors import UsageError
 
@@ -168,6 +170,7 @@ class OutputOptions:
         Path | None, typer.Option(metavar="FILE", help="Append every round to FILE as a line of JSON.")
     ] = None
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
+    no_log: Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,41 @@ class InputOptions:
         typer.Option("-f", "--file", metavar="FILE", help="Put a file before the prompt; - is stdin. Repeatable."),
     ] = dataclasses.field(default_factory=list)
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False
+
+
+def _template_names(incomplete: str) -> list[str]:
+    return [name for name in templates.names() if name.startswith(incomplete)]
+
+
+@dataclass(frozen=True, slots=True)
+class OneShotOptions:
+    continue_: Annotated[
+        bool, typer.Option("-c", "--continue", help="Go on with the last conversation of the history, and its models.")
+    ] = False
+    template: Annotated[
+        templates.Template | None,
+        typer.Option(
+            "-t",
+            "--template",
+            metavar="NAME",
+            parser=templates.load,
+            callback=preset,
+            is_eager=True,
+            autocompletion=_template_names,
+            help="Use a template: its prompt around the input, its options where none are given here.",
+        ),
+    ] = None
+    variable: Annotated[
+        list[str], typer.Option("-p", "--param", metavar="KEY=VALUE", help="Fill a place of the template. Repeatable.")
+    ] = dataclasses.field(default_factory=list)
+    save: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Keep the prompt and the options given here as a template; answer nothing."),
+    ] = None
+    extract_code: Annotated[
+        bool, typer.Option("--extract-code", help="Write only the first code block, and end the answer behind it.")
+    ] = False
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the answer to the clipboard, too.")] = False
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

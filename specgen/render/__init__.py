@@ -1,5 +1,6 @@
 """Events shown to terminals, pipes and programs. The text goes to stdout, everything else to stderr."""
 
+from collections.abc import Mapping
 from typing import TextIO
 
 from specgen.events import Renderer
@@ -22,6 +23,7 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     sources: bool = False,
     thinking: bool = True,
     markdown: bool = False,
+    about: Mapping[str, object] | None = None,
 ) -> Renderer:
     """The renderer that fits `stdout` and `stderr`. It can show several answers, one after the other.
 
@@ -29,11 +31,11 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     the steps out). `quiet` leaves nothing on stderr. `stats` shows the summary where stderr is no terminal, too;
     `summary` says how long it is. `sources` colours text on a terminal by where it came from,
     `thinking` shows what a model thinks aloud there, and `markdown` renders the text of a terminal that knows colours
-    and is not painted by source.
+    and is not painted by source. `about` goes into JSON.
     """
     if json:
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
-        return JsonLines(stdout, progress=progress, steps=stream)
+        return JsonLines(stdout, progress=progress, steps=stream, about=about)
     form: SummaryForm = summary if not quiet and (stats or is_terminal(stderr)) else "none"
     if is_terminal(stdout) or is_terminal(stderr):
         # Imported here because rich costs 0.08 s, which a pipe need not pay.

@@ -1,7 +1,9 @@
 """Events for programs: one JSON object a line."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TextIO
 
 from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
@@ -18,12 +20,21 @@ class JsonLines:
     """Every event but Progress as one line of JSON in UTF-8 on `stdout`, each with `type` and `schema`.
 
     `progress`, if given, shows Progress elsewhere. Without `steps` the text comes in `finished` alone.
+    `about` is what `started` has beside the event.
     """
 
-    def __init__(self, stdout: TextIO, *, progress: Renderer | None = None, steps: bool = True) -> None:
+    def __init__(
+        self,
+        stdout: TextIO,
+        *,
+        progress: Renderer | None = None,
+        steps: bool = True,
+        about: Mapping[str, object] | None = None,
+    ) -> None:
         self._stdout = stdout
         self._progress = progress
         self._steps = steps
+        self._about = about or {}
         self._started: Started | None = None
 
     def show(self, event: Event) -> None:
@@ -37,7 +48,8 @@ class JsonLines:
                 self._write("notice", {"text": text})
             case Started():
                 self._started = event
-                self._write("started", asdict(event))
+                now = datetime.now(UTC).isoformat(timespec="milliseconds")
+                self._write("started", {"time": now, **self._about, **asdict(event)})
             case Step() if self._steps:
                 self._write("step", _step(event))
             case Finished():
@@ -73,14 +85,15 @@ def _step(step: Step) -> dict[str, object]:
 
 def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
     models = {"target": _model(started.target), "draft": _model(started.draft)} if started else {}
-    return {"reason": finished.reason, "text": finished.text, "models": models, "stats": _stats(finished.stats)}
+    return {"reason": finished.reason, "text": finished.text, "models": models, "stats": stats_data(finished.stats)}
 
 
 def _model(model: LoadedModel | None) -> dict[str, object] | None:
     return asdict(model) if model else None
 
 
-def _stats(stats: Stats) -> dict[str, object]:
+def stats_data(stats: Stats) -> dict[str, object]:
+    """Every figure by its name, as plain data."""
     return {
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,

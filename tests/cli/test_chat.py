@@ -276,7 +276,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nprintf 'from the editor' > \"$1\"\n")
     editor.chmod(0o755)
-    home = {"XDG_DATA_HOME": str(tmp_path / "data"), "VISUAL": str(editor)}
+    home = {"SPECGEN_DATA_DIR": str(tmp_path / "data"), "VISUAL": str(editor)}
     typist = Typist("-n", 12, **home)
     typist.child.expect_exact(READY)
     typist.types("Once upon a time\r")
@@ -307,7 +307,7 @@ def test_on_a_terminal(tmp_path: Path) -> None:
     for message in messages[1::2]:
         assert " ".join(message["content"].split()) in shown
     assert "interrupted" in shown
-    history = tmp_path / "data" / "specgen" / "chat_history"
+    history = tmp_path / "data" / "chat_history"
     assert history.stat().st_mode & 0o777 == 0o600
     typist = Typist("-n", 3, **home)
     typist.child.expect_exact(READY)

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
 from specgen.cli.inputs import as_text
 from specgen.errors import BadFile
+from specgen.history import folder
 from specgen.render.terminal import can_draw, is_terminal, put
 
 if TYPE_CHECKING:
@@ -47,9 +46,8 @@ def reader(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[
 
 def history_file() -> Path:
     """Where the lines typed in chats are kept, for this user alone. Raises OSError."""
-    folder = platformdirs.user_data_path("specgen", appauthor=False)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / "chat_history"
+    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = folder() / "chat_history"
     os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     file.chmod(0o600)
     return file

@@ -42,13 +42,14 @@ def command(
     from specgen.cli.chat.commands import completions
     from specgen.cli.chat.loop import Chat, Look
     from specgen.cli.chat.reading import reader
+    from specgen.cli.recording import Recorder
     from specgen.conversation import Conversation
     from specgen.events import Renderer
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.session import Session
 
-    with Trace(output.trace) as trace:
+    with Recorder("chat", on=not output.no_log) as recorder, Trace(output.trace) as trace:
 
         def rendering(look: Look) -> Renderer:
             renderer = make_renderer(
@@ -64,7 +65,7 @@ def command(
                 thinking=look.thinking,
                 markdown=look.markdown,
             )
-            return trace.along(renderer)
+            return recorder.along(trace.along(renderer))
 
         conversation = Conversation(
             Session(target, models.draft, models.engine()),

@@ -1,7 +1,9 @@
 """specgen run: one prompt, one answer."""
 
+import dataclasses
+import functools
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,14 +12,22 @@ from specgen.cli.options import (
     GenerationOptions,
     InputOptions,
     ModelOptions,
+    OneShotOptions,
     OutputOptions,
     ThinkingOptions,
     grouped,
     named_model,
 )
-from specgen.errors import INTERRUPTED, UsageError
-from specgen.events import Failed
-from specgen.render.terminal import is_terminal
+from specgen.cli.templating import current, filled, save, typed
+from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
+from specgen.events import Failed, Finished
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import is_terminal, put, put_exact
+
+if TYPE_CHECKING:
+    from specgen.cli.continuing import Earlier
+    from specgen.render.code import FirstBlock
+    from specgen.templates import Template
 
 
 @grouped
@@ -28,6 +38,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     thinking: ThinkingOptions,
     inputs: InputOptions,
     output: OutputOptions,
+    one_shot: OneShotOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
@@ -42,9 +53,22 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         specgen run -m org/target -d org/draft "Why is the sky blue?"
 
         git diff | specgen -m ./target "Write a commit message" > message.txt
+
+        specgen -c "And in one sentence?"
+
+        specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
     """
-    text = gather(prompt or [], inputs.file)
-    if text is None:
+    if one_shot.save is not None:
+        if inputs.file:
+            raise UsageError("a template keeps no files", hint="leave out -f, and name files when you use it")
+        save(current(context, one_shot.save, prompt or []))
+        return
+    from specgen.cli.continuing import last_conversation
+
+    text, system = filled(one_shot.template, one_shot.variable, gather(prompt or [], inputs.file), inputs.system)
+    earlier = last_conversation() if one_shot.continue_ else None
+    models = _paired(context, models, one_shot.template, earlier)
+    if text is None and not (earlier and earlier.raw):
         if is_terminal(sys.stdin):
             typer.echo(f"{context.get_help()}\n", err=True)
         raise UsageError(
@@ -53,11 +77,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     target = named_model(models)
 
     from specgen.cli.playing import play
+    from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
+    from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
     from specgen.session import Session
 
-    with Trace(output.trace) as trace, Session(target, models.draft, models.engine()) as session:
+    about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
+    with (
+        Recorder("run", on=not output.no_log, template=about["template"]) as recorder,
+        Trace(output.trace) as trace,
+        Session(target, models.draft, models.engine()) as session,
+    ):
         renderer = make_renderer(
             stdout=sys.stdout,
             stderr=sys.stderr,
@@ -68,18 +99,51 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             color=output.color.value,
             sources=output.color_source,
             thinking=not thinking.hide_thinking,
+            about=about,
         )
-        events = session.generate(
-            text,
-            system=inputs.system,
+        block = FirstBlock(renderer, lambda: session.stop("stop")) if one_shot.extract_code else None
+        answer = functools.partial(earlier.go_on, session) if earlier else session.generate
+        events = answer(
+            text or "",
+            system=system,
             raw=inputs.raw,
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
             think=thinking.think,
         )
-        last = play(events, trace.along(renderer), session.stop)
+        last = play(events, recorder.along(trace.along(block or renderer)), session.stop)
         if isinstance(last, Failed):
             raise last.error
+        _hand_over(one_shot, last, block, quiet=output.quiet)
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+
+
+def _hand_over(one_shot: OneShotOptions, last: Finished, block: "FirstBlock | None", *, quiet: bool) -> None:
+    """What is left to do with an answer that is out. Raises NoCodeBlock, and SpecgenError where it cannot be copied."""
+    from specgen.render.clipboard import copy
+
+    if block and block.missing is not None:
+        text = block.missing.rstrip("\n") + "\n"
+        put_exact(sys.stderr, sanitize(text) if is_terminal(sys.stderr) else text)
+        if last.reason != "interrupted":
+            raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
+    elif one_shot.copy:
+        by = copy(block.code if block else last.text, sys.stderr if is_terminal(sys.stderr) else sys.stdout)
+        if not quiet:
+            put(sys.stderr, f"specgen: copied by {by}\n")
+
+
+def _paired(
+    context: typer.Context, models: ModelOptions, template: "Template | None", earlier: "Earlier | None"
+) -> ModelOptions:
+    """The models of the command line, else of the earlier conversation; a draft is of use to its own target alone."""
+    if not typed(context, "model"):
+        if earlier is None:
+            return models
+        draft = models.draft if typed(context, "draft") else earlier.draft
+        return dataclasses.replace(models, model=earlier.model, draft=draft)
+    if template and "draft" in template.options and not typed(context, "draft"):
+        return dataclasses.replace(models, draft=ModelOptions().draft)
+    return models

@@ -1,0 +1,107 @@
+"""specgen stats: what drafting has gained so far."""
+
+import dataclasses
+import json as json_format
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from specgen.trends import Trend
+
+_BARS = "▁▂▃▄▅▆▇█"
+_DIGITS = "01234567"  # for a terminal without such characters
+_NO_WEEK = "."
+
+
+def command(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Show acceptance and speed-up over time, by model pair and by template, from the history.
+
+    WEEKS has a bar of the acceptance rate for each of the last 12 weeks. Where the latest 20 answers that drafted have
+    a clearly lower acceptance rate than those before, a line below says so.
+
+    Example:
+
+        specgen stats --json
+    """
+    from specgen.cli.recording import history
+    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import put
+    from specgen.trends import by_pair, by_template
+
+    now = datetime.now(UTC)
+    with history() as answers:
+        samples = list(answers.samples())
+    pairs, templates = by_pair(samples, now), by_template(samples, now)
+    if json:
+        data = {
+            "pairs": [
+                {"target": target, "draft": draft, **dataclasses.asdict(trend)}
+                for (target, draft), trend in pairs.items()
+            ],
+            "templates": [{"template": name, **dataclasses.asdict(trend)} for name, trend in templates.items()],
+        }
+        typer.echo(json_format.dumps(data, indent=2))
+        return
+    if not samples:
+        typer.echo("specgen: the history is empty", err=True)
+        return
+    named = [(f"{_name(target)} + {_name(draft)}", trend) for (target, draft), trend in pairs.items()]
+    tables = [_table("PAIR", named), *([_table("TEMPLATE", list(templates.items()))] if templates else [])]
+    notices = [[_notice(name, trend)] for name, trend in [*named, *templates.items()] if trend.drift]
+    put(sys.stdout, sanitize("\n\n".join("\n".join(lines) for lines in [*tables, *notices])) + "\n")
+
+
+def _name(model: str) -> str:
+    """A model in short: the last part of a path, all of a hub's id."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
+
+
+def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
+    from specgen.trends import WEEKS
+
+    rows = [("ANSWERS", "TOKENS", "ACCEPTANCE", "LENGTH", "SPEED-UP", "WEEKS", title)]
+    for name, trend in trends:
+        rate, length, speed_up = trend.acceptance_rate, trend.mean_acceptance_length, trend.speed_up
+        rows.append(
+            (
+                str(trend.answers),
+                str(trend.generated_tokens),
+                "-" if rate is None else f"{100 * rate:.0f} %",
+                "-" if length is None else f"{length:.1f}",
+                "-" if speed_up is None else f"{speed_up:.1f}x",
+                "".join(_bar(week) for week in trend.weeks),
+                name,
+            )
+        )
+    return [
+        f"{answers:>7}  {tokens:>7}  {rate:>10}  {length:>6}  {speed_up:>8}  {weeks:<{WEEKS}}  {name}"
+        for answers, tokens, rate, length, speed_up, weeks, name in rows
+    ]
+
+
+def _bar(rate: float | None) -> str:
+    if rate is None:
+        return _NO_WEEK
+    try:
+        _BARS.encode(sys.stdout.encoding or "utf-8")
+        bars = _BARS
+    except UnicodeEncodeError:
+        bars = _DIGITS
+    return bars[min(len(bars) - 1, int(rate * len(bars)))]
+
+
+def _notice(name: str, trend: "Trend") -> str:
+    drift = trend.drift
+    assert drift is not None  # noqa: S101
+    fall = f"from {100 * drift.earlier:.0f} % to {100 * drift.recent:.0f} % in the latest {drift.answers} answers"
+    return (
+        f"{name}: acceptance has drifted down, {fall}; other prompts, sampling or a new revision may be why, and"
+        " another draft may do better"
+    )

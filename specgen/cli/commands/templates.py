@@ -1,0 +1,100 @@
+"""specgen templates: the prompts that are kept under a name."""
+
+import json as json_format
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None)
+
+_Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@app.callback(invoke_without_command=True)
+def default(context: typer.Context, json: _Json = False) -> None:
+    """List and show templates, which specgen -t NAME uses and specgen --save NAME makes.
+
+    A template is a TOML file that can be edited: docs/history.md says what is in it.
+
+    Examples:
+
+        specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
+
+        git diff | specgen -t commit -m org/target
+    """
+    if context.invoked_subcommand is None:
+        list_(json)
+
+
+@app.command("list")
+def list_(json: _Json = False) -> None:
+    """List the templates."""
+    from specgen import templates
+    from specgen.errors import SpecgenError
+
+    rows: list[tuple[str, str]] = []
+    data: list[dict[str, Any]] = []
+    for name in templates.names():
+        try:
+            template = templates.load(name)
+        except SpecgenError as error:  # the others are listed all the same
+            rows.append((name, error.message))
+            data.append({"name": name, "error": error.message})
+        else:
+            rows.append((name, template.about or _first_line(template.prompt or template.system)))
+            data.append({"name": name, **_data(template)})
+    if json:
+        typer.echo(json_format.dumps(data, indent=2))
+        return
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, about in rows:
+        typer.echo(_safe(f"{name:<{width}}  {about}"))
+    if not rows:
+        typer.echo("specgen: there are no templates; specgen --save NAME makes one", err=True)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As listed.")],
+    json: _Json = False,
+) -> None:
+    """Show a template's file, and the variables that it wants."""
+    from specgen import templates
+
+    template = templates.load(name)
+    if json:
+        data = {"name": name, "path": str(templates.location(name)), "variables": template.variables}
+        typer.echo(json_format.dumps(data | _data(template), indent=2))
+        return
+    typer.echo(_safe(templates.location(name).read_text(encoding="utf-8").rstrip("\n")))
+    if template.variables:
+        typer.echo(f"specgen: variables: {', '.join(template.variables)}", err=True)
+
+
+@app.command()
+def path(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="As listed; the folder if left out.")] = None,
+    json: _Json = False,
+) -> None:
+    """Print where a template is, or all of them."""
+    from specgen import templates
+
+    if name is not None:
+        templates.load(name)
+    where = templates.folder() if name is None else templates.location(name)
+    typer.echo(json_format.dumps({"path": str(where)}) if json else where)
+
+
+def _data(template: Any) -> dict[str, Any]:
+    keys = ("about", "prompt", "system", "defaults", "options")
+    return {key: getattr(template, key) for key in keys}
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def _safe(text: str) -> str:
+    from specgen.render.sanitize import sanitize
+
+    return sanitize(text)

@@ -1,0 +1,117 @@
+"""Templates on the command line: what -t sets, what -p fills, what --save keeps."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any
+
+import typer
+
+from specgen import templates
+from specgen.cli.asking import confirm
+from specgen.errors import BadFile, UsageError
+from specgen.render.terminal import is_terminal
+from specgen.templates import Template
+
+# Not options of an answer, or a key of its own in the file.
+_NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help")
+
+
+def typed(context: typer.Context, parameter: str) -> bool:
+    """Whether the user wrote this parameter on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def preset(context: typer.Context, template: Template | None) -> Template | None:
+    """Make the options of `template` the defaults of this command. Raises BadFile for one that there is not."""
+    if template is None:
+        return None
+    known = dict(_options(context))
+    defaults: dict[str, Any] = {}
+    for option, value in template.options.items():
+        if option not in known:
+            near = get_close_matches(option, known, 1)
+            raise BadFile(
+                f"template '{template.name}' sets '{option}', which is no option",
+                hint=f"did you mean '{near[0]}'?" if near else "specgen run --help lists them",
+            )
+        defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
+    if "model" in template.options:  # a draft that is set elsewhere fits another target
+        defaults.setdefault("draft", _default(context, "draft"))
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return template
+
+
+def filled(
+    template: Template | None, given: Sequence[str], text: str | None, system: str | None
+) -> tuple[str | None, str | None]:
+    """The prompt and the system prompt: what is given, or what `template` makes of it. Raises UsageError."""
+    if template is None:
+        if given:
+            raise UsageError("-p fills the places of a template", hint="name the template with -t")
+        return text, system
+    prompt, own = template.fill(_variables(given), text)
+    return prompt or None, system if system is not None else own or None
+
+
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    """What `key=value` says. Raises UsageError."""
+    pairs = [text.partition("=") for text in given]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise UsageError(f"-p is '{key}'", hint="give a name and a value: -p key=value")
+    return {key: value for key, _, value in pairs}
+
+
+def current(context: typer.Context, name: str, words: Sequence[str]) -> Template:
+    """A template of what stands on the command line, on top of the template that it uses, if any."""
+    base: Template = context.params["template"] or Template(name)
+    options = dict(base.options)
+    for option, parameter in _options(context):
+        if typed(context, parameter):
+            options[option] = _plain(context.params[parameter])
+    return Template(
+        name,
+        about=base.about,
+        prompt=" ".join(words) or base.prompt,
+        system=context.params["system"] or base.system,
+        defaults={**base.defaults, **_variables(context.params["variable"])},
+        options=options,
+    )
+
+
+def save(template: Template) -> None:
+    """Write it, and say where. Raises UsageError where one of this name is to be replaced and nobody can be asked."""
+    path = templates.location(template.name)
+    if path.exists():
+        taken = f"there is a template '{template.name}' already"
+        if not is_terminal(sys.stdin):
+            raise UsageError(taken, hint=f"take another name, or delete {path}")
+        if not confirm(f"{taken}. Replace it?", yes=False, needs="replacing it"):
+            typer.echo("Nothing was saved.", err=True)
+            raise typer.Exit(1)
+    templates.save(template)
+    typer.echo(f"saved {path}; specgen -t {template.name} uses it", err=True)
+
+
+def _options(context: typer.Context) -> Iterator[tuple[str, str]]:
+    """Every option that a template may set: its long name, and its parameter's."""
+    for parameter in context.command.params:
+        long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
+        if parameter.name and long and parameter.name not in _NO_OPTIONS:
+            yield long[0], parameter.name
+
+
+def _default(context: typer.Context, name: str) -> Any:
+    return next(parameter.default for parameter in context.command.params if parameter.name == name)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as TOML has it; only the draft length is None when it is given, for auto."""
+    if value is None:
+        return "auto"
+    if isinstance(value, Enum):
+        return value.value
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,147 @@
+"""Templates: a prompt with places to fill, and options, under a name: a TOML file of the user's config folder."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import platformdirs
+import tomli
+import tomli_w
+
+from specgen.errors import BadFile, UsageError
+
+INPUT = "input"
+_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][\w-]*")
+_KEYS = ("about", "prompt", "system", "defaults", "options")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """`prompt` and `system` have places in braces; `defaults` fill those that nobody else fills.
+
+    `options` are those of `specgen run` by their long names, `max-tokens` for --max-tokens, with what follows them.
+    """
+
+    name: str
+    about: str = ""
+    prompt: str = ""
+    system: str = ""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The places, `input` among them, in the order of their first use. Raises UsageError."""
+        found = [name for text in (self.system, self.prompt) for _, name in self._pieces(text) if name]
+        return tuple(dict.fromkeys(found))
+
+    def fill(self, given: Mapping[str, str], text: str | None) -> tuple[str, str]:
+        """The prompt and the system prompt, with `given` for the variables and `text` for the input.
+
+        Without a place for it the input goes before the prompt, after which comes a blank line. Raises UsageError.
+        """
+        wanted = [name for name in self.variables if name != INPUT]
+        for name in given:
+            if name not in wanted:
+                near = get_close_matches(name, wanted, 1)
+                known = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(wanted) or 'none'}"
+                raise UsageError(f"template '{self.name}' has no variable '{name}'", hint=known)
+        if missing := [name for name in wanted if name not in {**self.defaults, **given}]:
+            needed = " ".join(f"-p {name}=..." for name in missing)
+            raise UsageError(f"template '{self.name}' needs {', '.join(missing)}", hint=f"give {needed}")
+        if INPUT in self.variables and text is None:
+            raise UsageError(
+                f"template '{self.name}' needs an input", hint="pipe it in, name a file with -f, or write it at the end"
+            )
+        values = {**self.defaults, **given, INPUT: text or ""}
+        prompt, system = (
+            "".join(literal + (values[name] if name else "") for literal, name in self._pieces(each))
+            for each in (self.prompt, self.system)
+        )
+        if text is not None and INPUT not in self.variables:
+            prompt = f"{text.rstrip(chr(10))}\n\n{prompt}" if prompt else text
+        return prompt, system
+
+    def _pieces(self, text: str) -> list[tuple[str, str | None]]:
+        """Literal text, each with the variable after it."""
+        try:
+            pieces = list(Formatter().parse(text))
+        except ValueError:
+            pieces = [("", "", "", None)]
+        for _, name, form, conversion in pieces:
+            if name is not None and (form or conversion or not _VARIABLE.fullmatch(name)):
+                raise UsageError(
+                    f"template '{self.name}' has a brace that is no place to fill such as {{input}}",
+                    hint="write {{ for { and }} for }",
+                )
+        return [(literal, name) for literal, name, _, _ in pieces]
+
+
+def folder() -> Path:
+    """Where the templates are, whether or not it exists."""
+    base = os.environ.get("SPECGEN_CONFIG_DIR") or platformdirs.user_config_path("specgen")
+    return Path(base).expanduser() / "templates"
+
+
+def names() -> list[str]:
+    """The templates there are, in alphabetical order."""
+    return sorted(path.stem for path in folder().glob("*.toml"))
+
+
+def location(name: str) -> Path:
+    """The file of a template, whether or not it exists. Raises UsageError for what cannot be a name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"'{name}' is no name for a template", hint="use letters, digits, '-', '_' and '.'")
+    return folder() / f"{name}.toml"
+
+
+def load(name: str) -> Template:
+    """The template of this name. Raises UsageError where there is none, BadFile where its file says something else."""
+    path = location(name)
+    try:
+        table = tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = get_close_matches(name, names(), 1)
+        hint = f"did you mean '{near[0]}'?" if near else "specgen templates lists those there are; --save makes one"
+        raise UsageError(f"there is no template '{name}'", hint=hint) from error
+    except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
+        raise BadFile(f"cannot read the template {path}: {error}", hint="correct the file, or delete it") from error
+    _check(table, path)
+    return Template(name, **table)
+
+
+def save(template: Template) -> Path:
+    """Write a template's file, whole or not at all; gives its path. Raises UsageError, OSError."""
+    path = location(template.name)
+    template.variables  # noqa: B018 - raises where braces make no sense
+    table = {key: value for key in _KEYS if (value := getattr(template, key))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        part.write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _check(table: Mapping[str, Any], path: Path) -> None:
+    for key, value in table.items():
+        if key not in _KEYS:
+            near = get_close_matches(key, _KEYS, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_KEYS)}"
+            raise BadFile(f"{path} has an unknown key '{key}'", hint=hint)
+        texts = [value] if key in ("about", "prompt", "system") else []
+        if key == "defaults" and isinstance(value, dict):
+            texts += value.values()
+        if not all(isinstance(text, str) for text in texts) or (key in ("defaults", "options")) != isinstance(
+            value, dict
+        ):
+            kind = "a table of texts" if key == "defaults" else "a table" if key == "options" else "a text"
+            raise BadFile(f"'{key}' in {path} is not {kind}", hint="correct the file")

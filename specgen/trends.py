@@ -1,0 +1,119 @@
+"""How well drafting has done over time, by pair and by template, and where it has become worse."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import sqrt
+from statistics import pvariance
+from typing import TypeVar
+
+from specgen.history import Sample
+
+WEEKS = 12
+Key = TypeVar("Key", tuple[str, str], str)
+
+# Acceptance varies from text to text far more than the number of tokens explains. So the error of a rate is estimated
+# from how much it hangs on each single answer; a long one that is out of line makes it large.
+_RECENT = 20
+_EARLIER = 200
+_TOKENS = 200  # drafted, on each side; what fewer say is chance
+_DROP = 0.05  # less is no news
+_ERRORS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The acceptance rate was `earlier` and is `recent` in the latest `answers` that drafted."""
+
+    earlier: float
+    recent: float
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Answers together: rates and means are over their tokens, rounds and seconds, not over answers.
+
+    None is what nothing was drafted or measured for. `weeks` are the acceptance rates of the last `WEEKS` times seven
+    days, the latest last.
+    """
+
+    answers: int
+    generated_tokens: int
+    drafted_tokens: int
+    acceptance_rate: float | None
+    mean_acceptance_length: float | None
+    speed_up: float | None
+    weeks: tuple[float | None, ...]
+    drift: Drift | None
+
+
+def by_pair(samples: Iterable[Sample], now: datetime) -> Mapping[tuple[str, str], Trend]:
+    """The trend of every target and draft, the one with the most answers first."""
+    return _grouped(samples, lambda sample: (sample.target, sample.draft), now)
+
+
+def by_template(samples: Iterable[Sample], now: datetime) -> Mapping[str, Trend]:
+    """The trend of every template, the one with the most answers first."""
+    return _grouped(
+        (sample for sample in samples if sample.template is not None), lambda sample: str(sample.template), now
+    )
+
+
+def _grouped(samples: Iterable[Sample], key: Callable[[Sample], Key], now: datetime) -> Mapping[Key, Trend]:
+    groups: dict[Key, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(key(sample), []).append(sample)
+    return {key: _trend(group, now) for key, group in sorted(groups.items(), key=lambda item: -len(item[1]))}
+
+
+def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
+    week = timedelta(days=7)
+    weeks: list[list[Sample]] = [[] for _ in range(WEEKS)]
+    for sample in samples:
+        if 0 <= (ago := (now - sample.time) // week) < WEEKS:
+            weeks[-1 - ago].append(sample)
+    generated = sum(sample.generated for sample in samples)
+    timed = [sample for sample in samples if sample.speed_up is not None and sample.draft != "none"]
+    # Plain decoding's time over the time that was taken, both of all answers.
+    plain_s = sum(sample.elapsed_s * (sample.speed_up or 0.0) for sample in timed)
+    return Trend(
+        answers=len(samples),
+        generated_tokens=generated,
+        drafted_tokens=sum(sample.drafted for sample in samples),
+        acceptance_rate=_rate(samples),
+        mean_acceptance_length=_ratio(generated, sum(sample.rounds for sample in samples)),
+        speed_up=_ratio(plain_s, sum(sample.elapsed_s for sample in timed)),
+        weeks=tuple(_rate(each) for each in weeks),
+        drift=_drift(samples),
+    )
+
+
+def _drift(samples: Sequence[Sample]) -> Drift | None:
+    """The latest 20 answers that drafted against up to 200 before them, 20 at least.
+
+    Their acceptance rate, accepted over drafted tokens, has drifted down if it is lower by more than 5 points and by
+    more than 3 standard errors of the difference.
+    """
+    drafting = [sample for sample in samples if sample.drafted]
+    recent, earlier = drafting[-_RECENT:], drafting[-_RECENT - _EARLIER : -_RECENT]
+    if len(earlier) < _RECENT or min(sum(s.drafted for s in each) for each in (recent, earlier)) < _TOKENS:
+        return None
+    now, before = _rate(recent) or 0.0, _rate(earlier) or 0.0
+    error = sqrt(_variance(recent) + _variance(earlier))
+    return Drift(before, now, len(recent)) if before - now > max(_DROP, _ERRORS * error) else None
+
+
+def _variance(samples: Sequence[Sample]) -> float:
+    """The variance of the acceptance rate of `samples`, by the jackknife: how much it hangs on each of them."""
+    drafted, accepted = (sum(getattr(sample, name) for sample in samples) for name in ("drafted", "accepted"))
+    without = [_ratio(accepted - each.accepted, drafted - each.drafted) or 0.0 for each in samples]
+    return (len(samples) - 1) * pvariance(without)
+
+
+def _rate(samples: Sequence[Sample]) -> float | None:
+    return _ratio(sum(sample.accepted for sample in samples), sum(sample.drafted for sample in samples))
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,360 @@
+"""What a one-shot leaves behind and goes on from: the history, --continue, templates, --extract-code, --copy."""
+
+import json
+import sqlite3
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgen.cli.playing import play
+from specgen.cli.recording import Recorder
+from specgen.core import Message
+from specgen.events import Event, Finished, Notice, Span, Stats, Step
+from specgen.history import Answer, History, location, switch_logging
+from tests.cli.command import Outcome, invoke
+from tests.render.samples import STARTED
+
+PROMPT = "the quick brown fox jumps over the lazy dog"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A history and templates of this test alone."""
+    monkeypatch.setenv("SPECGEN_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("SPECGEN_CONFIG_DIR", str(tmp_path / "config"))
+    return tmp_path
+
+
+@pytest.fixture
+def target(checkpoints: Any) -> Path:
+    return Path(checkpoints.target("llama"))
+
+
+@pytest.fixture
+def run(target: Path) -> Any:
+    def specgen(*arguments: object, **streams: Any) -> Outcome:
+        return invoke("-m", target, "-n", 8, *arguments, **streams)
+
+    return specgen
+
+
+def answers() -> list[Answer]:
+    """The history, the earliest first."""
+    with History(location()) as log:
+        return list(log.answers())[::-1]
+
+
+def said(number: int) -> list[str]:
+    with History(location()) as log:
+        return [message.content for message in log.messages(number)]
+
+
+# The history
+
+
+def test_an_answer_is_logged(run: Any, target: Path) -> None:
+    outcome = run("-s", "be brief", "--temp", 0.8, "--seed", 3, "-k", 2, PROMPT)
+    (answer,) = answers()
+    assert (answer.kind, answer.reason, answer.raw, answer.template) == ("run", "length", False, None)
+    assert answer.output == outcome.text
+    assert said(answer.id) == ["be brief", PROMPT]
+    assert answer.settings["target"] == {"id": str(target), "revision": None}
+    assert answer.settings["sampling"]["seed"] == 3
+    assert (answer.settings["num_draft_tokens"], answer.settings["drafter"]) == (2, "lookup")
+    assert (answer.settings["dtype"], answer.settings["quant"]) == ("float32", "none")
+    assert answer.stats["generated_tokens"] == 8
+
+
+def test_json_has_what_the_history_has(run: Any) -> None:
+    started, *_, finished = map(json.loads, run(PROMPT, "--json").text.splitlines())
+    (answer,) = answers()
+    assert (started["kind"], started["template"], started["raw"]) == ("run", None, False)
+    assert started["messages"] == [{"role": "user", "content": PROMPT}]
+    assert {name: started[name] for name in answer.settings} == answer.settings
+    assert (finished["text"], finished["reason"], finished["stats"]) == (answer.output, answer.reason, answer.stats)
+    assert started["time"][:10] == answer.time.isoformat()[:10]
+
+
+def test_nothing_is_logged_where_the_user_does_not_want_it(run: Any) -> None:
+    run(PROMPT, "--no-log")
+    switch_logging(False)
+    run(PROMPT)
+    assert not location().exists()
+    switch_logging(True)
+    run(PROMPT)
+    assert len(answers()) == 1
+
+
+def test_a_broken_history_costs_a_line_not_the_text(run: Any) -> None:
+    expected = run(PROMPT, "--no-log")
+    location().parent.mkdir()
+    location().write_bytes(b"no database, " * 999)
+    outcome = run(PROMPT)
+    assert (outcome.code, outcome.out) == (0, expected.out)
+    assert outcome.err.count("\n") == 1
+    assert "not in the history" in outcome.err
+
+
+def test_a_locked_history_costs_a_line_not_the_text(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(PROMPT)
+    monkeypatch.setattr("specgen.history._BUSY_S", 0.01)
+    other = sqlite3.connect(location(), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    outcome = run(PROMPT)
+    other.close()
+    assert (outcome.code, outcome.out) == (0, expected.out)
+    assert outcome.err.count("\n") == 1
+    assert "locked" in outcome.err
+    assert len(answers()) == 1
+
+
+def test_a_chat_logs_its_turns(target: Path) -> None:
+    outcome = invoke("chat", "-m", target, "-n", 8, stdin=b"hello\nagain\n")
+    first, second = answers()
+    assert [first.output, second.output] == outcome.text.splitlines()
+    assert first.kind == second.kind == "chat"
+    assert said(second.id) == ["hello", first.output, "again"]
+    invoke("chat", "-m", target, "-n", 8, "--no-log", stdin=b"hello\n")
+    assert len(answers()) == 2
+
+
+class Silent:
+    closed = False
+
+    def show(self, event: Event) -> None:
+        pass
+
+    def close(self) -> None:
+        assert not location().exists()  # logged when the text is out, not before
+        self.closed = True
+
+
+def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
+    def events() -> Iterator[Event]:
+        yield Notice("loading")
+        yield replace(STARTED, messages=(Message("user", "hi"),))
+        yield Step((1, 2), (Span("so ", "draft"),), drafted=1, accepted=1)
+        yield Step((3,), (Span("far", "bonus"),))
+        raise KeyboardInterrupt
+
+    renderer = Silent()
+    with pytest.raises(KeyboardInterrupt), Recorder("run", on=True) as recorder:
+        play(events(), recorder.along(renderer), lambda: None)
+    assert renderer.closed
+    (answer,) = answers()
+    assert (answer.output, answer.reason, answer.stats["generated_tokens"]) == ("so far", "interrupted", 3)
+
+
+# --continue
+
+
+def test_continue_goes_on_with_the_last_conversation(run: Any, target: Path) -> None:
+    first = run("-s", "be brief", "hello")
+    second = invoke("-c", "-n", 8, "again")
+    third = invoke("--continue", "-n", 8, "-s", "be long", "more", "--json")
+    assert second.code == 0
+    assert said(2) == ["be brief", "hello", first.text, "again"]
+    assert said(3) == ["be long", "hello", first.text, "again", second.text, "more"]
+    # It is the turn that a chat would have had.
+    chat = invoke("chat", "-m", target, "-n", 8, "-s", "be brief", "--no-log", stdin=b"hello\nagain\n")
+    assert chat.text.splitlines() == [first.text, second.text]
+    assert json.loads(third.text.splitlines()[0])["target"]["id"] == str(target)
+
+
+def test_continue_goes_on_with_a_chat_and_another_model(target: Path, checkpoints: Any) -> None:
+    invoke("chat", "-m", target, "-d", "none", "-n", 8, stdin=b"hello\n")
+    events = [invoke("-c", *more, "-n", 2, "--json", "again").text.splitlines()[0] for more in ([], ["-d", "lookup"])]
+    assert [json.loads(event)["drafter"] for event in events] == ["none", "lookup"]
+    other = checkpoints.draft("llama")
+    assert json.loads(invoke("-c", "-m", other, "-n", 2, "--json", "x").text.splitlines()[0])["target"]["id"] == str(
+        other
+    )
+
+
+def test_continue_without_a_template_goes_on_with_the_text(run: Any) -> None:
+    whole = invoke("-m", "stories", "-n", 12, "--temp", 0, "--no-log", "Once upon a time")
+    first = invoke("-m", "stories", "-n", 6, "--temp", 0, "Once upon a time")
+    second = invoke("-c", "-n", 6, "--temp", 0)
+    assert first.text + second.text == whole.text
+    assert said(2) == [f"Once upon a time{first.text}"]
+    more = invoke("-c", "-n", 2, "--temp", 0, " Then")
+    assert more.code == 0
+    assert said(3) == [f"Once upon a time{whole.text} Then"]
+
+
+def test_continue_says_why_it_cannot(run: Any) -> None:
+    with History(location()) as log:  # the records of map are no conversation
+        log.add(kind="map", messages=[Message("user", "x")], output="y", reason="end", settings={}, stats={})
+    outcome = invoke("-c", "again")
+    assert (outcome.code, outcome.out) == (2, b"")
+    assert "there is no conversation to continue" in outcome.err
+    run("hello")
+    assert "there is no prompt" in invoke("-c", stdin=b"").err
+    assert "leave out --raw" in invoke("-c", "--raw", "x").err
+
+
+# Templates
+
+
+def test_a_template_is_saved_and_used(run: Any, data: Path) -> None:
+    outcome = run("--temp", 0.5, "--seed", 3, "--stop", "zzz", "--save", "ask", "-s", "Be {how}.", "Explain {input}.")
+    assert (outcome.code, outcome.out) == (0, b"")
+    assert str(data / "config" / "templates" / "ask.toml") in outcome.err
+    assert not location().exists()  # nothing was answered
+    used = invoke("-t", "ask", "-p", "how=brief", "it", "--json")
+    started = json.loads(used.text.splitlines()[0])
+    assert started["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Explain it."},
+    ]
+    assert (started["sampling"]["temperature"], started["sampling"]["seed"], started["template"]) == (0.5, 3, "ask")
+    assert answers()[0].template == "ask"
+    assert answers()[0].stats["generated_tokens"] == 8
+
+
+def test_what_is_typed_beats_the_template(run: Any) -> None:
+    run("--temp", 0.5, "-k", "auto", "--save", "ask", "-s", "Be brief.")
+    started = json.loads(invoke("-t", "ask", "--temp", 0.9, "-s", "Go.", "it", "-k", 2, "--json").text.splitlines()[0])
+    assert started["sampling"]["temperature"] == 0.9
+    assert started["num_draft_tokens"] == 2
+    assert [message["content"] for message in started["messages"]] == ["Go.", "it"]
+    started = json.loads(invoke("-t", "ask", "it", "--json").text.splitlines()[0])
+    assert started["num_draft_tokens"] is None
+
+
+def test_a_draft_falls_with_its_target(run: Any, target: Path, checkpoints: Any) -> None:
+    run("-d", "none", "--save", "ask")
+
+    def drafter(*arguments: object) -> Any:
+        return json.loads(invoke("-t", "ask", "-n", 2, "--json", "it", *arguments).text.splitlines()[0])["drafter"]
+
+    assert drafter() == "none"
+    assert drafter("-m", target) == "lookup"
+    assert drafter("-m", target, "-d", checkpoints.draft("llama")) == "hybrid"
+
+
+def test_a_template_may_have_numbers(run: Any, data: Path) -> None:
+    folder = data / "config" / "templates"
+    folder.mkdir(parents=True)
+    (folder / "ask.toml").write_text('[options]\nnum-draft-tokens = 3\nraw = true\ndevice = "cpu"\nmax-tokens = 2\n')
+    started = json.loads(invoke("-m", "stories", "-t", "ask", "it", "--json").text.splitlines()[0])
+    assert (started["num_draft_tokens"], started["raw"]) == (3, True)
+    assert answers()[0].stats["generated_tokens"] == 2
+
+
+def test_a_template_on_top_of_another(run: Any) -> None:
+    run("--temp", 0.5, "--save", "one", "Explain {input} in {lang}.")
+    invoke("-t", "one", "-p", "lang=C", "--seed", 3, "--save", "two")
+    started = json.loads(invoke("-t", "two", "it", "--json").text.splitlines()[0])
+    assert started["messages"][0]["content"] == "Explain it in C."
+    assert (started["sampling"]["temperature"], started["sampling"]["seed"]) == (0.5, 3)
+
+
+def test_a_template_is_not_replaced_unasked(run: Any, data: Path) -> None:
+    run("--save", "ask", "one")
+    outcome = run("--save", "ask", "two", stdin=b"")
+    assert outcome.code == 2
+    assert "there is a template 'ask' already" in outcome.err
+    assert 'prompt = "one"' in (data / "config" / "templates" / "ask.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "code", "words"),
+    [
+        ("", ["-t", "aks", "it"], 2, "did you mean 'ask'"),
+        ("", ["-t", "ask", "-p", "x", "it"], 2, "-p key=value"),
+        ("", ["-p", "x=y", "it"], 2, "name the template with -t"),
+        ("tmep = 1", ["-t", "ask", "it"], 10, "sets 'tmep', which is no option; did you mean 'temp'"),
+        ("file = 'x'", ["-t", "ask", "it"], 10, "sets 'file'"),
+        ("temp = 'hot'", ["-t", "ask", "it"], 2, "--temp"),
+        ("", ["-f", "x", "--save", "new"], 2, "keeps no files"),
+    ],
+)
+def test_what_is_wrong_with_a_template(data: Path, options: str, arguments: list[str], code: int, words: str) -> None:
+    folder = data / "config" / "templates"
+    folder.mkdir(parents=True)
+    (folder / "ask.toml").write_text(f"[options]\n{options}\n")
+    outcome = invoke("-m", "stories", *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (code, b"", 1)
+    assert words in outcome.err
+
+
+# --extract-code and --copy
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let every answer be these steps, until it is stopped."""
+
+    def script(*pieces: str, reason: str = "end") -> None:
+        def generate(session: Any, prompt: str, **options: Any) -> Iterator[Event]:
+            yield STARTED
+            shown = []
+            for piece in pieces:
+                shown.append(piece)
+                yield Step((1,), (Span(piece, "bonus"),))
+                if session._stopping:
+                    break
+            yield Finished(session._stopping or reason, "".join(shown), Stats())
+
+        monkeypatch.setattr("specgen.session.Session.generate", generate)
+
+    return script
+
+
+def test_only_the_code_is_written_and_the_rest_is_never_generated(says: Any) -> None:
+    says("Here:\n```py\n", "a = 1\n", "```\n", "Now I explain\n", "at length\n")
+    outcome = invoke("-m", "stories", "--extract-code", "hello")
+    assert (outcome.code, outcome.out, outcome.err) == (0, b"a = 1\n", "")
+    events = [json.loads(line) for line in invoke("-m", "stories", "--extract-code", "--json", "x").text.splitlines()]
+    assert (events[-1]["text"], events[-1]["reason"]) == ("a = 1\n", "stop")
+    assert len(events) == 5
+
+
+def test_no_code_is_an_error_and_the_text_is_not_lost(run: Any) -> None:
+    plain, outcome = run(PROMPT), run(PROMPT, "--extract-code", "-q")
+    assert (outcome.code, outcome.out) == (14, b"")
+    *text, error = outcome.err.splitlines()
+    assert "\n".join(text) == plain.text.rstrip("\n")
+    assert error.startswith("specgen: the answer has no code block")
+
+
+def test_an_interrupt_before_the_code_is_an_interrupt(says: Any) -> None:
+    says("I ", "explain first", reason="interrupted")
+    outcome = invoke("-m", "stories", "--extract-code", "x")
+    assert (outcome.code, outcome.out, outcome.err) == (130, b"", "I explain first\n")
+
+
+@pytest.fixture
+def tool(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a clipboard tool of this test copies to."""
+    script = data / "bin" / "xclip"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\n/bin/cat > '{data}/copied'\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    for variable in ("TMUX", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("PATH", str(script.parent))
+    return data / "copied"
+
+
+def test_copy(run: Any, tool: Path, says: Any) -> None:
+    says("Here:\n```\né\n```\n")
+    outcome = run("hello", "--copy")
+    assert outcome.out == tool.read_bytes() == "Here:\n```\né\n```\n".encode()
+    assert outcome.err == "specgen: copied by xclip\n"
+    assert run("hello", "--copy", "--extract-code", "-q").err == ""
+    assert tool.read_text() == "é\n"
+
+
+def test_copy_says_that_it_cannot(says: Any, tool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says("text")
+    monkeypatch.delenv("DISPLAY")
+    outcome = invoke("-m", "stories", "hello", "--copy")
+    assert (outcome.code, outcome.out) == (1, b"text")
+    assert outcome.err.startswith("specgen: cannot copy")
