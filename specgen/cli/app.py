@@ -1,4 +1,4 @@
-"""The Typer application: one command for every module of specgen.cli.commands."""
+"""The Typer application: one command for every module of specgen.cli.commands; one with an `app` has sub-commands."""
 
 import importlib
 import pkgutil
@@ -40,7 +40,10 @@ def build() -> typer.Typer:
     app.callback(help=_HELP)(_root)
     for name in command_names():
         module = importlib.import_module(f"{commands.__name__}.{name}")
-        app.command(name=name)(module.command)
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name=name)(module.command)
     return app
 
 
