@@ -8,6 +8,7 @@ import typer
 
 from specgen import __version__
 from specgen.cli import commands
+from specgen.cli.manual import Command
 
 _HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
 
@@ -43,7 +44,7 @@ def build() -> typer.Typer:
         if hasattr(module, "app"):
             app.add_typer(module.app, name=name)
         else:
-            app.command(name=name)(module.command)
+            app.command(name=name, cls=Command)(module.command)
     return app
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
+from specgen.cli.configured import configure
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.errors import UsageError
 
@@ -26,6 +27,18 @@ def _draft_length(text: str) -> int | None:
     return int(text)
 
 
+_Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        callback=configure,
+        is_eager=True,
+        help="Take the settings of [profiles.NAME] first; see specgen config.",
+    ),
+]
+
+
 class Color(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
@@ -34,6 +47,7 @@ class Color(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
+    heading: ClassVar = "Models"
     model: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +127,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
+    heading: ClassVar = "Generation"
     max_tokens: Annotated[
         int | None, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Tokens to generate at most.")
     ] = None
@@ -145,6 +160,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
+    heading: ClassVar = "Output"
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[
         bool,
@@ -160,6 +176,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
+    heading: ClassVar = "Input"
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
     file: Annotated[
         list[Path],
@@ -169,7 +186,8 @@ class InputOptions:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let Typer see every field of `command`'s dataclass parameters as an option of its own."""
+    """Let Typer see every field of `command`'s dataclass parameters as an option of its own, under the dataclass's
+    `heading`. Settings are the defaults of such a command's options; --profile chooses among them."""
     hints = inspect.get_annotations(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type, list[str]]] = {}
@@ -183,10 +201,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
+        del values["profile"]  # its callback did the work
         for name, (kind, fields) in groups.items():
             values[name] = kind(**{field: values.pop(field) for field in fields})
         command(**values)
 
+    parameters.append(inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_Profile))
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del flat.__wrapped__
@@ -195,6 +215,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Parameter:
     hint = inspect.get_annotations(kind, eval_str=True)[field.name]
+    hint.__metadata__[0].rich_help_panel = getattr(kind, "heading", None)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
