@@ -121,7 +121,9 @@ class SettingsFile:
             raise BadFile(f"{path} is not TOML: {error}", hint="correct it: specgen config edit") from error
         profiles = tables.pop(_PROFILES, {})
         if not isinstance(profiles, dict) or not all(isinstance(each, dict) for each in profiles.values()):
-            raise BadFile(f"{path}: '{_PROFILES}' holds tables", hint="write [profiles.NAME] above the settings of each")
+            raise BadFile(
+                f"{path}: '{_PROFILES}' holds tables", hint="write [profiles.NAME] above the settings of each"
+            )
         return cls(
             path,
             dict(_settings(tables, text, path, source, None)),
@@ -250,7 +252,9 @@ def _environment() -> Iterator[tuple[str, Setting]]:
             continue
         if key := known.get(name):
             yield key, Setting(key, value, Source.ENVIRONMENT, name)
-        elif near := get_close_matches(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], 1, _NEAR):
+        elif near := get_close_matches(
+            name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], 1, _NEAR
+        ):
             raise UsageError(f"there is no variable {name}", hint=f"did you mean {PREFIX}{near[0]}?")
 
 

@@ -101,7 +101,9 @@ def _value(key: str, words: Sequence[str]) -> Any:
     if parameter.multiple:
         return list(words)
     if len(words) > 1:
-        raise UsageError(f"{key} takes one value, not {len(words)}", hint=f'write "{" ".join(words)}" if it is one text')
+        raise UsageError(
+            f"{key} takes one value, not {len(words)}", hint=f'write "{" ".join(words)}" if it is one text'
+        )
     setting = Setting(key, words[0], Source.ENVIRONMENT, f"specgen config set {key}")
     return _checked(context, parameter, setting)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
+from specgen.cli import completing
 from specgen.cli.configured import configure
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.errors import UsageError
@@ -32,6 +33,7 @@ _Profile = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
+        autocompletion=completing.profiles,
         callback=configure,
         is_eager=True,
         help="Take the settings of [profiles.NAME] first; see specgen config.",
@@ -54,6 +56,7 @@ class ModelOptions:
             "-m",
             "--model",
             metavar="MODEL",
+            autocompletion=completing.models,
             help="Target: a curated pair (stories), org/name[@revision] of the hub, a local folder, a .gguf file.",
         ),
     ] = None
@@ -65,6 +68,7 @@ class ModelOptions:
             "--draft",
             "--draft-model",
             metavar="DRAFT",
+            autocompletion=completing.drafts,
             help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of a"
             " curated pair, else lookup.",
         ),

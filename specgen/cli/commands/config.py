@@ -8,7 +8,7 @@ import typer
 
 from specgen.cli.completing import profiles, setting_keys
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None)
 
 _Profile = Annotated[
     str | None, typer.Option(metavar="NAME", autocompletion=profiles, help="The settings of [profiles.NAME].")
@@ -22,8 +22,8 @@ _Key = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
-@app.callback()
-def about() -> None:
+@app.callback(invoke_without_command=True)
+def about(context: typer.Context) -> None:
     """List and change settings: what options are where the command line does not say.
 
     A flag goes before the environment (SPECGEN_MAX_TOKENS=50), that before the project's specgen.toml, that before
@@ -39,6 +39,8 @@ def about() -> None:
 
         specgen run --profile short "Once upon a time"
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command("list")

@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import models
 from specgen.core import ModelRef
 
 
 def command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="org/name[@revision] of the hub, or a curated pair.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", autocompletion=models, help="org/name[@revision] of the hub, or a curated pair."
+        ),
     ],
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Get Python code that comes with the model too.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import cached
 from specgen.core import ModelRef
 from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
@@ -12,7 +13,8 @@ from specgen.render.terminal import is_terminal
 
 def command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="org/name for all of it, or org/name@revision.")
+        list[str],
+        typer.Argument(metavar="MODEL...", autocompletion=cached, help="org/name for all of it, or org/name@revision."),
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:

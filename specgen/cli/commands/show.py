@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import models
 from specgen.core import ModelRef
 
 
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=models, help="A curated pair, org/name[@revision], a folder, a .gguf file."
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
