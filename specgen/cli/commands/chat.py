@@ -19,8 +19,9 @@ def command(
 
     Lines on stdin are turns too when it is no terminal. /help in the chat lists its commands.
 
-    Example:
+    Examples:
 
+        specgen chat -m stories -n 40
         specgen chat -m org/target -d org/draft -s "Be brief."
     """
     target = named_model(models)

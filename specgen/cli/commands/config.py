@@ -32,11 +32,8 @@ def about(context: typer.Context) -> None:
     Examples:
 
         specgen config set model stories
-
         specgen config set max-tokens 50 --profile short
-
         specgen config list
-
         specgen run --profile short "Once upon a time"
     """
     if context.invoked_subcommand is None:
@@ -50,7 +47,6 @@ def list_(profile: _Profile = None, json: _Json = False) -> None:
     Examples:
 
         specgen config list
-
         specgen config list --json
     """
     from specgen.cli.inspecting import inspected
@@ -72,7 +68,6 @@ def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
     Examples:
 
         specgen config get max-tokens
-
         specgen config get model --json
     """
     from specgen.cli.inspecting import inspected
@@ -98,9 +93,7 @@ def set_(
     Examples:
 
         specgen config set model stories
-
         specgen config set offline true
-
         specgen config set temp 0.7 --profile draft-text
     """
     from specgen.cli.inspecting import change
@@ -144,7 +137,6 @@ def path(project: _Project = False) -> None:
     Examples:
 
         specgen config path
-
         specgen config path --project
     """
     from specgen.cli.inspecting import place

@@ -30,8 +30,8 @@ def command(
 
     Examples:
 
+        specgen pull stories
         specgen pull Qwen/Qwen2.5-0.5B-Instruct
-
         specgen pull org/target org/draft@v1.0
     """
     from specgen.models.checkpoint import fetch_weights, find, follow

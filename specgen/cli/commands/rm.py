@@ -21,6 +21,11 @@ def command(
     """Delete models from the Hugging Face cache, which other tools use too, and what specgen packed of them.
 
     Asks first. Local folders and .gguf files are never deleted.
+
+    Examples:
+
+        specgen rm org/name
+        specgen rm --yes org/name@v1.0 org/other
     """
     from rich.filesize import decimal
 

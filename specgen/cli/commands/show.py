@@ -27,8 +27,8 @@ def command(
 
     Examples:
 
+        specgen show stories
         specgen show org/name
-
         specgen show ./model.gguf --json
     """
     from specgen.models.checkpoint import find, follow
