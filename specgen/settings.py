@@ -13,9 +13,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-import tomli
-
 from specgen.errors import BadFile, SpecgenError, UsageError
 
 KEYS = (
@@ -115,6 +112,8 @@ class SettingsFile:
     @classmethod
     def parse(cls, text: str, path: Path, source: Source) -> "SettingsFile":
         """The same of a text that is or will be the content of `path`."""
+        import tomli  # noqa: PLC0415 - as platformdirs below
+
         try:
             tables = tomli.loads(text)
         except tomli.TOMLDecodeError as error:
@@ -182,6 +181,8 @@ def profile_names() -> tuple[str, ...]:
 
 def folder() -> Path:
     """The user's folder for what specgen keeps of their wishes, whether or not it exists."""
+    import platformdirs  # noqa: PLC0415 - --help needs no setting, and should be there at once
+
     return Path(os.environ.get(_FOLDER) or platformdirs.user_config_path("specgen")).expanduser()
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from specgen import settings
-from specgen.pairs import curated
 
 _REPOSITORY = "models--"
 
@@ -32,6 +31,8 @@ def setting_keys(incomplete: str) -> list[str]:
 
 def model_names() -> list[str]:
     """Every name of a model that is known here without asking anybody."""
+    from specgen.pairs import curated  # noqa: PLC0415 - --help asks for no names
+
     return [*curated(), *_cached_names()]
 
 

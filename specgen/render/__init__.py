@@ -3,8 +3,6 @@
 from typing import TextIO
 
 from specgen.events import Renderer
-from specgen.render.jsonl import JsonLines
-from specgen.render.plain import Plain
 from specgen.render.summary import SummaryForm
 from specgen.render.terminal import ColorChoice, can_draw, is_terminal, wants_color
 
@@ -28,6 +26,8 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     `summary` says how long it is. `sources` colours text on a terminal by where it came from.
     """
     if json:
+        from specgen.render.jsonl import JsonLines  # noqa: PLC0415 - every --help passes here
+
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
         return JsonLines(stdout, progress=progress, steps=stream)
     form: SummaryForm = summary if not quiet and (stats or is_terminal(stderr)) else "none"
@@ -36,6 +36,8 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
         from specgen.render.live import Live  # noqa: PLC0415
 
         return Live(stdout, stderr, stream=stream, quiet=quiet, form=form, color=color, sources=sources)
+    from specgen.render.plain import Plain  # noqa: PLC0415 - as above
+
     return Plain(stdout, stderr, stream=stream, quiet=quiet, form=form, color=wants_color(stderr, color))
 
 

@@ -40,6 +40,7 @@ def test_every_command_has_an_example(page: str) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if any(examples(page))])
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECGEN_MAX_TOKENS", "8")  # where an example does not say
     monkeypatch.setenv("EDITOR", "true")
     monkeypatch.delenv("VISUAL", raising=False)
     for words in examples(page):
