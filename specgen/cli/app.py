@@ -13,7 +13,8 @@ from specgen.cli.manual import Command, Group
 _HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
 
 specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it. Every command has its own --help, and
-docs/cli.md holds all of them. Put --debug anywhere to see the traceback of a failure.
+docs/cli.md holds all of them. Put --debug anywhere to see the traceback of a failure; docs/exit-codes.md lists the exit
+codes. What you would type every time can be set for good, see specgen config.
 
 Examples:
 

@@ -35,7 +35,7 @@ def configure(context: typer.Context, profile: str | None) -> str | None:
 def configurable(parameters: list[Any]) -> Iterator[tuple[str, Any]]:
     """The options that settings can set, each with its key."""
     for parameter in parameters:
-        names = {name.removeprefix("--") for name in parameter.opts}
+        names = {name.removeprefix("--") for name in parameter.opts if name.startswith("--")}
         if key := next((key for key in settings.KEYS if key in names), None):
             yield key, parameter
 

@@ -54,6 +54,8 @@ def route(arguments: list[str]) -> list[str]:
     if not arguments:
         return ["--help"] if is_terminal(sys.stdin) else ["run"]
     first = arguments[0]
+    if first == "help" and (len(arguments) == 1 or arguments[1] in command_names()):
+        return [*arguments[1:], "--help"]
     if first in _ROOT_OPTIONS or first in command_names():
         return arguments
     if meant := command_meant(arguments, command_names()):

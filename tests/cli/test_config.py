@@ -68,6 +68,14 @@ def test_sampling_of_answers_is_none_of_a_check(user: Path, target: Path) -> Non
     assert {each["seed"] for each in report["checked"]} == {None, 1}
 
 
+def test_who_is_offline_for_good_is_so_in_every_command(user: Path) -> None:
+    user.write_text('model = "stories"\noffline = true\n')
+    for command in ("show", "pull"):
+        outcome = invoke(command, "org/nowhere")
+        assert outcome.code == 5
+    assert invoke("show").code == 2  # its argument is none of the settings
+
+
 def test_a_draft_that_is_set_beside_a_model_does_not_go_with_another(user: Path, target: Path) -> None:
     user.write_text('model = "org/a"\ndraft = "org/b"\nmax-tokens = 3\nraw = true\n')
     started = json.loads(invoke("run", "-m", target, PROMPT, "--json").text.splitlines()[0])

@@ -99,6 +99,11 @@ def test_a_prompt_is_no_misspelt_command() -> None:
         assert route(prompt)[0] in ("run", "config")
 
 
+def test_help_is_a_command_too() -> None:
+    assert invoke("help").text == invoke("--help").text
+    assert invoke("help", "config", "set").text == invoke("config", "set", "--help").text
+
+
 def completed(line: str, shell: str = "bash", **environment: str) -> Outcome:
     """What the shell is given for the last word of `line`."""
     variables = {**os.environ, "_SPECGEN_COMPLETE": f"complete_{shell}", **environment}

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from specgen.cli.completing import models
+from specgen.cli.options import grouped
 from specgen.core import ModelRef
 
 
+@grouped
 def command(
     models: Annotated[
         list[str],

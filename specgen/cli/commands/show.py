@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from specgen.cli.completing import models
+from specgen.cli.options import grouped
 from specgen.core import ModelRef
 
 
+@grouped
 def command(
     model: Annotated[
         str,
