@@ -117,7 +117,8 @@ class SettingsFile:
         try:
             tables = tomli.loads(text)
         except tomli.TOMLDecodeError as error:
-            raise BadFile(f"{path} is not TOML: {error}", hint="correct it: specgen config edit") from error
+            edit = "specgen config edit" + (" --project" if source is Source.PROJECT else "")
+            raise BadFile(f"{path} is not TOML: {error}", hint=f"correct it: {edit}") from error
         profiles = tables.pop(_PROFILES, {})
         if not isinstance(profiles, dict) or not all(isinstance(each, dict) for each in profiles.values()):
             raise BadFile(
@@ -197,7 +198,8 @@ def project_file() -> Path | None:
         here = Path.cwd()
     except OSError:  # the folder is gone
         return None
-    return next((path for each in (here, *here.parents) if (path := each / PROJECT_FILE).is_file()), None)
+    places = (each / PROJECT_FILE for each in (here, *here.parents))
+    return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113 - Path's raises for closed folders
 
 
 def canonical(name: str) -> str:

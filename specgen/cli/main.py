@@ -8,7 +8,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from specgen.cli.app import build, command_names
-from specgen.cli.suggesting import command_meant, model_meant
+from specgen.cli.misspelt import command_meant, model_meant
 from specgen.errors import INTERRUPTED, SpecgenError, UsageError
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal

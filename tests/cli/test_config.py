@@ -150,7 +150,9 @@ def test_set_keeps_what_else_stands_in_the_file(user: Path) -> None:
     assert invoke("config", "set", "offline", "true", "--profile", "b").code == 0
     assert invoke("config", "set", "stop", "x", "y").code == 0
     assert invoke("config", "set", "system", "Be brief.").code == 0
+    assert invoke("config", "set", "presence-penalty", "-0.5").code == 0
     text = user.read_text()
+    assert "presence-penalty = -0.5\n" in text
     assert "# mine\ntemp = 0.7  # warm\n" in text
     assert "[profiles.a]\n# of a\nseed = 1\ntop-k = 40\n" in text
     found = json.loads(invoke("config", "list", "--json", "--profile", "b").text)
@@ -165,7 +167,9 @@ def test_set_keeps_what_else_stands_in_the_file(user: Path) -> None:
     assert invoke("config", "unset", "temp").code == 2
 
 
-@pytest.mark.parametrize("words", [("temp", "warm"), ("threads", "0"), ("tmep", "1"), ("model", "a", "b")])
+@pytest.mark.parametrize(
+    "words", [("temp", "warm"), ("threads", "0"), ("tmep", "1"), ("model", "a", "b"), ("seed", "1", "--projct")]
+)
 def test_set_writes_nothing_that_will_not_do(user: Path, words: tuple[str, ...]) -> None:
     user.write_text("# mine\n")
     assert invoke("config", "set", *words).code == 2

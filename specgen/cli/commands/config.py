@@ -81,7 +81,7 @@ def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
         _say("\n".join(row.value) if isinstance(row.value, list) else _text(row.value))
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})  # a value may be negative
 def set_(
     key: _Key,
     value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="More than one for stop alone.")],
@@ -97,7 +97,12 @@ def set_(
         specgen config set temp 0.7 --profile draft-text
     """
     from specgen.cli.inspecting import change
+    from specgen.errors import UsageError
+    from specgen.settings import nearest
 
+    if options := [word for word in value if word.startswith("--")]:
+        hint = nearest(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
+        raise UsageError(f"no option {options[0]}", hint=hint)
     path = change(key, value, profile=profile, project=project)
     typer.echo(f"set {key} in {path}", err=True)
 
