@@ -12,6 +12,7 @@ from specgen.settings import Setting, Settings, Source
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.
 _MEASURING = ("bench", "check")
 _FOR_ANSWERS = settings.KEYS[settings.KEYS.index("max-tokens") :]
+_NO_MODELS = ("auto", "lookup", "none")
 _META = "specgen.settings"
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", list: "a list of texts", str: "text"}
@@ -74,11 +75,13 @@ def guard(context: typer.Context) -> None:
     typed, params = _typed_by_user(context), context.params
     if found.paired and "model" in typed and "draft" not in typed and "draft" in params:
         params["draft"] = _default(context, "draft")  # the one that is set fits another target
-    for key in ("model", "draft"):
+    if not params.get("trust_remote_code"):
+        return
+    for key, flag in (("model", "-m"), ("draft", "-d")):
         setting = found.found.get(key)
-        foreign = setting is not None and setting.source is Source.PROJECT and key not in typed
-        if foreign and setting and params.get("trust_remote_code") and params.get(key) == setting.value:
-            flag = "-m" if key == "model" else "-d"
+        if setting is None or setting.source is not Source.PROJECT or setting.value in _NO_MODELS:
+            continue
+        if key not in typed and params.get(key) == setting.value:
             raise UsageError(
                 f"--trust-remote-code with the {key} that {setting.where} names",
                 hint=f"say yourself whose code may run: {flag} {setting.value}",

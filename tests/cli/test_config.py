@@ -108,7 +108,7 @@ def test_a_wrong_value_is_refused_with_its_line(user: Path, line: str, says: str
 
 
 def test_code_of_a_model_that_a_project_names_does_not_run(project: Path, target: Path) -> None:
-    project.write_text(f'model = "{target}"\nmax-tokens = 3\n')
+    project.write_text(f'model = "{target}"\ndraft = "lookup"\nmax-tokens = 3\n')
     outcome = invoke("run", PROMPT, "--trust-remote-code")
     assert outcome.code == 2
     assert f"say yourself whose code may run: -m {target}" in outcome.err
