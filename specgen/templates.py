@@ -9,10 +9,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-import platformdirs
 import tomli
 import tomli_w
 
+from specgen import settings
 from specgen.errors import BadFile, UsageError
 
 INPUT = "input"
@@ -85,8 +85,7 @@ class Template:
 
 def folder() -> Path:
     """Where the templates are, whether or not it exists."""
-    base = os.environ.get("SPECGEN_CONFIG_DIR") or platformdirs.user_config_path("specgen")
-    return Path(base).expanduser() / "templates"
+    return settings.folder() / "templates"
 
 
 def names() -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from specgen.settings import KEYS, OTHER_NAMES, variable
+
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("specgen", deadline=None, derandomize=True, database=None)
 settings.load_profile("specgen")
@@ -27,6 +29,16 @@ def no_user_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPECGEN_DATA_DIR", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_user_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user's settings, empty; what the environment and a specgen.toml of the machine say is away."""
+    for name in (*KEYS, *OTHER_NAMES):
+        monkeypatch.delenv(variable(name), raising=False)
+    folder = tmp_path_factory.mktemp("settings")
+    monkeypatch.setenv("SPECGEN_CONFIG_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture

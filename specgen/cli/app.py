@@ -8,12 +8,20 @@ import typer
 
 from specgen import __version__
 from specgen.cli import commands
+from specgen.cli.manual import Command, Group
 
 _HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
 
-specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it.
+specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it. Every command has its own --help, and
+docs/cli.md holds all of them. Put --debug anywhere to see the traceback of a failure; docs/exit-codes.md lists the exit
+codes. What you would type every time can be set for good, see specgen config.
 
-Put --debug anywhere to see the traceback of a failure."""
+Examples:
+
+    specgen -m stories "Once upon a time"
+    specgen run --help
+    specgen --install-completion
+"""
 
 
 def _version(asked: bool) -> None:
@@ -34,6 +42,7 @@ def build() -> typer.Typer:
     """The application. Plain help: rich's costs 0.1 s at every start."""
     app = typer.Typer(
         name="specgen",
+        cls=Group,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -41,9 +50,11 @@ def build() -> typer.Typer:
     for name in command_names():
         module = importlib.import_module(f"{commands.__name__}.{name}")
         if hasattr(module, "app"):
-            app.add_typer(module.app, name=name)
+            for command in module.app.registered_commands:
+                command.cls = Command
+            app.add_typer(module.app, name=name, cls=Group)
         else:
-            app.command(name=name)(module.command)
+            app.command(name=name, cls=Command)(module.command)
     return app
 
 

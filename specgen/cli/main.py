@@ -1,14 +1,14 @@
 """The entry point: arguments in, exit code out, and every failure as one line."""
 
-import difflib
 import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from specgen.cli.app import build, command_names
+from specgen.cli.misspelt import command_meant, model_meant
 from specgen.errors import INTERRUPTED, SpecgenError, UsageError
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal
@@ -20,6 +20,9 @@ _DEBUG = "--debug"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run specgen and exit. `--debug` adds the traceback of a failure."""
     _open_closed_streams()
+    if os.environ.get("_SPECGEN_COMPLETE"):
+        route_completion(os.environ)
+        build()(prog_name="specgen")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     debug = _DEBUG in options
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         code = 0
     except Exception as error:
-        message, code = _explain(error)
+        message, code = _explain(error, given)
         if debug:
             traceback.print_exc()
         print(f"specgen: {sanitize(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
@@ -51,23 +54,47 @@ def route(arguments: list[str]) -> list[str]:
     if not arguments:
         return ["--help"] if is_terminal(sys.stdin) else ["run"]
     first = arguments[0]
-    if os.environ.get("_SPECGEN_COMPLETE") or first in _ROOT_OPTIONS or first in command_names():
+    if first == "help" and (len(arguments) == 1 or arguments[1] in command_names()):
+        return [*arguments[1:], "--help"]
+    if first in _ROOT_OPTIONS or first in command_names():
         return arguments
-    alone = len(arguments) == 1 or arguments[1].startswith("-")
-    if first.isalpha() and alone and (close := difflib.get_close_matches(first, command_names(), 1, 0.7)):
-        raise UsageError(
-            f"no command '{first}'; did you mean '{close[0]}'?", hint=f'for a prompt: specgen run "{first}"'
-        )
+    if meant := command_meant(arguments, command_names()):
+        raise UsageError(f"no command '{first}'; did you mean '{meant}'?", hint=f'for a prompt: specgen run "{first}"')
     return ["run", *arguments]
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """One line for a failure, and its exit code."""
+def route_completion(environment: MutableMapping[str, str]) -> None:
+    """Let the words that the shell wants completed be those of `run` where no command is named: `specgen -m st`."""
+    if words := environment.get("COMP_WORDS"):  # bash: a word a line
+        program, *rest = words.split("\n")
+        position = int(environment.get("COMP_CWORD", "0"))
+        if position > 1 and rest and _means_run(rest[0]):
+            environment["COMP_WORDS"] = "\n".join([program, "run", *rest])
+            environment["COMP_CWORD"] = str(position + 1)
+    elif line := environment.get("_TYPER_COMPLETE_ARGS"):
+        program, _, after = line.partition(" ")
+        first, space, _ = after.lstrip().partition(" ")
+        if space and _means_run(first):
+            environment["_TYPER_COMPLETE_ARGS"] = f"{program} run {after}"
+
+
+def _means_run(first: str) -> bool:
+    return first not in _ROOT_OPTIONS and first not in command_names()
+
+
+def _explain(error: Exception, given: Sequence[str]) -> tuple[str, int]:
+    """One line for a failure of the arguments `given`, and its exit code."""
     if isinstance(error, SpecgenError):
-        return str(error), error.exit_code
+        meant = model_meant(error, given)
+        return f"{error.message}; did you mean {meant}?" if meant else str(error), error.exit_code
     # Typer's own usage errors, whose class it does not export.
     if show := getattr(error, "format_message", None):
-        return f"{show()}; see specgen --help", UsageError.exit_code
+        context = getattr(error, "ctx", None)
+        message = show()
+        if option := getattr(error, "option_name", None):
+            near = getattr(error, "possibilities", None)
+            message = f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{message}; see {context.command_path if context else 'specgen'} --help", UsageError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.strerror}; make room and run it again", 1
     return f"unexpected {type(error).__name__}: {error}; run it again with {_DEBUG} and report it", 1

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from specgen import templates
+from specgen.cli import completing
+from specgen.cli.configured import configure
 from specgen.cli.templating import preset
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.errors import UsageError
@@ -28,6 +30,19 @@ def _draft_length(text: str) -> int | None:
     return int(text)
 
 
+_Profile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        autocompletion=completing.profiles,
+        callback=configure,
+        is_eager=True,
+        help="Take the settings of [profiles.NAME] first; see specgen config.",
+    ),
+]
+
+
 class Color(StrEnum):
     AUTO = "auto"
     ALWAYS = "always"
@@ -36,12 +51,14 @@ class Color(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
+    heading: ClassVar = "Models"
     model: Annotated[
         str | None,
         typer.Option(
             "-m",
             "--model",
             metavar="MODEL",
+            autocompletion=completing.models,
             help="Target: a curated pair (stories), org/name[@revision] of the hub, a local folder, a .gguf file.",
         ),
     ] = None
@@ -53,6 +70,7 @@ class ModelOptions:
             "--draft",
             "--draft-model",
             metavar="DRAFT",
+            autocompletion=completing.drafts,
             help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of a"
             " curated pair, else lookup.",
         ),
@@ -115,6 +133,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
+    heading: ClassVar = "Generation"
     max_tokens: Annotated[
         int | None, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Tokens to generate at most.")
     ] = None
@@ -147,6 +166,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingOptions:
+    heading: ClassVar = "Thinking"
     think: Annotated[
         bool | None,
         typer.Option("--think/--no-think", help="Switch a reasoning model's thinking on or off, if its template can."),
@@ -159,6 +179,7 @@ class ThinkingOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
+    heading: ClassVar = "Output"
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[
         bool,
@@ -175,6 +196,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class InputOptions:
+    heading: ClassVar = "Input"
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
     file: Annotated[
         list[Path],
@@ -183,12 +205,9 @@ class InputOptions:
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False
 
 
-def _template_names(incomplete: str) -> list[str]:
-    return [name for name in templates.names() if name.startswith(incomplete)]
-
-
 @dataclass(frozen=True, slots=True)
 class OneShotOptions:
+    heading: ClassVar = "One answer"
     continue_: Annotated[
         bool, typer.Option("-c", "--continue", help="Go on with the last conversation of the history, and its models.")
     ] = False
@@ -201,7 +220,7 @@ class OneShotOptions:
             parser=templates.load,
             callback=preset,
             is_eager=True,
-            autocompletion=_template_names,
+            autocompletion=completing.templates,
             help="Use a template: its prompt around the input, its options where none are given here.",
         ),
     ] = None
@@ -219,7 +238,8 @@ class OneShotOptions:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let Typer see every field of `command`'s dataclass parameters as an option of its own."""
+    """Let Typer see every field of `command`'s dataclass parameters as an option of its own, under the dataclass's
+    `heading`. Settings are the defaults of such a command's options; --profile chooses among them."""
     hints = inspect.get_annotations(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type, list[str]]] = {}
@@ -233,10 +253,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
+        del values["profile"]  # its callback did the work
         for name, (kind, fields) in groups.items():
             values[name] = kind(**{field: values.pop(field) for field in fields})
         command(**values)
 
+    parameters.append(inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_Profile))
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del flat.__wrapped__
@@ -245,6 +267,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Parameter:
     hint = inspect.get_annotations(kind, eval_str=True)[field.name]
+    hint.__metadata__[0].rich_help_panel = getattr(kind, "heading", None)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 

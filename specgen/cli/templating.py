@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -10,12 +9,14 @@ import typer
 
 from specgen import templates
 from specgen.cli.asking import confirm
+from specgen.cli.configured import default
 from specgen.errors import BadFile, UsageError
 from specgen.render.terminal import is_terminal
+from specgen.settings import nearest
 from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
-_NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help")
+_NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")
 
 
 def typed(context: typer.Context, parameter: str) -> bool:
@@ -32,14 +33,13 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
     defaults: dict[str, Any] = {}
     for option, value in template.options.items():
         if option not in known:
-            near = get_close_matches(option, known, 1)
             raise BadFile(
                 f"template '{template.name}' sets '{option}', which is no option",
-                hint=f"did you mean '{near[0]}'?" if near else "specgen run --help lists them",
+                hint=nearest(option, known, "specgen run --help lists them"),
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
     if "model" in template.options:  # a draft that is set elsewhere fits another target
-        defaults.setdefault("draft", _default(context, "draft"))
+        defaults.setdefault("draft", default(context, "draft"))
     context.default_map = {**(context.default_map or {}), **defaults}
     return template
 
@@ -102,10 +102,6 @@ def _options(context: typer.Context) -> Iterator[tuple[str, str]]:
         long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
         if parameter.name and long and parameter.name not in _NO_OPTIONS:
             yield long[0], parameter.name
-
-
-def _default(context: typer.Context, name: str) -> Any:
-    return next(parameter.default for parameter in context.command.params if parameter.name == name)
 
 
 def _plain(value: Any) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from specgen.events import Renderer
-from specgen.render.jsonl import JsonLines
-from specgen.render.plain import Plain
 from specgen.render.summary import SummaryForm
 from specgen.render.terminal import ColorChoice, can_draw, is_terminal, wants_color
 
@@ -34,6 +32,8 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     and is not painted by source. `about` goes into JSON.
     """
     if json:
+        from specgen.render.jsonl import JsonLines  # noqa: PLC0415 - every --help passes here
+
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
         return JsonLines(stdout, progress=progress, steps=stream, about=about)
     form: SummaryForm = summary if not quiet and (stats or is_terminal(stderr)) else "none"
@@ -52,6 +52,8 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
             thinking=thinking,
             markdown=markdown,
         )
+    from specgen.render.plain import Plain  # noqa: PLC0415 - as above
+
     return Plain(stdout, stderr, stream=stream, quiet=quiet, form=form, color=wants_color(stderr, color))
 
 

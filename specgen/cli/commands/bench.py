@@ -71,8 +71,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Examples:
 
-        specgen bench -m stories
-
+        specgen bench -m stories --category chat --prompts 1 -n 16
         specgen bench -m org/target -d org/draft --peer transformers --roofline --prefill 1000 --cold-start --fidelity
     """
     target = named_model(models)

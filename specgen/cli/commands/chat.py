@@ -33,8 +33,7 @@ def command(
 
     Examples:
 
-        specgen chat -m stories -n 60
-
+        specgen chat -m stories -n 40
         specgen chat -m org/target -d org/draft -s "Be brief."
     """
     target = named_model(models)

@@ -60,8 +60,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     Examples:
 
-        specgen check -m stories "Once upon a time"
-
+        specgen check -m stories -n 16 "Once upon a time"
         specgen check -m org/target -d org/draft --seeds 1,2,3 --temp 1 --json
     """
     target = named_model(models)

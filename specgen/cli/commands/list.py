@@ -12,6 +12,11 @@ def command(
     """List the models that specgen could load now: its bundled pairs, and those in the Hugging Face cache.
 
     SIZE counts all revisions of a model. `specgen show MODEL` says more, `specgen rm MODEL` deletes.
+
+    Examples:
+
+        specgen list
+        specgen list --json
     """
     from specgen.models.cache import cached_models, folder
 

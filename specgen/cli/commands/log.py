@@ -26,9 +26,7 @@ def default(context: typer.Context, limit: _Limit = _LIMIT, json: _Json = False)
     Examples:
 
         specgen log search "merge conflict"
-
         specgen log show 12
-
         specgen log delete --all
     """
     if context.invoked_subcommand is None:
@@ -37,7 +35,12 @@ def default(context: typer.Context, limit: _Limit = _LIMIT, json: _Json = False)
 
 @app.command("list")
 def list_(limit: _Limit = _LIMIT, json: _Json = False) -> None:
-    """List answers, the latest first."""
+    """List answers, the latest first.
+
+    Example:
+
+        specgen log list --limit 5 --json
+    """
     from specgen.cli.recording import history
 
     with history() as answers:
@@ -51,7 +54,12 @@ def search(
     limit: _Limit = _LIMIT,
     json: _Json = False,
 ) -> None:
-    """List the answers in which a text occurs, in the prompt or the answer; capitals or not."""
+    """List the answers in which a text occurs, in the prompt or the answer; capitals or not.
+
+    Example:
+
+        specgen log search "merge conflict"
+    """
     from specgen.cli.recording import history
 
     with history() as answers:
@@ -65,7 +73,12 @@ def show(
     text: Annotated[bool, typer.Option("--text", help="Only the answer's text, byte for byte.")] = False,
     json: _Json = False,
 ) -> None:
-    """Show an answer: what it answered, the text, models, settings and statistics."""
+    """Show an answer: what it answered, the text, models, settings and statistics.
+
+    Example:
+
+        specgen log show 12 --text > answer.txt
+    """
     from specgen.cli.recording import history
     from specgen.cli.showing import as_data, in_full
     from specgen.render.terminal import is_terminal, put_exact
@@ -94,6 +107,10 @@ def delete(
     """Delete answers for good. Asks first.
 
     A conversation that went on from a deleted answer goes on without it.
+
+    Example:
+
+        specgen log delete 12 13
     """
     from specgen.cli.recording import history
 
@@ -117,7 +134,12 @@ def delete(
 
 @app.command()
 def path(json: _Json = False) -> None:
-    """Print where the history is: an SQLite file."""
+    """Print where the history is: an SQLite file.
+
+    Example:
+
+        sqlite3 "$(specgen log path)"
+    """
     from specgen.history import location, logging_is_on
 
     if json:
@@ -128,13 +150,23 @@ def path(json: _Json = False) -> None:
 
 @app.command()
 def off() -> None:
-    """Log no answers from now on. What is logged stays."""
+    """Log no answers from now on. What is logged stays.
+
+    Example:
+
+        specgen log off
+    """
     _switch(False)
 
 
 @app.command()
 def on() -> None:
-    """Log answers again."""
+    """Log answers again.
+
+    Example:
+
+        specgen log on
+    """
     _switch(True)
 
 

@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import models
+from specgen.cli.options import grouped
 from specgen.core import ModelRef
 
 
+@grouped
 def command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="org/name[@revision] of the hub, or a curated pair.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", autocompletion=models, help="org/name[@revision] of the hub, or a curated pair."
+        ),
     ],
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Get Python code that comes with the model too.")
@@ -26,8 +32,8 @@ def command(
 
     Examples:
 
+        specgen pull stories
         specgen pull Qwen/Qwen2.5-0.5B-Instruct
-
         specgen pull org/target org/draft@v1.0
     """
     from specgen.models.checkpoint import fetch_weights, find, follow

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import cached
 from specgen.core import ModelRef
 from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
@@ -12,13 +13,19 @@ from specgen.render.terminal import is_terminal
 
 def command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="org/name for all of it, or org/name@revision.")
+        list[str],
+        typer.Argument(metavar="MODEL...", autocompletion=cached, help="org/name for all of it, or org/name@revision."),
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete models from the Hugging Face cache, which other tools use too, and what specgen packed of them.
 
     Asks first. Local folders and .gguf files are never deleted.
+
+    Examples:
+
+        specgen rm org/name
+        specgen rm --yes org/name@v1.0 org/other
     """
     from rich.filesize import decimal
 

@@ -50,12 +50,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
 
     Examples:
 
+        specgen -m stories "Once upon a time"
+        specgen run -m stories -n 40 --temp 0.8 --seed 7 --stats "The old king"
+        specgen run -m stories --json -d none "There was a fox"
         specgen run -m org/target -d org/draft "Why is the sky blue?"
-
         git diff | specgen -m ./target "Write a commit message" > message.txt
-
         specgen -c "And in one sentence?"
-
         specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
     """
     if one_shot.save is not None:

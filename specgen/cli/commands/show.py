@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import models
+from specgen.cli.options import grouped
 from specgen.core import ModelRef
 
 
+@grouped
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=models, help="A curated pair, org/name[@revision], a folder, a .gguf file."
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
@@ -23,8 +29,8 @@ def command(
 
     Examples:
 
+        specgen show stories
         specgen show org/name
-
         specgen show ./model.gguf --json
     """
     from specgen.models.checkpoint import find, follow

@@ -19,7 +19,6 @@ def default(context: typer.Context, json: _Json = False) -> None:
     Examples:
 
         specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
-
         git diff | specgen -t commit -m org/target
     """
     if context.invoked_subcommand is None:
@@ -28,7 +27,12 @@ def default(context: typer.Context, json: _Json = False) -> None:
 
 @app.command("list")
 def list_(json: _Json = False) -> None:
-    """List the templates."""
+    """List the templates.
+
+    Example:
+
+        specgen templates list --json
+    """
     from specgen import templates
     from specgen.errors import SpecgenError
 
@@ -58,7 +62,12 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As listed.")],
     json: _Json = False,
 ) -> None:
-    """Show a template's file, and the variables that it wants."""
+    """Show a template's file, and the variables that it wants.
+
+    Example:
+
+        specgen templates show commit
+    """
     from specgen import templates
 
     template = templates.load(name)
@@ -76,7 +85,12 @@ def path(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="As listed; the folder if left out.")] = None,
     json: _Json = False,
 ) -> None:
-    """Print where a template is, or all of them."""
+    """Print where a template is, or all of them.
+
+    Example:
+
+        $EDITOR "$(specgen templates path commit)"
+    """
     from specgen import templates
 
     if name is not None:

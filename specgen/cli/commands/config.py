@@ -1,0 +1,171 @@
+"""specgen config: settings, and where each comes from."""
+
+import json as json_format
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from specgen.cli.completing import profiles, setting_keys
+
+app = typer.Typer(rich_markup_mode=None)
+
+_Profile = Annotated[
+    str | None, typer.Option(metavar="NAME", autocompletion=profiles, help="The settings of [profiles.NAME].")
+]
+_Project = Annotated[
+    bool, typer.Option("--project", help="The project's specgen.toml: the nearest one, else one in this folder.")
+]
+_Key = Annotated[
+    str, typer.Argument(metavar="KEY", autocompletion=setting_keys, help="As listed; the option's name without --.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+@app.callback(invoke_without_command=True)
+def about(context: typer.Context) -> None:
+    """List and change settings: what options are where the command line does not say.
+
+    A flag goes before the environment (SPECGEN_MAX_TOKENS=50), that before the project's specgen.toml, that before
+    your own file, and the default comes last. docs/configuration.md tells more.
+
+    Examples:
+
+        specgen config set model stories
+        specgen config set max-tokens 50 --profile short
+        specgen config list
+        specgen run --profile short "Once upon a time"
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("list")
+def list_(profile: _Profile = None, json: _Json = False) -> None:
+    """List every setting, its value, and where that comes from.
+
+    Examples:
+
+        specgen config list
+        specgen config list --json
+    """
+    from specgen.cli.inspecting import inspected
+
+    rows = inspected(profile)
+    if json:
+        typer.echo(json_format.dumps({row.key: _plain(row) for row in rows}, indent=2))
+        return
+    values = ["" if row.value is None else _text(row.value) for row in rows]
+    widths = max(len(row.key) for row in rows), max(map(len, values))
+    for row, value in zip(rows, values, strict=True):
+        _say(f"{row.key:<{widths[0]}}  {value:<{widths[1]}}  {_origin(row)}")
+
+
+@app.command()
+def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
+    """Print the value of one setting; nothing where nobody has set it and there is no default.
+
+    Examples:
+
+        specgen config get max-tokens
+        specgen config get model --json
+    """
+    from specgen.cli.inspecting import inspected
+    from specgen.settings import canonical
+
+    wanted = canonical(key)
+    row = next(row for row in inspected(profile) if row.key == wanted)
+    if json:
+        typer.echo(json_format.dumps({"key": row.key, **_plain(row)}, indent=2))
+    elif row.value is not None:
+        _say("\n".join(row.value) if isinstance(row.value, list) else _text(row.value))
+
+
+@app.command("set", context_settings={"ignore_unknown_options": True})  # a value may be negative
+def set_(
+    key: _Key,
+    value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="More than one for stop alone.")],
+    profile: _Profile = None,
+    project: _Project = False,
+) -> None:
+    """Set a setting in your own file; comments in it stay.
+
+    Examples:
+
+        specgen config set model stories
+        specgen config set offline true
+        specgen config set temp 0.7 --profile draft-text
+    """
+    from specgen.cli.inspecting import change
+    from specgen.errors import UsageError
+    from specgen.settings import nearest
+
+    if options := [word for word in value if word.startswith("--")]:
+        hint = nearest(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
+        raise UsageError(f"no option {options[0]}", hint=hint)
+    path = change(key, value, profile=profile, project=project)
+    typer.echo(f"set {key} in {path}", err=True)
+
+
+@app.command()
+def unset(key: _Key, profile: _Profile = None, project: _Project = False) -> None:
+    """Take a setting out of your own file.
+
+    Example:
+
+        specgen config unset max-tokens
+    """
+    from specgen.cli.inspecting import change
+
+    path = change(key, None, profile=profile, project=project)
+    typer.echo(f"took {key} out of {path}", err=True)
+
+
+@app.command()
+def edit(project: _Project = False) -> None:
+    """Open your file in $VISUAL or $EDITOR; what is wrong in it is told before it counts.
+
+    Example:
+
+        specgen config edit --project
+    """
+    from specgen.cli.editing import edit_settings
+
+    path, changed = edit_settings(project)
+    typer.echo(f"{'saved' if changed else 'nothing was changed in'} {path}", err=True)
+
+
+@app.command()
+def path(project: _Project = False) -> None:
+    """Print the path of your settings file, whether or not it exists.
+
+    Examples:
+
+        specgen config path
+        specgen config path --project
+    """
+    from specgen.cli.inspecting import place
+
+    _say(str(place(project)))
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {"value": row.value, "source": row.source.value, "where": row.where or None, "profile": row.profile}
+
+
+def _origin(row: Any) -> str:
+    if not row.where:
+        return str(row.source.value)
+    profile = f", profile {row.profile}" if row.profile else ""
+    return f"{row.source.value}: {row.where}{profile}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json_format.dumps(value, ensure_ascii=False)
+
+
+def _say(line: str) -> None:
+    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import put
+
+    put(sys.stdout, sanitize(line) + "\n")
