@@ -61,7 +61,8 @@ class ModelRef:
 class ModelPair:
     """A curated target with the draft that fits it, None where lookup does; see pairs.toml.
 
-    `about` and `why` are sentences for the user: what the target is, and why this draft.
+    `about` and `why` are sentences for the user: what the target is, and why this draft. `chats`
+    is false for a target that only continues text.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelPair:
     draft: ModelRef | None
     about: str
     why: str
+    chats: bool
 
 
 @dataclass(frozen=True, slots=True)

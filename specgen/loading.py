@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.choosing import choose_draft
+from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
@@ -15,14 +16,12 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
-from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
 from specgen.models.tokenizer import Tokenizer
-from specgen.models.vocabulary import shared_range
+from specgen.planning import Plan, check, plan_pair
+from specgen.tokenizing import compare
 
-LOOKUP = "lookup"
-NONE = "none"
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
 
@@ -59,20 +58,53 @@ def _loaded(checkpoint: Checkpoint) -> LoadedModel:
     return LoadedModel(checkpoint.ref.source, checkpoint.commit or checkpoint.ref.revision)
 
 
-def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """Load `target` with `draft` (a model, `lookup` or `none`), yielding what a person should know meanwhile.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
 
-    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit.
+    `compared` is what tokenizing.compare gives, where choosing a draft took it.
+    """
+
+    checkpoint: Checkpoint
+    drafter: str
+    draft: Checkpoint | None
+    plan: Plan
+    device: torch.device
+    compared: tuple[Tokenizer, int] | None = None
+
+
+def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Prepared]:
+    """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
+    device = choose_device(options.device)
+    checkpoint = yield from _find(target, options)
+    draft_checkpoint, compared = None, None
+    if draft == AUTO:
+        chosen = yield from choose_draft(checkpoint, options, device)
+        draft, draft_checkpoint, compared = LOOKUP, chosen.checkpoint, chosen.compared
+        if chosen.why:
+            yield Notice(chosen.why)
+    elif draft not in (LOOKUP, NONE):
+        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    plan = plan_pair(checkpoint, draft_checkpoint, options, device)
+    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
+
+
+def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
+    """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
+
+    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
+    is the memory that both take: a draft that does not fit beside the target gives way to lookup.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    checkpoint = yield from _find(target, options)
-    draft_checkpoint = None
-    if draft not in (LOOKUP, NONE):
-        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    prepared = yield from prepare(target, draft, options)
+    draft, device, compared = prepared.drafter, prepared.device, prepared.compared
+    checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
+    if dropped := check(prepared.plan, options):
+        yield Notice(dropped)
+        draft, draft_checkpoint = LOOKUP, None
     with ThreadPoolExecutor(max_workers=1) as pool:
-        comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
+        comparing = pool.submit(lambda: compared or compare(checkpoint, draft_checkpoint, options))
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
             if draft_checkpoint is not None:
@@ -88,7 +120,7 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         drafter_name=draft,
         draft_checkpoint=draft_checkpoint,
         placement=placement,
-        context_length=_context_length(model, options.ctx_size),
+        context_length=min(options.ctx_size or UNLIMITED, model.context_length or UNLIMITED),
     )
     if draft != NONE and not model.can_verify:
         yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
@@ -113,12 +145,6 @@ def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
 
 
-def _tokenizers(checkpoint: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
-    """The target's tokenizer, and how many leading ids mean the same to the draft. Raises DraftMismatch."""
-    tokenizer = _tokenizer(checkpoint, options)
-    return tokenizer, shared_range(tokenizer, _tokenizer(draft, options)) if draft else 0
-
-
 def _load(
     checkpoint: Checkpoint, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
@@ -132,7 +158,8 @@ def _load(
     if not isinstance(description, str):
         new_capture = choose_capture(device, compile_steps=options.compile)
         try:
-            model = yield from load_decoder(checkpoint, description, placement, description.context_length, new_capture)
+            context = min(options.ctx_size or UNLIMITED, description.context_length)
+            model = yield from load_decoder(checkpoint, description, placement, context, new_capture)
             return model, placement
         except NotImplementedError as error:  # how torch says that a device lacks an operation
             description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
@@ -142,26 +169,3 @@ def _load(
     from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement
-
-
-def _tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
-    if checkpoint.is_gguf:
-        from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
-
-        tokenizer = read_tokenizer(checkpoint.path)
-    else:
-        tokenizer = Tokenizer.from_folder(checkpoint.path)
-    if tokenizer is not None:
-        return tokenizer
-    from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - as above
-
-    return convert_tokenizer(checkpoint, trust_remote_code=options.trust_remote_code)
-
-
-def _context_length(model: Runner, ctx_size: int | None) -> int:
-    longest = model.context_length or UNLIMITED
-    if ctx_size is not None and ctx_size > longest:
-        raise UsageError(
-            f"--ctx-size {ctx_size} is more than the target's {longest}", hint=f"ask for {longest} or less"
-        )
-    return ctx_size or longest

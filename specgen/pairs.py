@@ -59,6 +59,7 @@ def curated() -> Mapping[str, ModelPair]:
             draft=None if table["draft"] == LOOKUP else ModelRef.parse(table["draft"]),
             about=table["about"],
             why=table["why"],
+            chats=table.get("chats", True),
         )
         for name, table in _tables()["pairs"].items()
     }

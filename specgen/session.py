@@ -16,7 +16,7 @@ from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
 from specgen.loading import Pair, open_pair
-from specgen.pairs import resolve
+from specgen.pairs import resolve, resolve_draft
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
 
@@ -25,12 +25,12 @@ class Session:
     """A target and its drafter, opened at the first use and kept.
 
     target: the name of a curated pair, a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the
-    same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else
-    `lookup`. One session runs one generation at a time.
+    same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else a
+    smaller model of the target's family, else `lookup`. One session runs one generation at a time.
     """
 
     def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
-        self._target, self._draft = resolve(target, draft)
+        self._target, self._draft = resolve(target), resolve_draft(draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._controller = make_controller(self._options.num_draft_tokens)

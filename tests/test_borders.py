@@ -16,7 +16,20 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking"},
+    {
+        "session",
+        "conversation",
+        "loading",
+        "choosing",
+        "planning",
+        "tokenizing",
+        "recommended",
+        "prompt",
+        "render",
+        "history",
+        "bench",
+        "checking",
+    },
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -94,6 +107,8 @@ FORBIDDEN = [
     ("session", {"rich", "typer", "transformers"}),
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
+    ("choosing", {"rich", "typer", "transformers"}),
+    ("planning", {"rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]

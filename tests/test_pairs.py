@@ -16,6 +16,7 @@ from specgen.pairs import curated, find_pair, is_verified, known_models, models_
 TABLES: dict[str, dict[str, dict[str, Any]]] = tomli.loads(
     files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8")
 )
+ROOT = Path(specgen.__file__).parent.parent
 MODEL = {"licence": str, "parameters": int, "bytes": int, "gated": bool}
 FAMILIES = (
     "qwen2.5-7b",
@@ -45,7 +46,9 @@ def test_a_model_has_facts_and_says_where_they_were_read(name: str) -> None:
     if "seen" in table or "read" in table:
         seen, read = table.pop("seen"), table.pop("read")
         assert seen
-        assert all(page.startswith("https://") or (Path(specgen.__file__).parent.parent / page).is_file() for page in seen)
+        assert all(
+            page.startswith("https://") or (Path(specgen.__file__).parent.parent / page).is_file() for page in seen
+        )
         assert isinstance(read, datetime.date)
         assert read >= datetime.date(2026, 11, 24)
     assert {key: type(value) for key, value in table.items()} == MODEL
@@ -58,7 +61,8 @@ def test_a_model_has_facts_and_says_where_they_were_read(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES["pairs"])
 def test_a_pair_names_known_models_and_says_why(name: str) -> None:
     table = TABLES["pairs"][name]
-    assert set(table) - {"aliases"} == {"target", "draft", "about", "why"}
+    assert table.get("chats", False) is False
+    assert set(table) - {"aliases", "chats"} == {"target", "draft", "about", "why"}
     target = TABLES["models"][table["target"]]
     if table["draft"] != LOOKUP:
         assert TABLES["models"][table["draft"]]["parameters"] * 2 < target["parameters"]

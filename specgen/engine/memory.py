@@ -14,7 +14,7 @@ import torch
 
 from specgen.engine.devices import Placement
 from specgen.engine.runners.attention import BLOCK
-from specgen.engine.runners.decoder import CHUNK
+from specgen.engine.runners.decoder import CHUNK, FIRST
 from specgen.engine.runners.description import Description
 from specgen.engine.runners.int8 import PIECE
 from specgen.engine.runners.linear import ROWS, packs
@@ -48,9 +48,7 @@ def peak(footprints: Sequence[Footprint]) -> int:
     return weights + max(running, *(each.loading for each in footprints))
 
 
-def footprint(
-    checkpoint: Checkpoint, description: Description | str, placement: Placement, context: int
-) -> Footprint:
+def footprint(checkpoint: Checkpoint, description: Description | str, placement: Placement, context: int) -> Footprint:
     """What a model takes with `context` tokens in its cache; `description` is a reason where transformers runs it."""
     if isinstance(description, str):
         return _of_transformers(checkpoint, placement, context)
@@ -61,7 +59,7 @@ def footprint(
     ]
     head = (description.vocab_size, description.hidden_size)
     sizes = [_matrix(shape, placement) for shape in [*matrices, head]]
-    capacity = -(-context // BLOCK) * BLOCK
+    capacity = max(FIRST, -(-context // BLOCK) * BLOCK)
     keys = 2 * description.kv_heads * description.head_size * placement.dtype.itemsize
     states = 4 * description.hidden_size + 3 * description.intermediate_size
     states += 2 * (description.heads + 2 * description.kv_heads) * description.head_size
@@ -73,6 +71,13 @@ def footprint(
         passing=(CHUNK * states + mask) * placement.dtype.itemsize,
         layers=len(description.layers),
     )
+
+
+def context_limit(checkpoint: Checkpoint, description: Description | str) -> int | None:
+    """The longest context of a model in tokens, None where its config names none."""
+    if not isinstance(description, str):
+        return description.context_length
+    return _number(_config(checkpoint), "max_position_embeddings", "n_positions") or None
 
 
 def free_memory(device: torch.device) -> int:
@@ -122,9 +127,7 @@ def _loading(shapes: list[tuple[int, ...]], placement: Placement) -> int:
 
 def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int) -> Footprint:
     """By the size of the files, and a cache of all layers: more than a model with windows or states will take."""
-    top = checkpoint.config
-    nested = top.get("text_config")
-    config: Mapping[str, Any] = {**top, **nested} if isinstance(nested, dict) else top
+    config = _config(checkpoint)
     weights = checkpoint.weight_bytes
     if "quantization_config" not in config:
         stored = _BYTES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."), 2)
@@ -143,6 +146,13 @@ def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int)
         passing=CHUNK * (3 * inner + 8 * hidden) * size,
         layers=layers,
     )
+
+
+def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The config of a model's text part on top of the whole."""
+    top = checkpoint.config
+    nested = top.get("text_config")
+    return {**top, **nested} if isinstance(nested, dict) else top
 
 
 def _number(config: Mapping[str, Any], *names: str) -> int:

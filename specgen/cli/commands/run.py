@@ -12,8 +12,8 @@ from specgen.cli.options import (
     ModelOptions,
     OutputOptions,
     grouped,
-    named_model,
 )
+from specgen.cli.suggesting import named_model
 from specgen.errors import INTERRUPTED, UsageError
 from specgen.events import Failed
 from specgen.render.terminal import is_terminal

@@ -26,7 +26,7 @@ CHUNK = 256
 # So few tokens are not worth a pass of their own.
 _FEW = 8
 # The cache is first made for this many positions, and doubled when it is full.
-_FIRST = 512
+FIRST = 512
 # Passes of at most so many tokens are captured, each width for itself: rounds, but not prompts.
 _CAPTURED = 16
 
@@ -190,7 +190,7 @@ class LeanModel:
         if length <= capacity:
             return
         what, known = self._description, len(self._cached)
-        capacity = -(-max(length, _FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
+        capacity = -(-max(length, FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
         if self._graphs is not None:
             self._graphs.clear()
             for table in self._turns.values():
