@@ -29,8 +29,8 @@ _LOOKED_AT = 4
 class Candidate:
     """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction.
 
-    `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no draft, None where it is one;
-    what is None could not be found out before that.
+    `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
+    draft, None where it is one; what is None could not be found out before that.
     """
 
     ref: ModelRef
@@ -78,7 +78,10 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             assert best.compared is not None  # noqa: S101
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
             return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
-    return Chosen(None, f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found")
+    # Of a local file lookup is what people expect; a line at every start would only be in the way.
+    tells = options.verbose or target.commit is not None
+    why = f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found"
+    return Chosen(None, why if tells else "")
 
 
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
