@@ -87,8 +87,8 @@ def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
 
 
 def describe_early(checkpoint: Checkpoint) -> Description | str:
-    """As describe_checkpoint; of weights that are not here yet the config alone decides."""
-    return describe_checkpoint(checkpoint) if checkpoint.is_whole else describe(checkpoint.config)
+    """As describe_checkpoint, but by the config alone: weights may not be here yet, or be broken."""
+    return describe_checkpoint(checkpoint) if checkpoint.is_gguf else describe(checkpoint.config)
 
 
 def _plan(

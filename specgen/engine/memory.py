@@ -25,16 +25,23 @@ from specgen.models.checkpoint import Checkpoint
 _BESIDE_INT8 = 16
 # Copies of a piece of weights in float32 while it is rounded: itself, over its scale, and rounded.
 _ROUNDED = 3 * 4
+# A tokenizer in memory over its file.
+_TOKENIZER = 10
+# What libraries keep for their threads and kernels.
+_SCRATCH = 32_000_000
 _BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """In bytes. `weights` stay. `cache` is that of a full context. `loading` is taken for a moment beside the weights
-    while they are read, `passing` while a piece of a prompt is read. `layers` is a count, 0 where nobody says."""
+    """In bytes. `weights` and `tokenizer` stay. `cache` is that of a full context. `loading` is taken for a moment
+    beside the weights while they are read, `passing` while a piece of a prompt is read. `layers` is a count, 0 where
+    nobody says.
+    """
 
     weights: int
+    tokenizer: int
     cache: int
     loading: int
     passing: int
@@ -43,7 +50,7 @@ class Footprint:
 
 def peak(footprints: Sequence[Footprint]) -> int:
     """The most bytes that these models take together: they are loaded one after the other, and then run in turn."""
-    weights = sum(each.weights for each in footprints)
+    weights = _SCRATCH + sum(each.weights + each.tokenizer for each in footprints)
     running = sum(each.cache for each in footprints) + max(each.passing for each in footprints)
     return weights + max(running, *(each.loading for each in footprints))
 
@@ -66,6 +73,7 @@ def footprint(checkpoint: Checkpoint, description: Description | str, placement:
     mask = (BLOCK + ROWS) * capacity * (1 + description.heads // description.kv_heads)
     return Footprint(
         weights=sum(sizes),
+        tokenizer=_tokenizer(checkpoint, placement),
         cache=len(description.layers) * keys * capacity,
         loading=_loading([*matrices, head], placement),
         passing=(CHUNK * states + mask) * placement.dtype.itemsize,
@@ -109,6 +117,12 @@ def _is_view(checkpoint: Checkpoint, placement: Placement) -> bool:
     return placement.device.type == "cpu" and not checkpoint.is_gguf
 
 
+def _tokenizer(checkpoint: Checkpoint, placement: Placement) -> int:
+    """Other devices' memory holds none. Of a GGUF file nothing is counted: it is small beside its weights."""
+    file = checkpoint.path / "tokenizer.json"
+    return _TOKENIZER * file.stat().st_size if placement.device.type == "cpu" and file.is_file() else 0
+
+
 def _matrix(shape: tuple[int, ...], placement: Placement) -> int:
     rows, columns = shape
     return rows * (columns + _BESIDE_INT8) if placement.int8 else rows * columns * placement.dtype.itemsize
@@ -141,6 +155,7 @@ def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int)
     size = placement.dtype.itemsize
     return Footprint(
         weights=weights,
+        tokenizer=_tokenizer(checkpoint, placement),
         cache=2 * layers * width * context * size,
         loading=hidden * _number(config, "vocab_size") * size,
         passing=CHUNK * (3 * inner + 8 * hidden) * size,

@@ -67,6 +67,7 @@ def _figures(plan: Any) -> dict[str, Any]:
                 "dtype": str(model.placement.dtype).removeprefix("torch."),
                 "quant": "int8" if model.placement.int8 else "none",
                 "weights": model.footprint.weights,
+                "tokenizer": model.footprint.tokenizer,
                 "cache": model.footprint.cache,
                 "loading": model.footprint.loading,
                 "passing": model.footprint.passing,
@@ -98,6 +99,4 @@ def _print(figures: dict[str, Any]) -> None:
         return
     alone = len(figures["models"]) > 1 and figures["target_alone_fits"]
     would = " or ".join([*figures["would_fit"], *(["--draft lookup"] if alone else [])])
-    typer.echo(
-        f"{'verdict':<9} does not fit; " + (f"this does: {' or '.join(would)}" if would else "nor does less of it")
-    )
+    typer.echo(f"{'verdict':<9} does not fit; {f'this does: {would}' if would else 'nor would less of it'}")
