@@ -1,8 +1,9 @@
 """Opening a pair: find both models, prove that they fit, load them."""
 
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
@@ -24,6 +25,10 @@ from specgen.tokenizing import compare
 
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
+
+T = TypeVar("T")
+Examine: TypeAlias = Callable[[Tokenizer, int], object]
+"""Looks at a prompt with the target's tokenizer and the length of the context, and raises what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Prepared:
     compared: tuple[Tokenizer, int] | None = None
 
 
-def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Prepared]:
+def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[Prepared]:
     """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
     device = choose_device(options.device)
     checkpoint = yield from _find(target, options)
@@ -89,28 +94,31 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Generator[E
     return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
 
 
-def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
+def open_pair(
+    target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None = None
+) -> Generator[Event, None, Pair]:
     """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
 
     Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
-    is the memory that both take: a draft that does not fit beside the target gives way to lookup.
+    is the memory that both take: a draft that does not fit beside the target gives way to lookup. `examine` is called
+    as soon as the tokenizer is there, and what it raises ends the loading.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     prepared = yield from prepare(target, draft, options)
-    draft, device, compared = prepared.drafter, prepared.device, prepared.compared
+    draft, device = prepared.drafter, prepared.device
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
     if dropped := check(prepared.plan, options):
         yield Notice(dropped)
         draft, draft_checkpoint = LOOKUP, None
     with ThreadPoolExecutor(max_workers=1) as pool:
-        comparing = pool.submit(lambda: compared or compare(checkpoint, draft_checkpoint, options))
+        comparing = pool.submit(_compared, prepared, checkpoint, draft_checkpoint, options, examine)
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
             if draft_checkpoint is not None:
                 draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
         checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
-        model, placement = yield from _load(checkpoint, device, options)
+        model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
         tokenizer, shared = comparing.result()
     pair = Pair(
         target=model,
@@ -139,6 +147,30 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         draft_placement=draft_placement,
         shared_vocab=shared,
     )
+
+
+def _compared(
+    prepared: Prepared, target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, examine: Examine | None
+) -> tuple[Tokenizer, int]:
+    tokenizer, shared = prepared.compared or compare(target, draft, options)
+    if examine and prepared.plan.longest:
+        examine(tokenizer, prepared.plan.longest)
+    return tokenizer, shared
+
+
+def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    """`events` and their result; what `other` raises, once it has, ends them."""
+    try:
+        while True:
+            event = next(events)
+            if other.done():
+                other.result()
+            yield event
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    finally:
+        events.close()
 
 
 def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:

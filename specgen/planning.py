@@ -33,12 +33,16 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pair and the memory for it, in bytes. `assumed`: nobody asked for this context, see PLANNED_CONTEXT."""
+    """A pair and the memory for it, in bytes. `assumed`: nobody asked for this context, see PLANNED_CONTEXT.
+
+    `longest` is the context that the pair will have, where the config or the user says so.
+    """
 
     target: ModelPlan
     draft: ModelPlan | None
     context: int
     assumed: bool
+    longest: int | None
     free: int
 
     @property
@@ -74,6 +78,7 @@ def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptio
         draft=_plan(draft, describe_early(draft), options, device, context) if draft else None,
         context=context,
         assumed=options.ctx_size is None,
+        longest=options.ctx_size or limit,
         free=free_memory(device),
     )
 

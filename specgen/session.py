@@ -15,9 +15,10 @@ from specgen.engine.text import TextStream
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
-from specgen.loading import Pair, open_pair
+from specgen.loading import Examine, Pair, open_pair
+from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
-from specgen.prompt import chat_prompt, raw_prompt
+from specgen.prompt import Prompt, chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
 
 
@@ -64,11 +65,11 @@ class Session:
             raise UsageError("the session is not open", hint="exhaust Session.open() first")
         return self._pair
 
-    def open(self) -> Generator[Event, None, None]:
-        """Find, check and load the pair if that has not been done; raises SpecgenError."""
+    def open(self, examine: Examine | None = None) -> Generator[Event, None, None]:
+        """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
             with memory_errors():
-                self._pair = yield from open_pair(self._target, self._draft, self._options)
+                self._pair = yield from open_pair(self._target, self._draft, self._options, examine)
 
     def generate(
         self,
@@ -91,12 +92,13 @@ class Session:
                 raise UsageError(
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
                 )
-            yield from self.open()
-            if raw:
-                made = raw_prompt(self.pair.tokenizer, prompt)
-            else:
-                messages = [Message("system", system)] if system else []
-                made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
+            messages = [*([Message("system", system)] if system else []), Message("user", prompt)]
+
+            def encode(tokenizer: Tokenizer) -> Prompt:
+                return raw_prompt(tokenizer, prompt) if raw else chat_prompt(tokenizer, messages)
+
+            yield from self.open(lambda tokenizer, longest: _check_length(len(encode(tokenizer).ids), longest))
+            made = encode(self.pair.tokenizer)
             if made.notice:
                 yield Notice(made.notice)
             yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
@@ -155,13 +157,7 @@ class Session:
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
         pair = self.pair
         longest = pair.context_length
-        if prompt_tokens == 0:
-            raise UsageError("the prompt is empty", hint="give the model something to read")
-        if prompt_tokens >= longest:
-            raise PromptTooLong(
-                f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
-                hint="shorten it, or raise --ctx-size if the model allows",
-            )
+        _check_length(prompt_tokens, longest)
         ends = end_ids(pair.checkpoint, pair.tokenizer)
         if max_new_tokens is not None and prompt_tokens + max_new_tokens <= longest:
             return Limits(prompt_tokens + max_new_tokens, "length", ends)
@@ -212,6 +208,16 @@ def _check(stop: Sequence[str], max_new_tokens: int | None) -> None:
         raise UsageError("a stop string is empty", hint="leave it out")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
+
+
+def _check_length(prompt_tokens: int, longest: int) -> None:
+    if prompt_tokens == 0:
+        raise UsageError("the prompt is empty", hint="give the model something to read")
+    if prompt_tokens >= longest:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
+            hint="shorten it, or raise --ctx-size if the model allows",
+        )
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

@@ -1,5 +1,7 @@
 """What a pair takes of memory: foretold, checked, and refused with what would fit."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,15 @@ from specgen.core import Dtype, EngineOptions, ModelRef, Quant
 from specgen.engine.memory import peak
 from specgen.engine.runners import decoder
 from specgen.engine.tokens import Tokens
-from specgen.errors import OutOfMemory, UsageError
-from specgen.events import Notice
+from specgen.errors import OutOfMemory, PromptTooLong, UsageError
+from specgen.events import Failed, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, find, follow
 from specgen.planning import Plan, check, plan_pair, what_fits
 from specgen.session import Session
 from tests.cli.command import invoke
+from tests.hub_server import HubServer, serve_hub
 
+hub = pytest.fixture(serve_hub)
 CPU = torch.device("cpu")
 FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
 
@@ -145,3 +149,32 @@ def test_the_command_exits_with_8_where_nothing_fits(free: Any) -> None:
     outcome = invoke("plan", "-m", "stories")
     assert outcome.code == 8
     assert outcome.text.endswith("verdict   does not fit; nor would less of it\n")
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_weights_are_downloaded(
+    hub: HubServer, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish("org/m", checkpoints.target("llama"))
+    outcome = invoke("-m", "org/m", "-d", "none", "--raw", "fox " * 300)
+    assert (outcome.code, outcome.out) == (9, b"")
+    assert "the prompt has" in outcome.err
+    assert invoke("-m", "org/m", "-d", "none", "--ctx-size", 1000, "hello").code == 2
+    assert hub.asked(".safetensors") == []
+
+
+def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = threading.Event()
+    compared = loading.compare
+    monkeypatch.setattr(loading, "compare", lambda *given: (compared(*given), finished.set())[0])
+
+    def slow(*_: object) -> Iterator[Progress]:
+        yield Progress("loading", 0, 10)
+        finished.wait(10)
+        for _ in range(1_000_000):  # until somebody stops it
+            yield Progress("loading", 1, 10)
+
+    monkeypatch.setattr(loading, "_load", slow)
+    events = list(Session("stories", "none", FLOAT32).generate("word " * 600, raw=True))
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, PromptTooLong)

@@ -28,7 +28,6 @@ def command(
     """
     target = named_model(models)
 
-    from specgen.events import Notice, Progress
     from specgen.loading import prepare
     from specgen.models.reporting import follow
     from specgen.pairs import resolve, resolve_draft
@@ -38,8 +37,7 @@ def command(
     options = models.engine()
     line = ProgressLine(sys.stderr)
     try:
-        preparing = prepare(resolve(target), resolve_draft(models.draft), options)
-        prepared = follow(preparing, lambda event: line.show(event) if isinstance(event, Progress | Notice) else None)
+        prepared = follow(prepare(resolve(target), resolve_draft(models.draft), options), line.show)
     finally:
         line.close()
     plan = prepared.plan
