@@ -8,7 +8,6 @@ import torch
 from specgen.core import EngineOptions, ModelRef
 from specgen.errors import DraftMismatch, SpecgenError
 from specgen.models.checkpoint import Checkpoint, Reporting, find
-from specgen.models.siblings import cached_siblings, hub_siblings
 from specgen.models.summary import summarize
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import is_verified, pair_of_target
@@ -66,7 +65,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     if pair and pair.draft and is_verified(pair):
         try:
             draft = yield from find(pair.draft, offline=options.offline)
-            if draft.is_whole or not options.offline:
+            if draft.is_whole or not _is_offline(options):
                 bundled = pair.draft.source.startswith("bundled:")
                 return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
         except SpecgenError:  # offline and not cached, or gone from the hub: look for another
@@ -82,6 +81,12 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     tells = options.verbose or target.commit is not None
     why = f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found"
     return Chosen(None, why if tells else "")
+
+
+def _is_offline(options: EngineOptions) -> bool:
+    from specgen.models.hub_client import constants  # noqa: PLC0415 - as above
+
+    return options.offline or bool(constants.is_offline_mode())
 
 
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
@@ -123,14 +128,18 @@ def predict(target: ModelPlan, draft: ModelPlan, acceptance: float = ACCEPTANCE)
 
 
 def _cached(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
+    from specgen.models.siblings import cached_siblings  # noqa: PLC0415  0.3 s, which curated pairs need not wait
+
     yield from ()
     return _sorted([_assess(target, each, "cached", options, device) for each in cached_siblings(target)])
 
 
 def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
     """A hub that does not answer is no reason to fail: there is lookup."""
-    if options.offline or target.commit is None:
+    if target.commit is None or _is_offline(options):
         return []
+    from specgen.models.siblings import hub_siblings  # noqa: PLC0415 - as above
+
     try:
         siblings = hub_siblings(target.ref)[:_LOOKED_AT]
     except SpecgenError:
