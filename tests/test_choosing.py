@@ -190,6 +190,18 @@ def test_on_a_terminal_a_pair_that_fits_is_suggested(
     )
 
 
+def test_ctrl_c_at_the_question_leaves(
+    hub: HubServer, twelve_gigabytes: None, asked: Callable[[bool], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abort(*_: object, **__: object) -> bool:
+        raise typer.Abort
+
+    asked(True)
+    monkeypatch.setattr(typer, "confirm", abort)
+    outcome = invoke("plan")
+    assert (outcome.code, outcome.err) == (130, "")
+
+
 def test_yes_takes_the_suggestion_unasked(published: HubServer, twelve_gigabytes: None) -> None:
     opened(CURATED)
     assert f"target    {CURATED}: " in invoke("plan", "--yes", stdin=b"").text

@@ -23,7 +23,7 @@ def named_model(models: ModelOptions, configured: str | None = None) -> str:
         return named
     asks = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     pair = suggest(models) if asks or models.yes else None
-    if pair and (models.yes or typer.confirm(_question(pair), default=True, err=True)):
+    if pair and (models.yes or _agreed(pair)):
         return pair.name
     raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
 
@@ -53,6 +53,13 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     found = [pair for pair in curated().values() if suits(pair) and (here(pair) or not models.offline)]
     found = [pair for pair in found if fits_roughly(pair, device)]
     return max(found, key=lambda pair: (here(pair), models_of(pair)[0].parameters), default=None)
+
+
+def _agreed(pair: ModelPair) -> bool:
+    try:
+        return typer.confirm(_question(pair), default=True, err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D
+        raise KeyboardInterrupt from None
 
 
 def _question(pair: ModelPair) -> str:
