@@ -3,6 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+# Drafters that are no models.
+LOOKUP = "lookup"
+NONE = "none"
+# Let specgen choose the draft.
+AUTO = "auto"
+# The context that memory is planned for where nobody asks for one: caches grow as they are used, and few answers fill
+# the longest context that a model allows.
+PLANNED_CONTEXT = 4096
+
 
 class Device(StrEnum):
     AUTO = "auto"
@@ -50,13 +59,19 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelPair:
-    """A curated target with the draft that fits it; `about` is one sentence for the user."""
+    """A curated target with the draft that fits it, None where lookup does; see pairs.toml.
+
+    `about` and `why` are sentences for the user: what the target is, and why this draft. `chats`
+    is false for a target that only continues text.
+    """
 
     name: str
+    aliases: tuple[str, ...]
     target: ModelRef
-    draft: ModelRef
+    draft: ModelRef | None
     about: str
-    licence: str
+    why: str
+    chats: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Opening a pair: find both models, prove that they fit, load them."""
 
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.choosing import choose_draft
+from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
@@ -15,16 +17,18 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
-from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
 from specgen.models.tokenizer import Tokenizer
-from specgen.models.vocabulary import shared_range
+from specgen.planning import Plan, check, plan_pair
+from specgen.tokenizing import compare
 
-LOOKUP = "lookup"
-NONE = "none"
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
+
+T = TypeVar("T")
+Examine: TypeAlias = Callable[[Tokenizer, int], object]
+"""Looks at a prompt with the target's tokenizer and the length of the context, and raises what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +63,62 @@ def _loaded(checkpoint: Checkpoint) -> LoadedModel:
     return LoadedModel(checkpoint.ref.source, checkpoint.commit or checkpoint.ref.revision)
 
 
-def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """Load `target` with `draft` (a model, `lookup` or `none`), yielding what a person should know meanwhile.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
 
-    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit.
+    `compared` is what tokenizing.compare gives, where choosing a draft took it.
+    """
+
+    checkpoint: Checkpoint
+    drafter: str
+    draft: Checkpoint | None
+    plan: Plan
+    device: torch.device
+    compared: tuple[Tokenizer, int] | None = None
+
+
+def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[Prepared]:
+    """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
+    device = choose_device(options.device)
+    checkpoint = yield from _find(target, options)
+    draft_checkpoint, compared = None, None
+    if draft == AUTO:
+        chosen = yield from choose_draft(checkpoint, options, device)
+        draft, draft_checkpoint, compared = LOOKUP, chosen.checkpoint, chosen.compared
+        if chosen.why:
+            yield Notice(chosen.why)
+    elif draft not in (LOOKUP, NONE):
+        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    plan = plan_pair(checkpoint, draft_checkpoint, options, device)
+    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
+
+
+def open_pair(
+    target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None = None
+) -> Generator[Event, None, Pair]:
+    """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
+
+    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
+    is the memory that both take: a draft that does not fit beside the target gives way to lookup. `examine` is called
+    as soon as the tokenizer is there, and what it raises ends the loading.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
-    checkpoint = yield from _find(target, options)
-    draft_checkpoint = None
-    if draft not in (LOOKUP, NONE):
-        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    prepared = yield from prepare(target, draft, options)
+    draft, device = prepared.drafter, prepared.device
+    checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
+    if dropped := check(prepared.plan, options):
+        yield Notice(dropped)
+        draft, draft_checkpoint = LOOKUP, None
     with ThreadPoolExecutor(max_workers=1) as pool:
-        comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
+        comparing = pool.submit(_compared, prepared, checkpoint, draft_checkpoint, options, examine)
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
             if draft_checkpoint is not None:
                 draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
         checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
-        model, placement = yield from _load(checkpoint, device, options)
+        model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
         tokenizer, shared = comparing.result()
     pair = Pair(
         target=model,
@@ -88,7 +128,7 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         drafter_name=draft,
         draft_checkpoint=draft_checkpoint,
         placement=placement,
-        context_length=_context_length(model, options.ctx_size),
+        context_length=min(options.ctx_size or UNLIMITED, model.context_length or UNLIMITED),
     )
     if draft != NONE and not model.can_verify:
         yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
@@ -99,7 +139,19 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """`pair` with another draft (a model, `lookup` or `none`), its target as it is. Raises SpecgenError."""
+    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError."""
+    device = choose_device(options.device)
+    checkpoint, compared = None, None
+    if draft == AUTO:
+        chosen = yield from choose_draft(pair.checkpoint, options, device)
+        draft, checkpoint, compared = LOOKUP, chosen.checkpoint, chosen.compared
+        if chosen.why:
+            yield Notice(chosen.why)
+    elif draft not in (LOOKUP, NONE):
+        checkpoint = yield from _find(ModelRef.parse(draft), options)
+    if draft != NONE and not pair.target.can_verify:
+        yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
+        draft, checkpoint = NONE, None
     alone = replace(
         pair,
         drafter=LookupDrafter() if draft == LOOKUP else NoDrafter(),
@@ -109,16 +161,10 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
         draft_placement=None,
         shared_vocab=0,
     )
-    if draft == NONE:
+    if checkpoint is None:
         return alone
-    if not pair.target.can_verify:
-        yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
-        return replace(alone, drafter=NoDrafter(), drafter_name=NONE)
-    if draft == LOOKUP:
-        return alone
-    checkpoint = yield from _find(ModelRef.parse(draft), options)
-    shared = shared_range(pair.tokenizer, _tokenizer(checkpoint, options))
-    return (yield from _with_model(alone, checkpoint, shared, choose_device(options.device), options))
+    _, shared = compared or compare(pair.checkpoint, checkpoint, options)
+    return (yield from _with_model(alone, checkpoint, shared, device, options))
 
 
 def _with_model(
@@ -140,14 +186,32 @@ def _with_model(
     )
 
 
+def _compared(
+    prepared: Prepared, target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, examine: Examine | None
+) -> tuple[Tokenizer, int]:
+    tokenizer, shared = prepared.compared or compare(target, draft, options)
+    if examine and prepared.plan.longest:
+        examine(tokenizer, prepared.plan.longest)
+    return tokenizer, shared
+
+
+def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    """`events` and their result; what `other` raises, once it has, ends them."""
+    try:
+        while True:
+            event = next(events)
+            if other.done():
+                other.result()
+            yield event
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    finally:
+        events.close()
+
+
 def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
-
-
-def _tokenizers(checkpoint: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
-    """The target's tokenizer, and how many leading ids mean the same to the draft. Raises DraftMismatch."""
-    tokenizer = _tokenizer(checkpoint, options)
-    return tokenizer, shared_range(tokenizer, _tokenizer(draft, options)) if draft else 0
 
 
 def _load(
@@ -163,7 +227,8 @@ def _load(
     if not isinstance(description, str):
         new_capture = choose_capture(device, compile_steps=options.compile)
         try:
-            model = yield from load_decoder(checkpoint, description, placement, description.context_length, new_capture)
+            context = min(options.ctx_size or UNLIMITED, description.context_length)
+            model = yield from load_decoder(checkpoint, description, placement, context, new_capture)
             return model, placement
         except NotImplementedError as error:  # how torch says that a device lacks an operation
             description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
@@ -173,26 +238,3 @@ def _load(
     from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement
-
-
-def _tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
-    if checkpoint.is_gguf:
-        from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
-
-        tokenizer = read_tokenizer(checkpoint.path)
-    else:
-        tokenizer = Tokenizer.from_folder(checkpoint.path)
-    if tokenizer is not None:
-        return tokenizer
-    from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - as above
-
-    return convert_tokenizer(checkpoint, trust_remote_code=options.trust_remote_code)
-
-
-def _context_length(model: Runner, ctx_size: int | None) -> int:
-    longest = model.context_length or UNLIMITED
-    if ctx_size is not None and ctx_size > longest:
-        raise UsageError(
-            f"--ctx-size {ctx_size} is more than the target's {longest}", hint=f"ask for {longest} or less"
-        )
-    return ctx_size or longest

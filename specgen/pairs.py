@@ -1,39 +1,102 @@
 """Curated pairs, read from pairs.toml: a name stands for a target and the draft that fits it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import tomli
 
-from specgen.core import ModelPair, ModelRef
+from specgen.core import LOOKUP, ModelPair, ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What pairs.toml says of a model. `bytes` are those of its weight files; `seen` the pages where this was read."""
+
+    id: str
+    licence: str
+    parameters: int
+    bytes: int
+    gated: bool
+    seen: tuple[str, ...]
+
+    @property
+    def verified(self) -> bool:
+        return bool(self.seen)
+
+
+@cache
+def _tables() -> Mapping[str, Mapping[str, Any]]:
+    return tomli.loads(files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def known_models() -> Mapping[str, KnownModel]:
+    """Every model of a curated pair by its id."""
+    return {
+        name: KnownModel(
+            name,
+            table["licence"],
+            table["parameters"],
+            table["bytes"],
+            table["gated"],
+            tuple(table.get("seen", ())),
+        )
+        for name, table in _tables()["models"].items()
+    }
 
 
 @cache
 def curated() -> Mapping[str, ModelPair]:
     """Every curated pair by its name."""
-    tables = tomli.loads(files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8"))
     return {
         name: ModelPair(
             name=name,
+            aliases=tuple(table.get("aliases", ())),
             target=ModelRef.parse(table["target"]),
-            draft=ModelRef.parse(table["draft"]),
+            draft=None if table["draft"] == LOOKUP else ModelRef.parse(table["draft"]),
             about=table["about"],
-            licence=table["licence"],
+            why=table["why"],
+            chats=table.get("chats", True),
         )
-        for name, table in tables.items()
+        for name, table in _tables()["pairs"].items()
     }
 
 
-def resolve(model: str, draft: str) -> tuple[ModelRef, str]:
-    """The target and the drafter that the user's words stand for.
+def models_of(pair: ModelPair) -> tuple[KnownModel, ...]:
+    """The target of a pair, and its draft unless that is lookup."""
+    refs = (pair.target, pair.draft) if pair.draft else (pair.target,)
+    return tuple(known_models()[ref.source] for ref in refs)
 
-    A curated name is its target; `auto` is the draft of that pair, and `lookup` for any other target. A curated name as
-    the draft is that pair's draft.
-    """
-    pair = curated().get(model)
-    if draft == "auto":
-        draft = str(pair.draft) if pair else "lookup"
-    elif draft in curated():
-        draft = str(curated()[draft].draft)
-    return (pair.target if pair else ModelRef.parse(model)), draft
+
+def is_verified(pair: ModelPair) -> bool:
+    """Whether the facts of both models were read where their makers publish them."""
+    return all(model.verified for model in models_of(pair))
+
+
+def find_pair(model: str) -> ModelPair | None:
+    """The curated pair of this name or alias, in any case of letters."""
+    name = model.lower()
+    return next((pair for pair in curated().values() if name == pair.name or name in pair.aliases), None)
+
+
+def pair_of_target(ref: ModelRef) -> ModelPair | None:
+    """The curated pair with this target, at any revision of it."""
+    source = ref.source.lower()
+    return next((pair for pair in curated().values() if pair.target.source.lower() == source), None)
+
+
+def resolve(model: str) -> ModelRef:
+    """The target that the user's word stands for: a curated pair's, or the one so called."""
+    pair = find_pair(model)
+    return pair.target if pair else ModelRef.parse(model)
+
+
+def resolve_draft(draft: str) -> str:
+    """The draft that the user's word stands for: a curated pair's name is its draft."""
+    pair = find_pair(draft)
+    if pair is None:
+        return draft
+    return str(pair.draft) if pair.draft else LOOKUP

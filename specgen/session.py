@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 
-from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core import NONE, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.drafters.none import NoDrafter
@@ -18,9 +18,10 @@ from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
-from specgen.loading import NONE, Pair, open_pair, with_draft
-from specgen.pairs import resolve
-from specgen.prompt import chat_prompt, raw_prompt
+from specgen.loading import Examine, Pair, open_pair, with_draft
+from specgen.models.tokenizer import Tokenizer
+from specgen.pairs import resolve, resolve_draft
+from specgen.prompt import Prompt, chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
 
 
@@ -28,13 +29,13 @@ class Session:
     """A target and its drafter, opened at the first use and kept.
 
     target: the name of a curated pair, a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the
-    same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else
-    `lookup`. One session runs one generation at a time.
+    same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else a
+    smaller model of the target's family, else `lookup`. One session runs one generation at a time.
     """
 
     def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
         self.target = target
-        self._target, self._draft = resolve(target, draft)
+        self._target, self._draft = resolve(target), resolve_draft(draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
@@ -70,20 +71,19 @@ class Session:
             raise UsageError("the session is not open", hint="exhaust Session.open() first")
         return self._pair
 
-    def open(self) -> Generator[Event, None, None]:
-        """Find, check and load the pair if that has not been done; raises SpecgenError."""
+    def open(self, examine: Examine | None = None) -> Generator[Event, None, None]:
+        """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
             with memory_errors():
-                self._pair = yield from open_pair(self._target, self._draft, self._options)
+                self._pair = yield from open_pair(self._target, self._draft, self._options, examine)
 
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
 
         Raises SpecgenError, and then the old draft stays.
         """
-        chosen = resolve(self.target, draft)[1]
         with memory_errors():
-            self._pair = yield from with_draft(self.pair, chosen, self._options)
+            self._pair = yield from with_draft(self.pair, resolve_draft(draft), self._options)
         self._controller = make_controller(self._options.num_draft_tokens)
 
     def generate(
@@ -110,10 +110,14 @@ class Session:
                 raise UsageError(
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
                 )
-            yield from self.open()
-            tokenizer = self.pair.tokenizer
             messages = [*([Message("system", system)] if system else []), Message("user", prompt)]
-            made = raw_prompt(tokenizer, prompt) if raw else chat_prompt(tokenizer, messages, think)
+
+            def encode(tokenizer: Tokenizer) -> Prompt:
+                return raw_prompt(tokenizer, prompt) if raw else chat_prompt(tokenizer, messages, think)
+
+            yield from self.open(lambda tokenizer, longest: _check_length(len(encode(tokenizer).ids), longest))
+            tokenizer = self.pair.tokenizer
+            made = encode(tokenizer)
             if made.notice:
                 yield Notice(made.notice)
             plain = raw or tokenizer.chat_template is None
@@ -185,13 +189,7 @@ class Session:
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
         pair = self.pair
         longest = pair.context_length
-        if prompt_tokens == 0:
-            raise UsageError("the prompt is empty", hint="give the model something to read")
-        if prompt_tokens >= longest:
-            raise PromptTooLong(
-                f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
-                hint="shorten it, or raise --ctx-size if the model allows",
-            )
+        _check_length(prompt_tokens, longest)
         ends = end_ids(pair.checkpoint, pair.tokenizer)
         if max_new_tokens is not None and prompt_tokens + max_new_tokens <= longest:
             return Limits(prompt_tokens + max_new_tokens, "length", ends)
@@ -247,6 +245,16 @@ def _check(stop: Sequence[str], max_new_tokens: int | None) -> None:
         raise UsageError("a stop string is empty", hint="leave it out")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
+
+
+def _check_length(prompt_tokens: int, longest: int) -> None:
+    if prompt_tokens == 0:
+        raise UsageError("the prompt is empty", hint="give the model something to read")
+    if prompt_tokens >= longest:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
+            hint="shorten it, or raise --ctx-size if the model allows",
+        )
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

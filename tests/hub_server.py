@@ -184,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
         if self.hub.failing:
             self._refuse(self.hub.failing, "")
+        elif path == "api/models":
+            self._json([{"id": repo} for repo in self.hub.repositories])  # whatever was searched for
         elif path.startswith("cdn/"):
             self._file(Path("/" + path.removeprefix("cdn/")), {})
         else:

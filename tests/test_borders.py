@@ -16,8 +16,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "saved_chat", "render", "history"}
-    | {"bench", "checking", "trends", "templates"},
+    {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
+    | {"render", "history", "bench", "checking", "trends", "templates"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -98,6 +98,8 @@ FORBIDDEN = [
     ("history", {"torch", "rich", "typer", "transformers"}),
     ("trends", {"torch", "rich", "typer", "transformers"}),
     ("templates", {"torch", "rich", "typer", "transformers"}),
+    ("choosing", {"rich", "typer", "transformers"}),
+    ("planning", {"rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]

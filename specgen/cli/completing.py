@@ -39,7 +39,8 @@ def model_names() -> list[str]:
     """Every name of a model that is known here without asking anybody."""
     from specgen.pairs import curated  # noqa: PLC0415 - --help asks for no names
 
-    return [*curated(), *_cached_names()]
+    pairs = [name for pair in curated().values() for name in (pair.name, *pair.aliases)]
+    return [*pairs, *_cached_names()]
 
 
 def _cached_names() -> list[str]:

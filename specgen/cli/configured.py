@@ -6,13 +6,14 @@ from typing import Any
 import typer
 
 from specgen import settings
+from specgen.core import AUTO, LOOKUP, NONE
 from specgen.errors import UsageError
 from specgen.settings import Setting, Settings, Source
 
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.
 _MEASURING = ("bench", "check")
 _FOR_ANSWERS = settings.KEYS[settings.KEYS.index("max-tokens") :]
-_NO_MODELS = ("auto", "lookup", "none")
+_NO_MODELS = (AUTO, LOOKUP, NONE)
 _META = "specgen.settings"
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", list: "a list of texts", str: "text"}

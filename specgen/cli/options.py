@@ -71,8 +71,8 @@ class ModelOptions:
             "--draft-model",
             metavar="DRAFT",
             autocompletion=completing.drafts,
-            help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of a"
-            " curated pair, else lookup.",
+            help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of the"
+            " curated pair, else a smaller model of the family, else lookup.",
         ),
     ] = "auto"
     num_draft_tokens: Annotated[
@@ -114,6 +114,9 @@ class ModelOptions:
         ),
     ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is chosen and why.")] = False
+    yes: Annotated[
+        bool, typer.Option("-y", "--yes", help="Where no model is named, take the one that is suggested, unasked.")
+    ] = False
 
     def engine(self) -> EngineOptions:
         return EngineOptions(
@@ -270,10 +273,3 @@ def _as_parameter(field: dataclasses.Field[Any], kind: type) -> inspect.Paramete
     hint.__metadata__[0].rich_help_panel = getattr(kind, "heading", None)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-
-
-def named_model(models: ModelOptions) -> str:
-    """The target that the user named. Raises UsageError when there is none."""
-    if models.model is None:
-        raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
-    return models.model

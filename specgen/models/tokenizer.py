@@ -109,6 +109,10 @@ class Tokenizer:
         """Token -> id, added tokens included. Read once (0.1 s for 152,000 entries), not to be changed."""
         return self._vocabulary
 
+    def added_tokens(self) -> frozenset[str]:
+        """The tokens beside the model's own vocabulary, which text is cut at but never into: special ones, mostly."""
+        return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values())
+
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
         return self._backend.get_vocab(with_added_tokens=True)

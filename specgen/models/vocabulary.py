@@ -3,13 +3,18 @@ how each would cut a text into tokens does not matter, nor does vocab_size, whic
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Set
 from itertools import zip_longest
 
 from specgen.errors import DraftMismatch
 from specgen.models.tokenizer import Tokenizer
 
 SHOWN = 3
+# How makers of models call the tokens that they keep for later: <|reserved_special_token_2|>, <unused12>, <SPECIAL_7>.
+_UNUSED = re.compile(
+    r"(?<![a-z])(reserved|unused|placeholder|dummy|extra|(special|control)_\d+)(?![a-z])", re.IGNORECASE
+)
 
 
 def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
@@ -23,10 +28,13 @@ def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
     """
     target_ids, draft_ids = target.vocabulary(), draft.vocabulary()
     pairs = list(zip_longest(_by_id(target_ids), _by_id(draft_ids)))
+    special = target.added_tokens() | draft.added_tokens()
     differing = [
         index
         for index, (ours, theirs) in enumerate(pairs)
-        if ours != theirs and ((ours is not None and theirs is not None) or ours in draft_ids or theirs in target_ids)
+        if ours != theirs
+        and ((ours is not None and theirs is not None) or ours in draft_ids or theirs in target_ids)
+        and not _unused(ours, theirs, special)
     ]
     if differing:
         shown = "; ".join(_difference(index, *pairs[index], target_ids, draft_ids) for index in differing[:SHOWN])
@@ -36,6 +44,12 @@ def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
     if 2 * len(shared) < len(target_ids):
         raise _mismatch(f"it has only {len(shared)} of {len(target_ids)}")
     return max(shared, default=-1) + 1
+
+
+def _unused(ours: str | None, theirs: str | None, special: Set[str]) -> bool:
+    """Whether all that an id means, in either, is a special token, and in one of them an unused one."""
+    tokens = [token for token in (ours, theirs) if token is not None]
+    return all(token in special for token in tokens) and any(_UNUSED.search(token) for token in tokens)
 
 
 def _by_id(vocabulary: Mapping[str, int]) -> list[str | None]:

@@ -110,7 +110,7 @@ def same(rows: torch.Tensor, expected: torch.Tensor) -> None:
 
 def test_static_passes_compute_what_eager_ones_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a prompt, in rounds of every width with tokens taken back, over windows and the ends of three caches."""
-    monkeypatch.setattr(decoder, "_FIRST", 64)
+    monkeypatch.setattr(decoder, "FIRST", 64)
     tapes, dice = Tapes(), random.Random(2)
     model, plain = static(folder, tapes), load(folder)
     context = Tokens(IDS[:50])
@@ -124,7 +124,7 @@ def test_static_passes_compute_what_eager_ones_do(folder: Path, monkeypatch: pyt
 
 
 def test_each_width_is_captured_once_for_each_cache(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "_FIRST", 64)
+    monkeypatch.setattr(decoder, "FIRST", 64)
     tapes = Tapes()
     model = static(gemma, tapes)
     assert tapes.captured == 1, "while it loads"

@@ -15,6 +15,13 @@ def tokenizer(tokens: list[str] | dict[str, int]) -> Tokenizer:
     return Tokenizer(Backend(models.WordLevel(ids, unk_token=next(iter(ids)))))
 
 
+def special(*names: str) -> Tokenizer:
+    """The words, and special tokens after them."""
+    backend = Backend(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token=WORDS[0]))
+    backend.add_special_tokens(list(names))
+    return Tokenizer(backend)
+
+
 def message(target: list[str], draft: list[str] | dict[str, int]) -> str:
     with pytest.raises(DraftMismatch) as caught:
         shared_range(tokenizer(target), tokenizer(draft))
@@ -69,3 +76,22 @@ def test_a_small_overlap_is_refused() -> None:
 def test_a_draft_without_tokens_in_common_is_refused() -> None:
     beyond = {f"v{index}": 100 + index for index in range(20)}
     assert "it has only 0 of 23" in message(TARGET, beyond)
+
+
+def test_a_reserved_token_may_have_got_a_name() -> None:
+    older = special("<|end|>", "<|reserved_special_token_1|>", "<|reserved_special_token_2|>")
+    newer = special("<|end|>", "<|eom|>", "<|reserved_special_token_1|>")
+    assert shared_range(newer, older) == shared_range(older, newer) == len(WORDS) + 3
+    assert shared_range(special("<end>", "<unused3>"), special("<end>", "<tool>")) == len(WORDS) + 2
+
+
+def test_a_special_token_that_is_used_must_not_have_another_name() -> None:
+    with pytest.raises(DraftMismatch, match="id 21: target"):
+        shared_range(special("<end>", "<tool>"), special("<end>", "<think>"))
+
+
+def test_a_token_of_text_in_the_place_of_a_reserved_one_is_refused() -> None:
+    with pytest.raises(DraftMismatch, match="id 20: target"):
+        shared_range(special("<|reserved_special_token_1|>"), tokenizer([*WORDS, "extra"]))
+    with pytest.raises(DraftMismatch, match="id 20: target"):
+        shared_range(tokenizer([*WORDS, "reserved"]), tokenizer([*WORDS, "other"]))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import ModelOptions, grouped, named_model
+from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.suggesting import named_model
 from specgen.core import Dtype, SamplingParams
 
 _SAMPLING = SamplingParams()

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import (
-    GenerationOptions,
-    ModelOptions,
-    OutputOptions,
-    ThinkingOptions,
-    grouped,
-    named_model,
-)
+from specgen.cli.options import GenerationOptions, ModelOptions, OutputOptions, ThinkingOptions, grouped
+from specgen.cli.suggesting import named_model
 
 
 @grouped

@@ -59,7 +59,7 @@ def _bundled() -> list[tuple[str, int]]:
     from specgen.models.checkpoint import bundled_size
     from specgen.pairs import curated
 
-    sizes = {name: [bundled_size(pair.target), bundled_size(pair.draft)] for name, pair in curated().items()}
+    sizes = {name: [bundled_size(ref) for ref in (pair.target, pair.draft) if ref] for name, pair in curated().items()}
     return [(name, sum(filter(None, both))) for name, both in sizes.items() if None not in both]
 
 

@@ -37,14 +37,14 @@ def command(
         specgen pull org/target org/draft@v1.0
     """
     from specgen.models.checkpoint import fetch_weights, find, follow
-    from specgen.pairs import curated
+    from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
 
     line = ProgressLine(sys.stderr)
     try:
         for model in models:
-            pair = curated().get(model)
-            for ref in (pair.target, pair.draft) if pair else (ModelRef.parse(model),):
+            pair = find_pair(model)
+            for ref in filter(None, (pair.target, pair.draft) if pair else (ModelRef.parse(model),)):
                 checkpoint = follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show)
                 checkpoint = follow(fetch_weights(checkpoint, offline=offline), line.show)
                 line.close()

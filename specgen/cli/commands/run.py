@@ -16,8 +16,8 @@ from specgen.cli.options import (
     OutputOptions,
     ThinkingOptions,
     grouped,
-    named_model,
 )
+from specgen.cli.suggesting import named_model
 from specgen.cli.templating import current, filled, save, typed
 from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.events import Failed, Finished

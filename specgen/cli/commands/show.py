@@ -9,7 +9,7 @@ import typer
 
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
-from specgen.core import ModelRef
+from specgen.core import LOOKUP, ModelRef
 
 
 @grouped
@@ -35,11 +35,11 @@ def command(
     """
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
-    from specgen.pairs import curated
+    from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
 
-    pair = curated().get(model)
+    pair = find_pair(model)
     line = ProgressLine(sys.stderr)
     try:
         checkpoint = follow(find(pair.target if pair else ModelRef.parse(model), offline=offline), line.show)
@@ -47,7 +47,7 @@ def command(
         line.close()
     summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
     if pair:
-        summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft)} | summary
+        summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft or LOOKUP)} | summary
     if json:
         typer.echo(json_format.dumps(summary, indent=2, default=str))
         return

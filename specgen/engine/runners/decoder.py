@@ -22,11 +22,11 @@ from specgen.events import Notice, Progress
 from specgen.models.checkpoint import Checkpoint, Reporting
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
-_CHUNK = 256
+CHUNK = 256
 # So few tokens are not worth a pass of their own.
 _FEW = 8
 # The cache is first made for this many positions, and doubled when it is full.
-_FIRST = 512
+FIRST = 512
 # Passes of at most so many tokens are captured, each width for itself: rounds, but not prompts.
 _CAPTURED = 16
 
@@ -89,7 +89,7 @@ class LeanModel:
         # Rows that may be rejected are fed apart from the prompt, so that it is read alike with a draft and without.
         settled = len(tokens) - last
         while len(tokens) - len(self._cached) > max(last, _FEW):
-            self._feed(tokens.prefix(min(len(self._cached) + _CHUNK, settled)), 0, ())
+            self._feed(tokens.prefix(min(len(self._cached) + CHUNK, settled)), 0, ())
         return self._feed(tokens, last, want)
 
     def _feed(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
@@ -190,7 +190,7 @@ class LeanModel:
         if length <= capacity:
             return
         what, known = self._description, len(self._cached)
-        capacity = -(-max(length, _FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
+        capacity = -(-max(length, FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
         if self._graphs is not None:
             self._graphs.clear()
             for table in self._turns.values():

@@ -19,7 +19,7 @@ _TINY = 1e-30
 # The sum of this many products of a uint8 and an int8 fits into an int32.
 _LONGEST = (2**31 - 1) // (255 * 127)
 # Weights are quantized in pieces of this many numbers, which bounds the memory for their float32.
-_PIECE = 1 << 24
+PIECE = 1 << 24
 
 
 class Kernel(Protocol):
@@ -71,7 +71,7 @@ def quantize(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]
             raise UnsupportedModel(
                 f"a matrix with rows of {part.shape[1]} is too wide for int8", hint="add --quant none"
             )
-        for piece in torch.split(part, max(1, _PIECE // part.shape[1])):
+        for piece in torch.split(part, max(1, PIECE // part.shape[1])):
             rows = piece.float()
             scale = rows.abs().amax(-1).div_(127).clamp_(min=_TINY)
             levels.append((rows / scale[:, None]).round_().to(torch.int8))

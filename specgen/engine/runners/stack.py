@@ -14,7 +14,7 @@ from specgen.engine.runners.packing import Linears, join
 from specgen.engine.runners.rotary import interleave
 from specgen.engine.runners.tensors import Tensors
 
-_EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _NORM = "model.norm.weight"
 _DTYPES = ("F32", "BF16", "F16")
@@ -60,14 +60,14 @@ def tensor_shapes(what: Description) -> Mapping[str, tuple[int, ...]]:
         layer["self_attn.q_norm.weight"] = (what.head_size if each else queries,)
         layer["self_attn.k_norm.weight"] = (what.head_size if each else keyed,)
     shapes = {f"model.layers.{i}.{name}": shape for i in range(len(what.layers)) for name, shape in layer.items()}
-    return shapes | {_EMBEDDING: (what.vocab_size, what.hidden_size), _NORM: (what.hidden_size,)}
+    return shapes | {EMBEDDING: (what.vocab_size, what.hidden_size), _NORM: (what.hidden_size,)}
 
 
 def find_fault(what: Description, tensors: Tensors) -> str | None:
     """Why `tensors` are not those of the model described, None where they are."""
     shapes = dict(tensor_shapes(what))
     if _HEAD in tensors or not what.tied:
-        shapes[_HEAD] = shapes[_EMBEDDING]
+        shapes[_HEAD] = shapes[EMBEDDING]
     for name, shape in shapes.items():
         if name not in tensors:
             return f"no tensor {name}"
@@ -86,10 +86,10 @@ def read_stack(
     Yields the share that has been read.
     """
     reader = _Reader(what, tensors, placement, linears)
-    table = tensors[_EMBEDDING].to(placement.device)
+    table = tensors[EMBEDDING].to(placement.device)
     # transformers rounds Gemma's scale like a weight, and Gemma was trained so.
     scale = torch.tensor(what.embedding_scale, dtype=placement.dtype, device=placement.device)
-    head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else _EMBEDDING]], None)
+    head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else EMBEDDING]], None)
 
     def embed(ids: torch.Tensor) -> torch.Tensor:
         rows = F.embedding(ids, table).to(placement.dtype)

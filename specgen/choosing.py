@@ -1,0 +1,195 @@
+"""Which draft a target gets: the curated one, else a smaller model of its family that is cached or on the hub."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from specgen.core import EngineOptions, ModelRef
+from specgen.errors import DraftMismatch, SpecgenError
+from specgen.models.checkpoint import Checkpoint, Reporting, find
+from specgen.models.summary import summarize
+from specgen.models.tokenizer import Tokenizer
+from specgen.pairs import is_verified, pair_of_target
+from specgen.planning import ModelPlan, Plan, in_words, plan_pair
+from specgen.tokenizing import compare
+
+Origin = Literal["curated", "cached", "hub"]
+
+ACCEPTANCE = 0.7
+"""The share of drafted tokens that is taken to be accepted before anything was measured. Measured on pairs of one
+family: 0.5 to 0.6 on prose, 0.8 to 0.95 on code."""
+_LONGEST = 8
+# So many models of the hub are looked at, from the smallest on.
+_LOOKED_AT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction.
+
+    `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
+    draft, None where it is one; what is None could not be found out before that.
+    """
+
+    ref: ModelRef
+    origin: Origin
+    checkpoint: Checkpoint | None = None
+    compared: tuple[Tokenizer, int] | None = None
+    plan: Plan | None = None
+    speed_up: float | None = None
+    draft_length: int | None = None
+    rejected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The draft that was chosen, None for lookup, and why in a sentence, empty where there is nothing to say.
+
+    `compared` is the target's tokenizer and what it shares with the draft's, where they have been compared already.
+    """
+
+    checkpoint: Checkpoint | None
+    why: str
+    compared: tuple[Tokenizer, int] | None = None
+
+
+def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[Chosen]:
+    """The draft for `--draft auto`. Nothing is downloaded here but the small files of models of the hub.
+
+    A curated draft is taken at its word; open_pair compares its tokens as it does those of any draft.
+    """
+    pair = pair_of_target(target.ref)
+    if pair and pair.draft is None:
+        return Chosen(None, f"lookup drafts for {target.ref.source}: {pair.why}")
+    if pair and pair.draft and is_verified(pair):
+        try:
+            draft = yield from find(pair.draft, offline=options.offline)
+            if draft.is_whole or not _is_offline(options):
+                bundled = pair.draft.source.startswith("bundled:")
+                return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
+        except SpecgenError:  # offline and not cached, or gone from the hub: look for another
+            pass
+    for origin, search in (("cached", _cached), ("hub", _on_hub)):
+        candidates = yield from search(target, options, device)
+        if best := next((each for each in candidates if each.rejected is None), None):
+            assert best.checkpoint is not None  # noqa: S101
+            assert best.compared is not None  # noqa: S101
+            words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
+            return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
+    # Of a local file lookup is what people expect; a line at every start would only be in the way.
+    tells = options.verbose or target.commit is not None
+    why = f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found"
+    return Chosen(None, why if tells else "")
+
+
+def _is_offline(options: EngineOptions) -> bool:
+    from specgen.models.hub_client import constants  # noqa: PLC0415 - as above
+
+    return options.offline or bool(constants.is_offline_mode())
+
+
+def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
+    """What was chosen and why; what will be downloaded is said before it is."""
+    sentence = f"{draft.ref.source} drafts for {target.ref.source}: {why.rstrip('.')}"
+    if draft.is_whole:
+        return sentence
+    licence = summarize(draft).licence or "no licence named"
+    return f"{sentence}; it will be downloaded ({in_words(draft.weight_bytes)}, {licence})"
+
+
+def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
+    """Every draft that comes into question, the most promising first, those that were rejected last."""
+    found: list[Candidate] = []
+    pair = pair_of_target(target.ref)
+    if pair and pair.draft:
+        unverified = None if is_verified(pair) else "its licence and sizes were not verified: name it with --draft"
+        found.append((yield from _fetched(target, pair.draft, "curated", unverified, options, device)))
+    for search in (_cached, _on_hub):
+        for candidate in (yield from search(target, options, device)):
+            if candidate.ref.source not in [each.ref.source for each in found if each.rejected is None]:
+                found.append(candidate)
+    return _sorted(found)
+
+
+def predict(target: ModelPlan, draft: ModelPlan, acceptance: float = ACCEPTANCE) -> tuple[float, int]:
+    """The best speed-up over plain decoding, and the draft length that gives it.
+
+    tau = (1 - a^(k+1)) / (1 - a) tokens a round, for 1 + k * c passes of the target: verifying k + 1 tokens takes as
+    long as one, and the draft takes the share c of that. On a CPU a pass takes as long as its weights take to be read;
+    elsewhere small drafts wait for their kernels to start, and c is that of their layers.
+    """
+    by_layers = target.placement.device.type != "cpu" and target.footprint.layers and draft.footprint.layers
+    if by_layers:
+        share = draft.footprint.layers / target.footprint.layers
+    else:
+        share = draft.footprint.weights / max(1, target.footprint.weights)
+    return max(((1 - acceptance ** (k + 1)) / (1 - acceptance) / (1 + k * share), k) for k in range(1, _LONGEST + 1))
+
+
+def _cached(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
+    from specgen.models.siblings import cached_siblings  # noqa: PLC0415  0.3 s, which curated pairs need not wait
+
+    yield from ()
+    return _sorted([_assess(target, each, "cached", options, device) for each in cached_siblings(target)])
+
+
+def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
+    """A hub that does not answer is no reason to fail: there is lookup."""
+    if target.commit is None or _is_offline(options):
+        return []
+    from specgen.models.siblings import hub_siblings  # noqa: PLC0415 - as above
+
+    try:
+        siblings = hub_siblings(target.ref)[:_LOOKED_AT]
+    except SpecgenError:
+        return []
+    found: list[Candidate] = []
+    for ref in siblings:
+        found.append((yield from _fetched(target, ref, "hub", None, options, device)))
+    return _sorted(found)
+
+
+def _fetched(
+    target: Checkpoint,
+    ref: ModelRef,
+    origin: Origin,
+    rejected: str | None,
+    options: EngineOptions,
+    device: torch.device,
+) -> Reporting[Candidate]:
+    if rejected:
+        return Candidate(ref, origin, rejected=rejected)
+    try:
+        checkpoint = yield from find(ref, offline=options.offline)
+    except SpecgenError as error:
+        return Candidate(ref, origin, rejected=error.message)
+    return _assess(target, checkpoint, origin, options, device)
+
+
+def _assess(
+    target: Checkpoint, draft: Checkpoint, origin: Origin, options: EngineOptions, device: torch.device
+) -> Candidate:
+    """Memory and speed from configs first; tokenizers, which take longest to read, are compared where it pays."""
+    try:
+        plan = plan_pair(target, draft, options, device)
+        assert plan.draft is not None  # noqa: S101
+        speed_up, length = predict(plan.target, plan.draft)
+
+        def rejected(why: str) -> Candidate:
+            return Candidate(draft.ref, origin, draft, plan=plan, speed_up=speed_up, draft_length=length, rejected=why)
+
+        if speed_up <= 1:
+            return rejected("it is not small enough to gain anything")
+        compared = compare(target, draft, options)
+        if not plan.fits:
+            return rejected(f"both take {in_words(plan.total)} of memory, and {in_words(plan.free)} are free")
+    except DraftMismatch as error:
+        return rejected(error.message)
+    except SpecgenError as error:
+        return Candidate(draft.ref, origin, draft, rejected=error.message)
+    return Candidate(draft.ref, origin, draft, compared, plan, speed_up, length)
+
+
+def _sorted(candidates: list[Candidate]) -> list[Candidate]:
+    return sorted(candidates, key=lambda each: (each.rejected is not None, -(each.speed_up or 0.0)))

@@ -1,0 +1,86 @@
+"""specgen pair: which draft for a target?"""
+
+import json as json_format
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from specgen.core import Device, EngineOptions
+
+
+def command(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+    ],
+    device: Annotated[Device, typer.Option(help="Where the pair would run.")] = Device.AUTO,
+    ctx_size: Annotated[int | None, typer.Option(min=2, metavar="N", help="Context length in tokens.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Rank the drafts for a target: the curated one, and smaller models of its family, cached or on the hub.
+
+    Tokenizers are fetched and compared, weights are not. The speed-up is a prediction from sizes and an acceptance
+    rate that is taken for granted; `specgen bench` measures. docs/models.md has the formula.
+
+    Examples:
+
+        specgen pair stories
+
+        specgen pair Qwen/Qwen2.5-7B-Instruct --json
+    """
+    from specgen.choosing import ACCEPTANCE, rank_drafts
+    from specgen.engine.devices import choose_device
+    from specgen.models.checkpoint import find, follow
+    from specgen.pairs import resolve
+    from specgen.render.progress import ProgressLine
+
+    options = EngineOptions(device=device, ctx_size=ctx_size, offline=offline)
+    line = ProgressLine(sys.stderr)
+    try:
+        checkpoint = follow(find(resolve(target), offline=offline), line.show)
+        candidates = follow(rank_drafts(checkpoint, options, choose_device(device)), line.show)
+    finally:
+        line.close()
+    rows = [_row(candidate) for candidate in candidates]
+    if json:
+        figures = {"target": checkpoint.ref.source, "acceptance_rate": ACCEPTANCE, "candidates": rows}
+        typer.echo(json_format.dumps(figures, indent=2))
+        return
+    _print(rows, ACCEPTANCE)
+
+
+def _row(candidate: Any) -> dict[str, Any]:
+    """A candidate as plain data; sizes in bytes."""
+    plan = candidate.plan
+    return {
+        "draft": candidate.ref.source,
+        "origin": candidate.origin,
+        "shared_tokens": candidate.compared[1] if candidate.compared else None,
+        "memory": plan.total if plan else None,
+        "free": plan.free if plan else None,
+        "download": plan.draft.download if plan and plan.draft else None,
+        "speed_up": round(candidate.speed_up, 2) if candidate.speed_up else None,
+        "num_draft_tokens": candidate.draft_length,
+        "rejected": candidate.rejected,
+    }
+
+
+def _print(rows: list[dict[str, Any]], acceptance: float) -> None:
+    from specgen.planning import in_words
+    from specgen.render.sanitize import sanitize
+
+    for row in rows:
+        name = f"{sanitize(row['draft'])} ({row['origin']})"
+        if row["rejected"]:
+            typer.echo(f"{name}: rejected: {sanitize(row['rejected'])}")
+            continue
+        more = f", {in_words(row['download'])} to download" if row["download"] else ""
+        typer.echo(
+            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']}, {row['shared_tokens']} tokens shared, "
+            f"{in_words(row['memory'])} of memory for both{more}"
+        )
+    if any(row["rejected"] is None for row in rows):
+        typer.echo(f"Predicted for {acceptance:.0%} of drafted tokens accepted; `specgen bench` measures.")
+    else:
+        typer.echo("No draft model fits: use --draft lookup, which --draft auto does.")

@@ -1,0 +1,100 @@
+"""specgen plan: does a pair fit this machine?"""
+
+import json as json_format
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.suggesting import named_model
+from specgen.errors import OutOfMemory
+
+
+@grouped
+def command(
+    models: ModelOptions,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Show what a pair would take of memory, and whether that is free. Nothing large is downloaded or loaded.
+
+    Exit code 8 where it does not fit; what would is named. docs/models.md says what is counted.
+
+    Examples:
+
+        specgen plan -m stories
+
+        specgen plan -m qwen2.5-coder-7b --ctx-size 16384 --json
+    """
+    target = named_model(models)
+
+    from specgen.loading import prepare
+    from specgen.models.reporting import follow
+    from specgen.pairs import resolve, resolve_draft
+    from specgen.planning import what_fits
+    from specgen.render.progress import ProgressLine
+
+    options = models.engine()
+    line = ProgressLine(sys.stderr)
+    try:
+        prepared = follow(prepare(resolve(target), resolve_draft(models.draft), options), line.show)
+    finally:
+        line.close()
+    plan = prepared.plan
+    alternatives = [] if plan.fits else what_fits(plan, options)
+    figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else "model"}
+    figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives
+    if json:
+        typer.echo(json_format.dumps(figures, indent=2))
+    else:
+        _print(figures)
+    if not plan.fits:
+        raise typer.Exit(OutOfMemory.exit_code)
+
+
+def _figures(plan: Any) -> dict[str, Any]:
+    """The plan as plain data; sizes in bytes."""
+    return {
+        "device": plan.target.placement.device.type,
+        "context": plan.context,
+        "context_is_assumed": plan.assumed,
+        "models": [
+            {
+                "role": role,
+                "id": model.checkpoint.ref.source,
+                "dtype": str(model.placement.dtype).removeprefix("torch."),
+                "quant": "int8" if model.placement.int8 else "none",
+                "weights": model.footprint.weights,
+                "tokenizer": model.footprint.tokenizer,
+                "cache": model.footprint.cache,
+                "loading": model.footprint.loading,
+                "passing": model.footprint.passing,
+                "download": model.download,
+            }
+            for role, model in zip(("target", "draft"), plan.models, strict=False)
+        ],
+        "total": plan.total,
+        "free": plan.free,
+        "fits": plan.fits,
+    }
+
+
+def _print(figures: dict[str, Any]) -> None:
+    from specgen.planning import in_words
+    from specgen.render.sanitize import sanitize
+
+    for model in figures["models"]:
+        form = "int8" if model["quant"] == "int8" else model["dtype"]
+        line = f"{in_words(model['weights'])} of weights, {in_words(model['cache'])} of cache, {form}"
+        more = f", {in_words(model['download'])} to download" if model["download"] else ""
+        typer.echo(f"{model['role']:<9} {sanitize(model['id'])}: {line}{more}")
+    assumed = " (assumed; --ctx-size plans for another)" if figures["context_is_assumed"] else ""
+    typer.echo(f"{'context':<9} {figures['context']} tokens{assumed}")
+    typer.echo(f"{'total':<9} {in_words(figures['total'])} at most, while loading or with a full context")
+    typer.echo(f"{'free':<9} {in_words(figures['free'])} on {figures['device']}")
+    if figures["fits"]:
+        typer.echo(f"{'verdict':<9} fits")
+        return
+    alone = len(figures["models"]) > 1 and figures["target_alone_fits"]
+    would = " or ".join([*figures["would_fit"], *(["--draft lookup"] if alone else [])])
+    typer.echo(f"{'verdict':<9} does not fit; {f'this does: {would}' if would else 'nor would less of it'}")

@@ -1,0 +1,76 @@
+"""The target where none is named: a suggestion that fits this machine."""
+
+import sys
+
+import typer
+
+from specgen.cli.options import ModelOptions
+from specgen.core import Device, ModelPair
+from specgen.errors import UsageError
+from specgen.render.terminal import is_terminal
+
+# On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
+_MOST_ON_CPU = 4e9
+_PERMISSIVE = ("apache-2.0", "mit")
+
+
+def named_model(models: ModelOptions) -> str:
+    """The target: the one that the user or a setting names, else what is suggested and agreed to.
+
+    Nobody is asked in a pipe. Raises UsageError where there is none.
+    """
+    if models.model is not None:
+        return models.model
+    asks = is_terminal(sys.stdin) and is_terminal(sys.stderr)
+    pair = suggest(models) if asks or models.yes else None
+    if pair and (models.yes or _agreed(pair)):
+        return pair.name
+    raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
+
+
+def suggest(models: ModelOptions) -> ModelPair | None:
+    """The largest curated pair that fits what is free; one that is cached already goes before all others.
+
+    Only one that chats, that anybody may download and use, and whose facts were verified.
+    """
+    from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, as a command body would
+    from specgen.models.cache import cached_models  # noqa: PLC0415
+    from specgen.pairs import curated, is_verified, models_of  # noqa: PLC0415
+    from specgen.planning import fits_roughly  # noqa: PLC0415
+
+    device = choose_device(models.device)
+    cached = {model.id for model in cached_models()}
+    most = _MOST_ON_CPU if device.type == Device.CPU else float("inf")
+
+    def here(pair: ModelPair) -> bool:
+        return all(model.id in cached for model in models_of(pair))
+
+    def suits(pair: ModelPair) -> bool:
+        both = models_of(pair)
+        open_to_all = all(model.licence in _PERMISSIVE and not model.gated for model in both)
+        return pair.chats and is_verified(pair) and open_to_all and both[0].parameters <= most
+
+    found = [pair for pair in curated().values() if suits(pair) and (here(pair) or not models.offline)]
+    found = [pair for pair in found if fits_roughly(pair, device)]
+    return max(found, key=lambda pair: (here(pair), models_of(pair)[0].parameters), default=None)
+
+
+def _agreed(pair: ModelPair) -> bool:
+    try:
+        return typer.confirm(_question(pair), default=True, err=True)
+    except typer.Abort:  # Ctrl-C or Ctrl-D
+        raise KeyboardInterrupt from None
+
+
+def _question(pair: ModelPair) -> str:
+    from specgen.models.cache import cached_models  # noqa: PLC0415
+    from specgen.pairs import models_of  # noqa: PLC0415
+    from specgen.planning import in_words  # noqa: PLC0415
+
+    cached = {model.id for model in cached_models()}
+    both = models_of(pair)
+    missing = sum(model.bytes for model in both if model.id not in cached)
+    names = " with ".join(model.id for model in both)
+    licences = ", ".join(dict.fromkeys(model.licence for model in both))
+    size = f"{in_words(missing)} to download" if missing else "cached already"
+    return f"No model is named. {names} fits this machine ({size}, {licences}). {pair.about} Use it?"

@@ -1,0 +1,79 @@
+"""Smaller models of the same family: by their config in the cache, by their names on the hub."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from specgen.core import ModelRef
+from specgen.errors import SpecgenError
+from specgen.models.cache import cached_models
+from specgen.models.checkpoint import Checkpoint
+from specgen.models.hub_client import api
+from specgen.models.hub_errors import explain
+
+# The size in a name: 7B, 1.5B, 135M, 0.6b.
+_SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
+_SCALES = {"b": 1e9, "m": 1e6}
+
+
+def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
+    """The models in the cache with the target's `model_type`, whole and smaller. Whether they fit, nobody knows yet."""
+    kind, size = _kind(target.config), target.weight_bytes
+    if kind is None:
+        return
+    for model in cached_models():
+        for revision in model.revisions:
+            found = Checkpoint(ModelRef(model.id), revision.path, revision.commit)
+            try:
+                is_smaller = model.id != target.ref.source and found.is_whole and found.weight_bytes < size
+                if is_smaller and _kind(found.config) == kind:
+                    yield found
+                    break
+            except SpecgenError:  # a broken copy of another model is nobody's draft
+                continue
+
+
+def hub_siblings(ref: ModelRef) -> list[ModelRef]:
+    """The models of the hub whose names are that of `ref` but for a smaller size, from the smallest on.
+
+    One request. Raises what `explain` makes of a failure.
+    """
+    owner, _, name = ref.source.partition("/")
+    size = _size(name)
+    if size is None:
+        return []
+    stem = name[: _matched(name).start()]
+    try:
+        listed = [str(model.id) for model in api().list_models(author=owner, search=stem.rstrip("-_."), limit=200)]
+    except Exception as error:
+        raise explain(error, ref) from error
+    smaller = {
+        number: listed_id
+        for listed_id in listed
+        if listed_id.startswith(f"{owner}/") and _shape(listed_id) == _shape(ref.source)
+        if (number := _size(listed_id.partition("/")[2])) is not None and number < size
+    }
+    return [ModelRef(smaller[number]) for number in sorted(smaller)]
+
+
+def _matched(name: str) -> re.Match[str]:
+    found = _SIZE.search(name)
+    assert found is not None, "only names with a size come here"  # noqa: S101
+    return found
+
+
+def _size(name: str) -> float | None:
+    """How many parameters a name promises."""
+    found = _SIZE.search(name)
+    return float(found[1]) * _SCALES[found[2].lower()] if found else None
+
+
+def _shape(source: str) -> str:
+    """A name without its size."""
+    return _SIZE.sub("#", source, count=1).lower()
+
+
+def _kind(config: dict[str, Any]) -> str | None:
+    nested = config.get("text_config")
+    kind = config.get("model_type") if not isinstance(nested, dict) else nested.get("model_type")
+    return kind if isinstance(kind, str) else None

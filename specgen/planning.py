@@ -1,0 +1,169 @@
+"""Does a pair fit? What both models take of the device's memory against what is free, before anything is loaded."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from specgen.core import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
+from specgen.engine.devices import Placement, place
+from specgen.engine.memory import Footprint, context_limit, footprint, free_memory, peak
+from specgen.engine.runners.decoder import describe_checkpoint
+from specgen.engine.runners.description import Description, describe
+from specgen.engine.runners.int8 import choose_kernel
+from specgen.errors import OutOfMemory, SpecgenError, UsageError
+from specgen.models.checkpoint import Checkpoint
+from specgen.pairs import models_of
+
+# Shorter contexts are not worth offering.
+_SHORTEST = 512
+# Weights with what comes beside them, where only the number of parameters is known.
+_BESIDE_WEIGHTS = 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """One model, and how it would be loaded. `context` is in tokens, `download` in bytes that are not here yet."""
+
+    checkpoint: Checkpoint
+    placement: Placement
+    footprint: Footprint
+    context: int
+    download: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pair and the memory for it, in bytes. `assumed`: nobody asked for this context, see PLANNED_CONTEXT.
+
+    `longest` is the context that the pair will have, where the config or the user says so.
+    """
+
+    target: ModelPlan
+    draft: ModelPlan | None
+    context: int
+    assumed: bool
+    longest: int | None
+    free: int
+
+    @property
+    def models(self) -> tuple[ModelPlan, ...]:
+        return (self.target, self.draft) if self.draft else (self.target,)
+
+    @property
+    def total(self) -> int:
+        return peak([model.footprint for model in self.models])
+
+    @property
+    def fits(self) -> bool:
+        """Layers that are spread over several devices are not counted here: accelerate sees to them."""
+        return self.total <= self.free or self.target.placement.spread
+
+    @property
+    def without_draft(self) -> "Plan":
+        return replace(self, draft=None)
+
+
+def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device) -> Plan:
+    """What `target` and `draft` would take. Only their small files need be here. Raises UsageError for a context that
+    is longer than the target's."""
+    described = describe_early(target)
+    limit = context_limit(target, described)
+    if options.ctx_size is not None and limit and options.ctx_size > limit:
+        raise UsageError(
+            f"--ctx-size {options.ctx_size} is more than the target's {limit}", hint=f"ask for {limit} or less"
+        )
+    context = options.ctx_size or min(PLANNED_CONTEXT, limit or PLANNED_CONTEXT)
+    return Plan(
+        target=_plan(target, described, options, device, context),
+        draft=_plan(draft, describe_early(draft), options, device, context) if draft else None,
+        context=context,
+        assumed=options.ctx_size is None,
+        longest=options.ctx_size or limit,
+        free=free_memory(device),
+    )
+
+
+def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
+    """Whether a curated pair fits what is free, by the number of its parameters alone: nothing is fetched."""
+    models = models_of(pair)
+    by_dtype = 2 if device.type != "cpu" else 4
+    weights = sum(model.parameters * (1 if device.type == "cpu" and choose_kernel() else by_dtype) for model in models)
+    return weights * _BESIDE_WEIGHTS < free_memory(device)
+
+
+def describe_early(checkpoint: Checkpoint) -> Description | str:
+    """As describe_checkpoint, but by the config alone: weights may not be here yet, or be broken."""
+    return describe_checkpoint(checkpoint) if checkpoint.is_gguf else describe(checkpoint.config)
+
+
+def _plan(
+    checkpoint: Checkpoint, described: Description | str, options: EngineOptions, device: torch.device, context: int
+) -> ModelPlan:
+    size = checkpoint.weight_bytes
+    placement = place(device, options, size, lean=not isinstance(described, str))
+    context = min(context, context_limit(checkpoint, described) or context)
+    here = sum(path.stat().st_size for path in checkpoint.weight_files if path.is_file())
+    return ModelPlan(
+        checkpoint, placement, footprint(checkpoint, described, placement, context), context, max(0, size - here)
+    )
+
+
+def in_words(count: int) -> str:
+    """A number of bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def check(plan: Plan, options: EngineOptions) -> str | None:
+    """None where the pair fits; a sentence for the user where only the target does.
+
+    Raises OutOfMemory, with what would fit, where it does not.
+    """
+    if plan.fits:
+        return None
+    alone = plan.without_draft
+    if alone.fits and plan.draft:
+        return (
+            f"{plan.draft.checkpoint.ref.source} does not fit beside {plan.target.checkpoint.ref.source} "
+            f"({in_words(plan.total)} of memory, {in_words(plan.free)} free): lookup drafts instead"
+        )
+    fitting = what_fits(alone, options)
+    raise OutOfMemory(
+        f"{plan.target.checkpoint.ref.source} takes {in_words(alone.total)} of memory "
+        f"with a context of {plan.context}, and {in_words(plan.free)} are free",
+        hint="this fits: " + "; or ".join(fitting)
+        if fitting
+        else "choose a smaller one: `specgen pairs` says which fit",
+    )
+
+
+def what_fits(plan: Plan, options: EngineOptions) -> list[str]:
+    """Options with which the models of `plan` fit: another number format, or a shorter context, or both if need be."""
+
+    def fits(changed: EngineOptions) -> bool:
+        draft = plan.draft.checkpoint if plan.draft else None
+        try:
+            tried = plan_pair(plan.target.checkpoint, draft, changed, plan.target.placement.device)
+        except SpecgenError:  # no int8 here
+            return False
+        return replace(tried, free=plan.free).fits
+
+    smaller = _smaller(plan.target.placement, options)
+    found = [words for words, changed in smaller if fits(changed)]
+    context = plan.context // 2
+    while context >= _SHORTEST and not fits(replace(options, ctx_size=context)):
+        context //= 2
+    if context >= _SHORTEST:
+        found.append(f"--ctx-size {context}")
+    if found:
+        return found
+    both = (words for words, changed in smaller if fits(replace(changed, ctx_size=min(_SHORTEST, plan.context))))
+    return [f"{words} --ctx-size {_SHORTEST}" for words in both][:1]
+
+
+def _smaller(placement: Placement, options: EngineOptions) -> list[tuple[str, EngineOptions]]:
+    """Number formats of fewer bytes than this one's, in words and as options."""
+    if placement.int8 or placement.dtype != torch.float32:
+        return []
+    int8 = [("--quant int8", replace(options, quant=Quant.INT8, dtype=Dtype.AUTO))]
+    bfloat16 = ("--dtype bfloat16", replace(options, quant=Quant.NONE, dtype=Dtype.BFLOAT16))
+    return [*(int8 if placement.device.type == "cpu" else []), bfloat16]

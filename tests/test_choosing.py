@@ -1,0 +1,207 @@
+"""Which draft a target gets, against a hub on this machine with several small checkpoints."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from specgen import choosing, planning
+from specgen.cli import suggesting
+from specgen.core import Dtype, EngineOptions, Quant
+from specgen.events import Notice
+from specgen.planning import ModelPlan
+from specgen.session import Session
+from tests.cli.command import invoke
+from tests.hub_server import HubServer, serve_hub
+
+hub = pytest.fixture(serve_hub)
+FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
+TARGET = "fam/Tiny-7B-Instruct"
+CURATED = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
+CURATED_DRAFT = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+
+
+@pytest.fixture(scope="module")
+def swapped(checkpoints: Any) -> Path:
+    """A model in whose vocabulary two tokens have changed places."""
+    folder = Path(checkpoints.make("swapped", "llama", num_hidden_layers=1))
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    ids = tokenizer["model"]["vocab"]
+    one, other = [token for token, index in ids.items() if index in (10, 11)]
+    ids[one], ids[other] = 11, 10
+    file.write_text(json.dumps(tokenizer))
+    return folder
+
+
+@pytest.fixture
+def published(hub: HubServer, checkpoints: Any, swapped: Path) -> HubServer:
+    """A target with a draft that fits, and models that are no draft for it."""
+    large = checkpoints.make("family-7b", "llama", num_hidden_layers=8)
+    small = checkpoints.make("family-1b", "llama", noise=0.05, num_hidden_layers=1)
+    hub.publish(TARGET, large)
+    hub.publish("fam/Tiny-1B-Instruct", small)
+    hub.publish("fam/Tiny-1B", small)  # not tuned like the target
+    hub.publish("fam/Tiny-13B-Instruct", large)  # larger
+    hub.publish("fam/Tiny-3B-Instruct", large)  # smaller by its name alone
+    hub.publish("fam/Tiny-0.5B-Instruct", swapped)
+    hub.publish("other/Tiny-1B-Instruct", small)
+    hub.publish(CURATED, large)
+    hub.publish(CURATED_DRAFT, small)
+    return hub
+
+
+def opened(target: str, **options: Any) -> tuple[str | None, list[str]]:
+    """The draft that a session opens by itself, and what it says."""
+    chosen = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32, **options)
+    with Session(target, options=chosen) as session:
+        told = [event.text for event in session.open() if isinstance(event, Notice)]
+        draft = session.pair.draft_checkpoint
+        return (draft.ref.source if draft else None), told
+
+
+def test_a_target_alone_finds_its_draft_on_the_hub(published: HubServer) -> None:
+    draft, told = opened(TARGET)
+    assert draft == "fam/Tiny-1B-Instruct"
+    assert len(told) == 1
+    assert told[0].startswith(
+        f"{draft} drafts for {TARGET}: a smaller model of its family, on the hub; it will be down"
+    )
+    weights = {request.path for request in published.asked(".safetensors", "GET")}
+    assert not any("3B" in path or "0.5B" in path for path in weights), "only what was chosen is downloaded"
+
+
+def test_offline_only_what_is_cached_drafts(published: HubServer) -> None:
+    opened(TARGET)
+    published.requests.clear()
+    draft, told = opened(TARGET, offline=True)
+    assert draft == "fam/Tiny-1B-Instruct"
+    assert told == [f"{draft} drafts for {TARGET}: a smaller model of its family, in the cache"]
+    assert published.requests == []
+
+
+def test_without_a_draft_lookup_drafts_and_says_so(published: HubServer) -> None:
+    with Session(TARGET, "none", FLOAT32) as session:
+        list(session.open())
+    draft, told = opened(TARGET, offline=True)
+    assert draft is None
+    assert told == [f"lookup drafts for {TARGET}: no smaller model with its tokens was found"]
+
+
+def test_a_curated_target_gets_its_curated_draft_by_id_and_by_name(published: HubServer) -> None:
+    draft, told = opened(CURATED)
+    assert draft == CURATED_DRAFT
+    assert told[0].startswith(f"{draft} drafts for {CURATED}: The smallest of the family; ")
+    assert opened("Qwen2.5-Coder")[0] == CURATED_DRAFT
+
+
+def test_an_unverified_pair_is_never_chosen(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "is_verified", lambda _: False)
+    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda _: [])
+    assert opened(CURATED)[0] is None
+
+
+def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubServer) -> None:
+    outcome = invoke("pair", TARGET, "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = {row["draft"].removeprefix("fam/Tiny-"): row for row in json.loads(outcome.text)["candidates"]}
+    assert next(iter(found)) == "1B-Instruct"
+    best = found["1B-Instruct"]
+    assert (best["rejected"], best["shared_tokens"], best["origin"]) == (None, 320, "hub")
+    assert best["speed_up"] > 1
+    assert best["memory"] < best["free"]
+    assert found["3B-Instruct"]["rejected"] == "it is not small enough to gain anything"
+    assert found["0.5B-Instruct"]["rejected"].startswith("the draft does not share the target's tokens: id 10: target ")
+    assert set(found) == {"1B-Instruct", "3B-Instruct", "0.5B-Instruct"}
+    assert published.asked(".safetensors", "GET") == [], "weights are not fetched"
+    lines = invoke("pair", TARGET).text.splitlines()
+    assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
+    assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
+
+
+def test_a_padded_vocabulary_is_accepted(hub: HubServer, checkpoints: Any) -> None:
+    narrow = {"hidden_size": 8, "head_dim": 2, "intermediate_size": 8}
+    hub.publish("fam/Wide-7B", checkpoints.make("wide-7b", "llama", vocab_size=152064, num_hidden_layers=2, **narrow))
+    narrow = {"hidden_size": 4, "head_dim": 2, "intermediate_size": 8, "num_attention_heads": 2}
+    hub.publish("fam/Wide-1B", checkpoints.make("wide-1b", "llama", vocab_size=151936, num_hidden_layers=1, **narrow))
+    (row,) = json.loads(invoke("pair", "fam/Wide-7B", "--json").text)["candidates"]
+    assert (row["draft"], row["rejected"], row["shared_tokens"]) == ("fam/Wide-1B", None, 320)
+
+
+def test_the_prediction_follows_the_formula() -> None:
+    def plan(weights: int, layers: int, device: str) -> ModelPlan:
+        import torch
+
+        from specgen.engine.devices import Placement
+        from specgen.engine.memory import Footprint
+
+        placement = Placement(torch.device(device), torch.float32)
+        return ModelPlan(None, placement, Footprint(weights, 0, 0, 0, 0, layers), 0, 0)  # type: ignore[arg-type]
+
+    speed_up, length = choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 0.5)
+    assert (round(speed_up, 4), length) == (1.4583, 2)  # 1 + 0.5 + 0.25 tokens in 1 + 2 * 0.1 passes
+    slow, _ = choosing.predict(plan(100, 10, "cuda"), plan(10, 9, "cuda"), 0.5)
+    assert slow < 1, "on a GPU layers cost, not bytes"
+
+
+# No model named
+
+
+@pytest.fixture
+def twelve_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "free_memory", lambda _: 12_000_000_000)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[str]]:
+    """Answer the question; the questions so far."""
+
+    def answer(yes: bool) -> list[str]:
+        questions: list[str] = []
+        monkeypatch.setattr(suggesting, "is_terminal", lambda _: True)
+        monkeypatch.setattr(typer, "confirm", lambda question, **_: questions.append(question) or yes)
+        return questions
+
+    return answer
+
+
+def test_in_a_pipe_nobody_is_asked(hub: HubServer) -> None:
+    outcome = invoke("plan", stdin=b"")
+    assert outcome.code == 2
+    assert outcome.err == "specgen: no model is named; try -m stories, or name one of the hub: -m org/name\n"
+
+
+def test_on_a_terminal_a_pair_that_fits_is_suggested(
+    published: HubServer, twelve_gigabytes: None, asked: Callable[[bool], list[str]]
+) -> None:
+    questions = asked(False)
+    assert invoke("plan").code == 2
+    assert len(questions) == 1
+    assert questions[0].startswith("No model is named. ")
+    assert "GB to download, apache-2.0)" in questions[0]
+    opened(CURATED)
+    questions = asked(True)
+    assert f"target    {CURATED}: " in invoke("plan").text
+    assert questions[0].startswith(
+        f"No model is named. {CURATED} with {CURATED_DRAFT} fits this machine (cached already,"
+    )
+
+
+def test_ctrl_c_at_the_question_leaves(
+    hub: HubServer, twelve_gigabytes: None, asked: Callable[[bool], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abort(*_: object, **__: object) -> bool:
+        raise typer.Abort
+
+    asked(True)
+    monkeypatch.setattr(typer, "confirm", abort)
+    outcome = invoke("plan")
+    assert (outcome.code, outcome.err) == (130, "")
+
+
+def test_yes_takes_the_suggestion_unasked(published: HubServer, twelve_gigabytes: None) -> None:
+    opened(CURATED)
+    assert f"target    {CURATED}: " in invoke("plan", "--yes", stdin=b"").text

@@ -1,0 +1,180 @@
+"""What a pair takes of memory: foretold, checked, and refused with what would fit."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from specgen import loading, planning
+from specgen.core import Dtype, EngineOptions, ModelRef, Quant
+from specgen.engine.memory import peak
+from specgen.engine.runners import decoder
+from specgen.engine.tokens import Tokens
+from specgen.errors import OutOfMemory, PromptTooLong, UsageError
+from specgen.events import Failed, Notice, Progress
+from specgen.models.checkpoint import Checkpoint, find, follow
+from specgen.planning import Plan, check, plan_pair, what_fits
+from specgen.session import Session
+from tests.cli.command import invoke
+from tests.hub_server import HubServer, serve_hub
+
+hub = pytest.fixture(serve_hub)
+CPU = torch.device("cpu")
+FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
+
+
+def checkpoint(folder: Path) -> Checkpoint:
+    return follow(find(ModelRef(str(folder)), offline=True), lambda _: None)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Say how much memory is free."""
+
+    def say(count: int) -> None:
+        monkeypatch.setattr(planning, "free_memory", lambda _: count)
+
+    return say
+
+
+@pytest.fixture
+def stories() -> Plan:
+    pair = [
+        follow(find(ModelRef(f"bundled:stories/{name}"), offline=True), lambda _: None) for name in ("target", "draft")
+    ]
+    return plan_pair(pair[0], pair[1], FLOAT32, CPU)
+
+
+def test_the_cache_that_is_foretold_is_the_one_that_is_made(checkpoints: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoints.target("llama")
+    monkeypatch.setattr(decoder, "FIRST", 64)
+    monkeypatch.setattr("specgen.engine.memory.FIRST", 64)
+    options = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32, ctx_size=130)
+    foretold = plan_pair(checkpoint(folder), None, options, CPU).target.footprint.cache
+    with Session(str(folder), "none", options) as session:
+        list(session.open())
+        model: Any = session.pair.target
+        for length in (3, 70, 129):
+            model.forward(Tokens([5] * length), 1)
+        assert sum(cache.nbytes for cache in model._caches) == foretold == 2 * 2 * 2 * 8 * 192 * 4
+
+
+def test_weights_are_those_of_every_matrix_in_the_dtype(stories: Plan) -> None:
+    head = 4096 * 256
+    assert stories.target.footprint.weights == pytest.approx(4 * 7_607_552, rel=0.01)
+    assert stories.draft is not None
+    bfloat16 = plan_pair(
+        stories.target.checkpoint, None, EngineOptions(quant=Quant.NONE, dtype=Dtype.BFLOAT16), CPU
+    ).target
+    assert bfloat16.footprint.weights * 2 == stories.target.footprint.weights
+    assert stories.target.footprint.loading in (0, 4 * head)
+    assert stories.total > stories.without_draft.total > stories.target.footprint.weights
+
+
+def test_the_context_is_the_one_asked_for_or_an_assumed_one(stories: Plan) -> None:
+    assert (stories.context, stories.assumed) == (512, True)  # the model's own limit is below what is assumed
+    asked = plan_pair(stories.target.checkpoint, None, EngineOptions(ctx_size=64), CPU)
+    assert (asked.context, asked.assumed) == (64, False)
+    with pytest.raises(UsageError, match="--ctx-size 513 is more than the target's 512"):
+        plan_pair(stories.target.checkpoint, None, EngineOptions(ctx_size=513), CPU)
+
+
+def test_models_of_transformers_are_counted_by_their_files(checkpoints: Any) -> None:
+    folder = checkpoints.target("gpt2")
+    plan = plan_pair(checkpoint(folder), None, FLOAT32, CPU)
+    assert plan.target.footprint.weights == (folder / "model.safetensors").stat().st_size
+    assert plan.target.footprint.cache == 2 * 3 * 32 * 256 * 4
+
+
+def test_a_pair_that_fits_is_let_through(stories: Plan) -> None:
+    assert check(stories, FLOAT32) is None
+
+
+def test_lookup_takes_the_place_of_a_draft_that_does_not_fit(stories: Plan, free: Any) -> None:
+    free(stories.without_draft.total)
+    with Session("stories", options=FLOAT32) as session:
+        events = list(session.open())
+        assert session.pair.drafter_name == "lookup"
+    told = [event.text for event in events if isinstance(event, Notice)]
+    assert len(told) == 1
+    assert told[0].startswith("bundled:stories/draft does not fit beside bundled:stories/target (")
+    assert told[0].endswith("lookup drafts instead")
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(
+    stories: Plan, free: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(stories.without_draft.total - 1_000_000)
+    monkeypatch.setattr(loading, "fetch_weights", lambda *_, **__: pytest.fail("nothing may be fetched"))
+    session = Session("stories", options=FLOAT32)
+    with pytest.raises(
+        OutOfMemory, match=r"takes \d+ MB of memory with a context of 512, and \d+ MB are free"
+    ) as caught:
+        list(session.open())
+    assert "--dtype bfloat16" in caught.value.hint
+
+
+def test_what_would_fit_does(stories: Plan, free: Any) -> None:
+    alone = stories.without_draft
+    half = peak([alone.target.footprint]) - alone.target.footprint.cache // 3
+    free(half)
+    tight = plan_pair(alone.target.checkpoint, None, FLOAT32, CPU)
+    assert not tight.fits
+    assert "--dtype bfloat16" in what_fits(tight, FLOAT32)
+    free(1_000_000)
+    assert what_fits(plan_pair(alone.target.checkpoint, None, FLOAT32, CPU), FLOAT32) == []
+
+
+def test_a_shorter_context_is_offered(checkpoints: Any, free: Any) -> None:
+    folder = checkpoints.make("long", "llama", max_position_embeddings=1 << 16)
+    options = EngineOptions(quant=Quant.NONE, dtype=Dtype.BFLOAT16, ctx_size=1 << 16)
+    whole = plan_pair(checkpoint(folder), None, options, CPU)
+    free(whole.total - whole.target.footprint.cache // 3)
+    assert what_fits(plan_pair(checkpoint(folder), None, options, CPU), options) == ["--ctx-size 32768"]
+
+
+def test_the_command_shows_the_plan(stories: Plan) -> None:
+    outcome = invoke("plan", "-m", "stories", "--quant", "none", "--dtype", "float32")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.text.startswith("target    bundled:stories/target: 30 MB of weights, 10 MB of cache, float32\n")
+    assert "context   512 tokens (assumed; --ctx-size plans for another)" in outcome.text
+    assert outcome.text.endswith("verdict   fits\n")
+
+
+def test_the_command_exits_with_8_where_nothing_fits(free: Any) -> None:
+    free(1_000_000)
+    outcome = invoke("plan", "-m", "stories")
+    assert outcome.code == 8
+    assert outcome.text.endswith("verdict   does not fit; nor would less of it\n")
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_weights_are_downloaded(
+    hub: HubServer, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.publish("org/m", checkpoints.target("llama"))
+    outcome = invoke("-m", "org/m", "-d", "none", "--raw", "fox " * 300)
+    assert (outcome.code, outcome.out) == (9, b"")
+    assert "the prompt has" in outcome.err
+    assert invoke("-m", "org/m", "-d", "none", "--ctx-size", 1000, "hello").code == 2
+    assert hub.asked(".safetensors") == []
+
+
+def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = threading.Event()
+    compared = loading.compare
+    monkeypatch.setattr(loading, "compare", lambda *given: (compared(*given), finished.set())[0])
+
+    def slow(*_: object) -> Iterator[Progress]:
+        yield Progress("loading", 0, 10)
+        finished.wait(10)
+        for _ in range(1_000_000):  # until somebody stops it
+            yield Progress("loading", 1, 10)
+
+    monkeypatch.setattr(loading, "_load", slow)
+    events = list(Session("stories", "none", FLOAT32).generate("word " * 600, raw=True))
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, PromptTooLong)
