@@ -79,6 +79,7 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
     cuts: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers break off half-way
     reset: bool = False  # break off with a reset connection instead of a closed one
+    garbled: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers have a wrong bit
     stalled: set[str] = field(default_factory=set)  # files that stop half-way until the server ends
     trickling: set[str] = field(default_factory=set)  # files that come slowly
     failing: int = 0  # the status that every request gets; 0 for none
@@ -139,6 +140,7 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     hasty = SimpleNamespace(**{**vars(time), "sleep": lambda _seconds: None})
     monkeypatch.setattr("huggingface_hub.file_download.time", hasty)
     monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
+    monkeypatch.setattr("specgen.models.transfer.WAITS", (0.0,) * 3)
     close_session()
     yield hub
     hub.stop()
@@ -151,6 +153,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _is_lfs(name: str) -> bool:
@@ -216,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, path in _files(known.folder).items():
             size = path.stat().st_size
             entry = {"type": "file", "path": name, "size": size, "oid": _digest(path)[:40]}
-            lfs = {"lfs": {"oid": _digest(path), "size": size, "pointerSize": 130}} if _is_lfs(name) else {}
+            lfs = {"lfs": {"oid": _sha256(path), "size": size, "pointerSize": 130}} if _is_lfs(name) else {}
             entries.append({**entry, **lfs})
         return entries
 
@@ -225,7 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = _files(known.folder).get(name)
         if path is None:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{_digest(path)}"'}
+        digest = _sha256(path) if _is_lfs(name) else _digest(path)
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}
         if not _is_lfs(name):
             return self._file(path, headers)
         headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-ETag": headers["ETag"]}
@@ -234,6 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
         data = path.read_bytes()
+        if self.command == "GET" and self.hub.garbled.get(path.name, 0) > 0:
+            self.hub.garbled[path.name] -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if start:
             headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
@@ -22,9 +21,10 @@ from huggingface_hub.utils.tqdm import tqdm
 from specgen.core import ModelRef
 from specgen.errors import DownloadFailed, NotCached, SpecgenError
 from specgen.events import Notice
-from specgen.models.hub_client import api, constants, huggingface_hub, resume_after_resets
+from specgen.models.hub_client import api, constants, huggingface_hub
 from specgen.models.hub_errors import explain
 from specgen.models.reporting import Meter, Reporting, run_jobs
+from specgen.models.transfer import Damaged, Transfer, sweep
 from specgen.models.weights import CONFIG, INDEX, SINGLE, check_loadable, weight_names
 
 _SMALL = (
@@ -61,13 +61,20 @@ class Snapshot:
 
     def listing(self) -> dict[str, int] | None:
         """Name -> size in bytes of all files of the commit; None when the cache does not know them."""
+        files = self._tree()
+        return None if files is None else {file.path: file.size for file in files}
+
+    def hashes(self) -> dict[str, str]:
+        """Name -> SHA-256 of the files for which the hub lists it: the large ones."""
+        return {file.path: file.lfs.sha256 for file in self._tree() or () if file.lfs is not None}
+
+    def _tree(self) -> list[huggingface_hub.RepoFile] | None:
         try:
-            files = huggingface_hub.get_cached_repo_tree(
+            return huggingface_hub.get_cached_repo_tree(
                 self.ref.source, revision=self.commit, cache_dir=constants.HF_HUB_CACHE
             )
         except CachedRepoTreeNotFoundError:
             return None
-        return {file.path: file.size for file in files}
 
     def names_here(self) -> list[str]:
         """The files of the commit that are in the cache."""
@@ -227,7 +234,7 @@ def _download(snapshot: Snapshot, names: Sequence[str]) -> Reporting[None]:
     _check_space(snapshot.ref, needed)
     jobs: list[Callable[[Meter], object]] = [partial(_get, snapshot, name) for name in missing]
     try:
-        resume_after_resets()
+        sweep(snapshot.repository)
         yield from run_jobs(snapshot.ref.source, total - needed, total, jobs)
     except Exception as error:
         raise explain(error, snapshot.ref) from error
@@ -246,28 +253,16 @@ def _check_space(ref: ModelRef, needed: int) -> None:
 
 
 def _get(snapshot: Snapshot, name: str, meter: Meter) -> None:
-    api().hf_hub_download(
+    transfer = Transfer(meter, f"{snapshot.ref.source}: {name}", snapshot.hashes().get(name))
+    get = partial(
+        api().hf_hub_download,
         snapshot.ref.source,
         name,
         revision=snapshot.commit,
         cache_dir=constants.HF_HUB_CACHE,
-        tqdm_class=cast("Any", partial(_Bar, meter)),  # it asks for no more than a factory
+        tqdm_class=cast("Any", transfer),  # it asks for no more than a factory
     )
-
-
-class _Bar:
-    """What huggingface_hub takes for a tqdm bar: it passes the bytes on, and stops the download when told to."""
-
-    def __init__(self, meter: Meter, **_options: Any) -> None:
-        self._meter = meter
-
-    def update(self, count: float | None = 1) -> None:
-        self._meter.add(int(count or 0))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
+    try:
+        get()
+    except Damaged:  # a line or a proxy may garble once
+        get()
