@@ -17,7 +17,8 @@ from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
-from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
+from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, find
+from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range
 
@@ -48,15 +49,11 @@ class Pair:
 
     @property
     def loaded_target(self) -> LoadedModel:
-        return _loaded(self.checkpoint)
+        return loaded_model(self.checkpoint)
 
     @property
     def loaded_draft(self) -> LoadedModel | None:
-        return _loaded(self.draft_checkpoint) if self.draft_checkpoint else None
-
-
-def _loaded(checkpoint: Checkpoint) -> LoadedModel:
-    return LoadedModel(checkpoint.ref.source, checkpoint.commit or checkpoint.ref.revision)
+        return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
 
 
 def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
@@ -75,9 +72,10 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
-            if draft_checkpoint is not None:
-                draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
-        checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
+        models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
+        yield from fetch_all(models, offline=options.offline)
+        for each in models:  # a large file that was never hashed is read while it is loaded
+            pool.submit(loaded_model, each)
         model, placement = yield from _load(checkpoint, device, options)
         tokenizer, shared = comparing.result()
     pair = Pair(
@@ -95,7 +93,6 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
     if draft_checkpoint is None:
         return pair
-    draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
     draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
     shared = min(shared, model.vocab_size)
     by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)

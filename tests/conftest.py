@@ -21,6 +21,14 @@ def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def pins_file(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test pins models in a file of its own."""
+    file = tmp_path_factory.mktemp("config") / "pins.toml"
+    monkeypatch.setattr("specgen.models.pins.file", lambda: file)
+    return file
+
+
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for packed weights that only this test uses."""

@@ -67,6 +67,7 @@ class Repository:
     refusal: tuple[int, str] | None = None  # status and X-Error-Code for everything
     gated: bool = False  # information for all, files for none
     token: str | None = None
+    has_terms: bool = False  # gated, but whoever asks has accepted
 
 
 @dataclass
@@ -126,6 +127,7 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     hub = HubServer(cache=tmp_path / "hf" / "hub")
     hub.start()
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "5"}
+    settings |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     dropped = ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE")
     for name in dropped:
         monkeypatch.delenv(name, raising=False)
@@ -215,7 +217,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(known, commit, "/".join(rest[2:]))
 
     def _info(self, repo: str, known: Repository, commit: str) -> object:
-        return {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in _files(known.folder)]}
+        gated = "auto" if known.gated or known.has_terms else False
+        siblings = [{"rfilename": name} for name in _files(known.folder)]
+        return {"id": repo, "sha": commit, "gated": gated, "siblings": siblings}
 
     def _tree(self, known: Repository) -> object:
         entries: list[dict[str, object]] = []

@@ -11,13 +11,14 @@ with warnings.catch_warnings():
     import huggingface_hub
 
 from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub_logging
 
 import specgen
 
 __all__ = ["api", "constants", "huggingface_hub"]
 
 
-logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+hub_logging.set_verbosity(logging.CRITICAL)
 warnings.filterwarnings("ignore", message="Not enough free disk space", category=UserWarning)
 # Otherwise the first request of a day is preceded by one that only decorates the User-Agent header.
 constants.HF_HUB_DISABLE_TELEMETRY = True

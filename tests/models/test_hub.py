@@ -131,11 +131,12 @@ def test_what_is_there_counts_as_done(hub: HubServer, tmp_path: Path) -> None:
 
 def test_what_is_cached_costs_one_request(hub: HubServer, folder: Path) -> None:
     hub.publish("org/m", folder)
-    whole()
+    whole("org/m@main")
     hub.requests.clear()
     events: list[object] = []
-    whole(events=events)
-    assert [(request.method, request.path) for request in hub.requests] == [("GET", "api/models/org/m")]
+    whole("org/m@main", events=events)
+    asked = [(request.method, request.path) for request in hub.requests]
+    assert asked == [("GET", "api/models/org/m/revision/main")]
     assert events == []
 
 
@@ -196,16 +197,16 @@ def test_finished_files_are_kept_and_half_ones_never_handed_out(hub: HubServer, 
 
 def test_a_failed_update_leaves_the_older_commit_usable(hub: HubServer, folder: Path) -> None:
     old = hub.publish("org/m", folder)
-    whole()
+    whole("org/m@main")
     write_model(folder, size=100_004)
     new = hub.publish("org/m", folder)
     hub.cuts["model.safetensors"] = 99
     with pytest.raises(DownloadFailed):
-        whole()
-    assert whole(offline=True).commit == old
+        whole("org/m@main")
+    assert whole("org/m@main", offline=True).commit == old
     hub.cuts.clear()
-    assert whole().commit == new
-    assert whole(offline=True).commit == new
+    assert whole("org/m@main").commit == new
+    assert whole("org/m@main", offline=True).commit == new
 
 
 def test_closing_stops_the_download(hub: HubServer, folder: Path) -> None:
@@ -259,18 +260,18 @@ def test_a_cache_that_another_tool_filled(hub: HubServer, folder: Path) -> None:
 
 def test_a_hub_that_is_down_is_said_and_the_cache_used(hub: HubServer, folder: Path) -> None:
     hub.publish("org/m", folder)
-    online = whole()
+    online = whole("org/m@main")
     hub.failing = 503
     events: list[object] = []
-    assert whole(events=events) == online
-    said = f"{hub.url} answered 503 for org/m; going on with the copy of org/m in the cache"
+    assert whole("org/m@main", events=events) == online
+    said = f"{hub.url} answered 503 for org/m@main; going on with the copy of org/m@main in the cache"
     assert events == [Notice(said)]
     hub.stop()
     from huggingface_hub import close_session
 
     close_session()
     events.clear()
-    assert whole(events=events) == online
+    assert whole("org/m@main", events=events) == online
     assert isinstance(events[0], Notice)
     assert f"cannot reach {hub.url}" in events[0].text
 
@@ -364,7 +365,7 @@ def test_a_disk_that_is_too_small(hub: HubServer, folder: Path, monkeypatch: pyt
     checkpoint = small()
     usage = shutil._ntuple_diskusage(100, 90, 10)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DownloadFailed, match=r"org/m needs 0\.0 GB and .* has 0\.0 GB left; free some space"):
+    with pytest.raises(DownloadFailed, match=r"org/m: 0\.0 GB to download and .* has 0\.0 GB left; free some"):
         follow(fetch_weights(checkpoint, offline=False), [].append)
 
 
