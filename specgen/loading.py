@@ -17,6 +17,7 @@ from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
+from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, find
 from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
@@ -68,11 +69,13 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
     draft_checkpoint = None
     if draft not in (LOOKUP, NONE):
         draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
+    for each in models:
+        check_backend(each)
     with ThreadPoolExecutor(max_workers=1) as pool:
         comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
-        models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
         yield from fetch_all(models, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded
             pool.submit(loaded_model, each)
