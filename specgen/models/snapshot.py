@@ -1,5 +1,6 @@
 """One commit of a repository of the hub, in the cache that all tools share."""
 
+import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,12 +32,22 @@ class Snapshot:
 
     def listing(self) -> dict[str, int] | None:
         """Name -> size in bytes of all files of the commit; None when the cache does not know them."""
-        files = self._tree()
-        return None if files is None else {file.path: file.size for file in files}
+        try:
+            files = huggingface_hub.get_cached_repo_tree(
+                self.ref.source, revision=self.commit, cache_dir=constants.HF_HUB_CACHE
+            )
+        except CachedRepoTreeNotFoundError:
+            return None
+        return {file.path: file.size for file in files}
 
     def hashes(self) -> dict[str, str]:
         """Name -> SHA-256 of the files for which the hub lists it: the large ones."""
-        return {file.path: file.lfs.sha256 for file in self._tree() or () if file.lfs is not None}
+        listed = self.repository / "trees" / f"{self.commit}.json"  # of which get_cached_repo_tree tells only a part
+        try:
+            files = json.loads(listed.read_text(encoding="utf-8"))["files"]
+            return {name: file["lfs_sha256"] for name, file in files.items() if "lfs_sha256" in file}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
 
     def names_here(self) -> list[str]:
         """The files of the commit that are in the cache."""
@@ -68,14 +79,6 @@ class Snapshot:
             new = ref.with_name(f"{ref.name}.{os.getpid()}")
             new.write_text(self.commit)
             new.replace(ref)  # another process never reads half a hash
-
-    def _tree(self) -> list[huggingface_hub.RepoFile] | None:
-        try:
-            return huggingface_hub.get_cached_repo_tree(
-                self.ref.source, revision=self.commit, cache_dir=constants.HF_HUB_CACHE
-            )
-        except CachedRepoTreeNotFoundError:
-            return None
 
 
 def revision_of(ref: ModelRef) -> str:

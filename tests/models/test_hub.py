@@ -18,8 +18,9 @@ from specgen.errors import (
     UnsupportedModel,
 )
 from specgen.events import Notice, Progress
-from specgen.models.checkpoint import Checkpoint, fetch_weights, find, follow
+from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model
+from tests.models.pulling import names, small, whole
 
 hub = pytest.fixture(serve_hub)
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -35,19 +36,6 @@ def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_model(tmp_path / "m")
-
-
-def small(source: str = "org/m", *, offline: bool = False, events: list[object] | None = None) -> Checkpoint:
-    return follow(find(ModelRef.parse(source), offline=offline), [].append if events is None else events.append)
-
-
-def whole(source: str = "org/m", *, offline: bool = False, events: list[object] | None = None) -> Checkpoint:
-    checkpoint = small(source, offline=offline, events=events)
-    return follow(fetch_weights(checkpoint, offline=offline), [].append if events is None else events.append)
-
-
-def names(checkpoint: Checkpoint) -> set[str]:
-    return {path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()}
 
 
 # What is downloaded
