@@ -41,7 +41,7 @@ def pins() -> dict[str, Pin]:
     try:
         tables = tomli.loads(file().read_text(encoding="utf-8"))
         return {name: _pin(table) for name, table in tables.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it does not hold pins"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,31 +14,11 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.cli.main import main
 from specgen.models import packed
+from tests.cli.command import Run, Terminal
 from tests.hub_server import HubServer, serve_hub, write_model
 
 hub = pytest.fixture(serve_hub)
-Run = Callable[..., tuple[int, str, str]]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run specgen here; its exit code, stdout and stderr."""
-
-    def specgen(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return specgen
 
 
 @pytest.fixture
