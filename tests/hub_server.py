@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = _files(folder).get(name)
         if path is None:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
-        digest = _sha256(path) if _is_lfs(name) else _digest(path)
+        digest = _sha256(path) if _is_lfs(name) else _digest(path)[:40]
         headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}
         if not _is_lfs(name):
             return self._file(path, headers)

@@ -271,6 +271,43 @@ def test_a_hub_that_is_down_and_nothing_cached(hub: HubServer, folder: Path) -> 
         whole()
 
 
+def test_a_hub_that_refuses_what_is_cached(hub: HubServer, folder: Path) -> None:
+    """A token that ran out, a repository that is gone: what is here still works."""
+    hub.publish("org/m", folder)
+    online = whole("org/m@main")
+    hub.repositories["org/m"].refusal = (401, "GatedRepo")
+    events: list[object] = []
+    assert whole("org/m@main", events=events) == online
+    assert events == [Notice("org/m@main is gated; going on with the copy of org/m@main in the cache")]
+
+
+# Terms
+
+
+def test_terms_are_named_before_the_weights_are_downloaded(hub: HubServer, folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n")
+    hub.publish("org/m", folder)
+    hub.repositories["org/m"].has_terms = True
+    events: list[object] = []
+    small(events=events)
+    assert [event for event in events if isinstance(event, Notice)] == [
+        Notice(f"org/m is not for commercial use: its licence is qwen-research, see {hub.url}/org/m"),
+        Notice(f"org/m is gated: you are bound by the terms that you accepted at {hub.url}/org/m"),
+    ]
+    assert not hub.asked("cdn")
+    whole()
+    events.clear()
+    whole(events=events)
+    assert events == []  # once is enough
+
+
+def test_terms_that_bind_nobody_are_not_named(hub: HubServer, folder: Path) -> None:
+    hub.publish("org/m", folder)
+    events: list[object] = []
+    whole(events=events)
+    assert not [event for event in events if isinstance(event, Notice)]
+
+
 # Errors
 
 
@@ -299,6 +336,7 @@ def fail(status: int) -> object:
             AccessDenied,
             "the token is missing or wrong; check the name at {hub}/org/m and set HF_",
         ),
+        ("org/m", refuse(401, "GatedRepo"), AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF"),
         ("org/m", refuse(403, "GatedRepo"), AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF"),
         ("org/m", gate, AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF_TOKEN"),
         ("org/m", refuse(403), AccessDenied, "refuses org/m to this token; see {hub}/org/m"),
