@@ -18,7 +18,7 @@ from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.backends import check_backend
-from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, find
+from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
 from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range
@@ -74,9 +74,10 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         check_backend(each)
     with ThreadPoolExecutor(max_workers=1) as pool:
         comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
-        if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
+        if not all(each.is_whole for each in models):
             comparing.result()
-        yield from fetch_all(models, offline=options.offline)
+            yield from fetch_all(models, offline=options.offline)
+        yield from fetch_weights(checkpoint, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded
             pool.submit(loaded_model, each)
         model, placement = yield from _load(checkpoint, device, options)
@@ -96,6 +97,7 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
     if draft_checkpoint is None:
         return pair
+    yield from fetch_weights(draft_checkpoint, offline=options.offline)
     draft_model, draft_placement = yield from _load(draft_checkpoint, device, options)
     shared = min(shared, model.vocab_size)
     by_model = ModelDrafter(draft_model, shared, draft_model.context_length or UNLIMITED)
