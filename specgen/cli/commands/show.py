@@ -12,14 +12,18 @@ from specgen.core import ModelRef
 
 def command(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A curated pair, org/name[@revision][:file.gguf], a folder, a .gguf file."
+        ),
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
     """Show what a model is and where it came from: commit, licence, architecture, size, files and their SHA-256.
 
-    Of a model of the hub that is not cached only the small files are downloaded, never the weights.
+    Of a model of the hub that is not cached only the small files are downloaded, never the weights; but a GGUF file,
+    which has everything in one, is downloaded.
 
     Examples:
 
