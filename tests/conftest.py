@@ -14,10 +14,11 @@ settings.load_profile("specgen")
 
 @pytest.fixture(autouse=True, scope="session")
 def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Packed weights go to a folder of the tests, not to the user's own."""
+    """Packed weights and hashes go to a folder of the tests, not to the user's own."""
     folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.models.packed.folder", lambda: folder)
+        patch.setattr("specgen.models.provenance._store", lambda: folder / "hashes.json")
         yield
 
 
