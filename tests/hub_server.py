@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -150,6 +151,15 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     yield hub
     hub.stop()
     close_session()
+
+
+def half_downloaded(hub: HubServer) -> int:
+    """The bytes in the cache of files that are not whole yet."""
+    sizes = [0]
+    for path in hub.cache.rglob("*.incomplete"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def _files(folder: Path) -> dict[str, Path]:

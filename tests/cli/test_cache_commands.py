@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import gguf
@@ -16,7 +15,7 @@ import pytest
 
 from specgen.models import packed
 from tests.cli.command import Run, Terminal
-from tests.hub_server import HubServer, serve_hub, write_model
+from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 
 hub = pytest.fixture(serve_hub)
 
@@ -61,15 +60,6 @@ def test_pull_says_that_the_cache_is_used(hub: HubServer, commit: str, run: Run)
     code, out, err = run("pull", "org/m@main")
     assert (code, out) == (0, before)
     assert err == f"specgen: {hub.url} answered 502 for org/m@main; going on with the copy of org/m@main in the cache\n"
-
-
-def half_downloaded(hub: HubServer) -> int:
-    """The bytes in the cache of files that are not whole yet."""
-    sizes = [0]
-    for path in hub.cache.rglob("*.incomplete"):
-        with suppress(FileNotFoundError):  # finished meanwhile
-            sizes.append(path.stat().st_size)
-    return max(sizes)
 
 
 def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
