@@ -38,23 +38,35 @@ class Dtype(StrEnum):
 class ModelRef:
     """Where a model comes from: a hub id `org/name`, a local folder, a `.gguf` file, or `bundled:` with a folder.
 
-    `revision` is a branch, tag or commit of the hub; it means nothing for a local path.
+    `revision` is a branch, tag or commit of the hub, `file` a `.gguf` file of the repository; neither means anything
+    for a local path.
     """
 
     source: str
     revision: str | None = None
+    file: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "ModelRef":
-        """Read `org/name[@revision]` or a path. A path keeps its `@`: only what looks like an id is split."""
-        source, at, revision = text.partition("@")
-        is_path = text.startswith((".", "/", "~")) or text.endswith(".gguf") or "\\" in text
-        if at and revision and source.count("/") <= 1 and not is_path:
-            return cls(source, revision)
-        return cls(text)
+        """Read `org/name[@revision][:file.gguf]` or a path, which keeps its `@` and `:`."""
+        if text.startswith((".", "/", "~")) or "\\" in text:
+            return cls(text)
+        model, colon, file = text.partition(":")
+        source, at, revision = model.partition("@")
+        if source.count("/") > 1 or (at and not revision):
+            return cls(text)
+        if colon and file.endswith(".gguf"):
+            return cls(source, revision or None, file)
+        return cls(source, revision) if at and not text.endswith(".gguf") else cls(text)
+
+    @property
+    def name(self) -> str:
+        """Which model it is, whatever its revision."""
+        return f"{self.source}:{self.file}" if self.file else self.source
 
     def __str__(self) -> str:
-        return f"{self.source}@{self.revision}" if self.revision else self.source
+        at = f"@{self.revision}" if self.revision else ""
+        return f"{self.source}{at}:{self.file}" if self.file else f"{self.source}{at}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in use: what was asked for, and the commit it resolved to (None for local files)."""
+    """A model in use: what was asked for, and the commit it resolved to (None for local files).
+
+    `licence` is what its card says, `files` the SHA-256 of every file that has a say in the text, by name.
+    """
 
     id: str
     revision: str | None = None
+    licence: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

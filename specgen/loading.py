@@ -18,7 +18,9 @@ from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
 from specgen.events import Event, LoadedModel, Notice, Progress
-from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
+from specgen.models.backends import check_backend
+from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
+from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
 from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
@@ -52,15 +54,11 @@ class Pair:
 
     @property
     def loaded_target(self) -> LoadedModel:
-        return _loaded(self.checkpoint)
+        return loaded_model(self.checkpoint)
 
     @property
     def loaded_draft(self) -> LoadedModel | None:
-        return _loaded(self.draft_checkpoint) if self.draft_checkpoint else None
-
-
-def _loaded(checkpoint: Checkpoint) -> LoadedModel:
-    return LoadedModel(checkpoint.ref.source, checkpoint.commit or checkpoint.ref.revision)
+        return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +88,8 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
             yield Notice(chosen.why)
     elif draft not in (LOOKUP, NONE):
         draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    for each in filter(None, (checkpoint, draft_checkpoint)):
+        check_backend(each)
     plan = plan_pair(checkpoint, draft_checkpoint, options, device)
     return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
 
@@ -111,13 +111,15 @@ def open_pair(
     if dropped := check(prepared.plan, options):
         yield Notice(dropped)
         draft, draft_checkpoint = LOOKUP, None
+    models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
     with ThreadPoolExecutor(max_workers=1) as pool:
         comparing = pool.submit(_compared, prepared, checkpoint, draft_checkpoint, options, examine)
-        if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
+        if not all(each.is_whole for each in models):
             comparing.result()
-            if draft_checkpoint is not None:
-                draft_checkpoint = yield from fetch_weights(draft_checkpoint, offline=options.offline)
-        checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
+            yield from fetch_all(models, offline=options.offline)
+        yield from fetch_weights(checkpoint, offline=options.offline)
+        for each in models:  # a large file that was never hashed is read while it is loaded
+            pool.submit(loaded_model, each)
         model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
         tokenizer, shared = comparing.result()
     pair = Pair(
@@ -163,6 +165,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     )
     if checkpoint is None:
         return alone
+    check_backend(checkpoint)
     _, shared = compared or compare(pair.checkpoint, checkpoint, options)
     return (yield from _with_model(alone, checkpoint, shared, device, options))
 
@@ -171,7 +174,7 @@ def _with_model(
     pair: Pair, checkpoint: Checkpoint, shared: int, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, Pair]:
     """`pair` with the model of `checkpoint`, whose first `shared` ids mean the same, as its draft."""
-    checkpoint = yield from fetch_weights(checkpoint, offline=options.offline)
+    yield from fetch_weights(checkpoint, offline=options.offline)
     model, placement = yield from _load(checkpoint, device, options)
     shared = min(shared, pair.target.vocab_size)
     by_model = ModelDrafter(model, shared, model.context_length or UNLIMITED)

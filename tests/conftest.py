@@ -16,10 +16,11 @@ settings.load_profile("specgen")
 
 @pytest.fixture(autouse=True, scope="session")
 def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Packed weights go to a folder of the tests, not to the user's own."""
+    """Packed weights and hashes go to a folder of the tests, not to the user's own."""
     folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.models.packed.folder", lambda: folder)
+        patch.setattr("specgen.models.provenance._store", lambda: folder / "hashes.json")
         yield
 
 
@@ -39,6 +40,12 @@ def no_user_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     folder = tmp_path_factory.mktemp("settings")
     monkeypatch.setenv("SPECGEN_CONFIG_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def pins_file(no_user_settings: Path) -> Path:
+    """Where this test pins models."""
+    return no_user_settings / "pins.toml"
 
 
 @pytest.fixture

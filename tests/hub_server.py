@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,11 +63,12 @@ class Request:
 
 @dataclass
 class Repository:
-    folder: Path
-    commits: dict[str, str]  # branch or tag -> commit
+    commits: dict[str, str] = field(default_factory=dict)  # branch or tag -> commit
+    folders: dict[str, Path] = field(default_factory=dict)  # commit -> what it holds, as it is now
     refusal: tuple[int, str] | None = None  # status and X-Error-Code for everything
     gated: bool = False  # information for all, files for none
     token: str | None = None
+    has_terms: bool = False  # gated, but whoever asks has accepted
 
 
 @dataclass
@@ -79,6 +81,10 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
     cuts: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers break off half-way
     reset: bool = False  # break off with a reset connection instead of a closed one
+    garbled: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers have a wrong bit
+    busy: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers are a 503
+    resumes: bool = True  # whether a Range is obeyed
+    prefix: str = ""  # a path that all others are below, as on a mirror
     stalled: set[str] = field(default_factory=set)  # files that stop half-way until the server ends
     trickling: set[str] = field(default_factory=set)  # files that come slowly
     failing: int = 0  # the status that every request gets; 0 for none
@@ -92,14 +98,14 @@ class HubServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
 
     def publish(self, repo: str, folder: Path, revision: str = "main") -> str:
         """Serve `folder` as it is from now on; its commit."""
         commit = hashlib.sha1(b"".join(_digest(path).encode() for path in _files(folder).values())).hexdigest()
-        known = self.repositories.setdefault(repo, Repository(folder, {}))
-        known.folder = folder
+        known = self.repositories.setdefault(repo, Repository())
         known.commits[revision] = commit
+        known.folders[commit] = folder
         return commit
 
     def asked(self, part: str = "", method: str = "") -> list[Request]:
@@ -125,6 +131,7 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     hub = HubServer(cache=tmp_path / "hf" / "hub")
     hub.start()
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_ETAG_TIMEOUT": "5"}
+    settings |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     dropped = ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_OFFLINE")
     for name in dropped:
         monkeypatch.delenv(name, raising=False)
@@ -139,10 +146,20 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     hasty = SimpleNamespace(**{**vars(time), "sleep": lambda _seconds: None})
     monkeypatch.setattr("huggingface_hub.file_download.time", hasty)
     monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
+    monkeypatch.setattr("specgen.models.transfer.WAITS", (0.0,) * 3)
     close_session()
     yield hub
     hub.stop()
     close_session()
+
+
+def half_downloaded(hub: HubServer) -> int:
+    """The bytes in the cache of files that are not whole yet."""
+    sizes = [0]
+    for path in hub.cache.rglob("*.incomplete"):
+        with suppress(FileNotFoundError):  # finished meanwhile
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -151,6 +168,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _is_lfs(name: str) -> bool:
@@ -179,7 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path).strip("/")
+        path = unquote(urlsplit(self.path).path)
+        if self.hub.prefix and not path.startswith((self.hub.prefix, "/cdn/")):
+            return self._refuse(404, "")
+        path = path.removeprefix(self.hub.prefix).strip("/")
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
         if self.hub.failing:
@@ -192,11 +216,12 @@ class _Handler(BaseHTTPRequestHandler):
             is_api = path.startswith("api/models/")
             parts = path.removeprefix("api/models/").split("/")
             self._route("/".join(parts[:2]), parts[2:], token, is_api=is_api)
+        return None
 
     def _route(self, repo: str, rest: list[str], token: str | None, *, is_api: bool) -> None:
-        known = self.hub.repositories.get(repo) or Repository(Path(), {}, refusal=(404, "RepoNotFound"))
+        known = self.hub.repositories.get(repo) or Repository(refusal=(404, "RepoNotFound"))
         revision = rest[1] if len(rest) > 1 else "main"
-        commit = known.commits.get(revision, revision if revision in known.commits.values() else None)
+        commit = known.commits.get(revision, revision if revision in known.folders else None)
         if known.refusal is not None:
             self._refuse(*known.refusal)
         elif known.token is not None and token != known.token:
@@ -204,30 +229,34 @@ class _Handler(BaseHTTPRequestHandler):
         elif commit is None:
             self._refuse(404, "RevisionNotFound")
         elif is_api:
-            self._json(self._tree(known) if rest[:1] == ["tree"] else self._info(repo, known, commit))
+            folder = known.folders[commit]
+            self._json(self._tree(folder) if rest[:1] == ["tree"] else self._info(repo, known, commit))
         elif known.gated:
             self._refuse(403, "GatedRepo")
         else:
-            self._resolve(known, commit, "/".join(rest[2:]))
+            self._resolve(known.folders[commit], commit, "/".join(rest[2:]))
 
     def _info(self, repo: str, known: Repository, commit: str) -> object:
-        return {"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in _files(known.folder)]}
+        gated = "auto" if known.gated or known.has_terms else False
+        siblings = [{"rfilename": name} for name in _files(known.folders[commit])]
+        return {"id": repo, "sha": commit, "gated": gated, "siblings": siblings}
 
-    def _tree(self, known: Repository) -> object:
+    def _tree(self, folder: Path) -> object:
         entries: list[dict[str, object]] = []
-        for name, path in _files(known.folder).items():
+        for name, path in _files(folder).items():
             size = path.stat().st_size
             entry = {"type": "file", "path": name, "size": size, "oid": _digest(path)[:40]}
-            lfs = {"lfs": {"oid": _digest(path), "size": size, "pointerSize": 130}} if _is_lfs(name) else {}
+            lfs = {"lfs": {"oid": _sha256(path), "size": size, "pointerSize": 130}} if _is_lfs(name) else {}
             entries.append({**entry, **lfs})
         return entries
 
-    def _resolve(self, known: Repository, commit: str, name: str) -> None:
+    def _resolve(self, folder: Path, commit: str, name: str) -> None:
         """Large files are elsewhere, at another origin; their description comes with the redirect."""
-        path = _files(known.folder).get(name)
+        path = _files(folder).get(name)
         if path is None:
             return self._refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{_digest(path)}"'}
+        digest = _sha256(path) if _is_lfs(name) else _digest(path)[:40]
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"'}
         if not _is_lfs(name):
             return self._file(path, headers)
         headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-ETag": headers["ETag"]}
@@ -236,13 +265,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
         data = path.read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        if self.command == "GET" and self.hub.busy.get(path.name, 0) > 0:
+            self.hub.busy[path.name] -= 1
+            return self._refuse(503, "")
+        if self.command == "GET" and self.hub.garbled.get(path.name, 0) > 0:
+            self.hub.garbled[path.name] -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        asked = self.headers.get("Range") if self.hub.resumes else None
+        start = int((asked or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if start:
             headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         half = self.command == "GET" and (path.name in self.hub.stalled or self.hub.cuts.get(path.name, 0) > 0)
         self._send(206 if start else 200, data[start:], headers, half=half)
         if half:
             self._break_off(path.name)
+        return None
 
     def _break_off(self, name: str) -> None:
         self.close_connection = True

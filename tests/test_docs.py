@@ -31,15 +31,16 @@ def test_every_exit_code_is_listed() -> None:
     assert listed == kinds | {0, errors.INTERRUPTED}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/structure.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md"])
 def test_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:specgen|docs|tests)/[\w/.]+?)/?`", text):
         assert (ROOT / name).exists(), name
 
 
-def test_the_readme_names_only_commands_that_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", ["README.md", "docs/models.md"])
+def test_only_commands_that_exist_are_named(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
     commands = "\n".join("".join(parts) for parts in re.findall(r"```sh\n(.*?)```|(`specgen [^`]*`)", text, re.DOTALL))
     for word in re.findall(r"(?:^|[`|&] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
         assert word in command_names(), word

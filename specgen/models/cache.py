@@ -11,7 +11,9 @@ from huggingface_hub.errors import CacheNotFound
 
 from specgen.core import ModelRef
 from specgen.errors import ModelNotFound, SpecgenError
+from specgen.models import pins
 from specgen.models.hub_client import constants
+from specgen.models.snapshot import Snapshot
 from specgen.models.weights import CONFIG
 
 _SHORTEST_HASH = 7  # as git abbreviates
@@ -50,12 +52,14 @@ class Removal:
         return sum(int(strategy.expected_freed_size) for strategy in self.strategies)
 
     def execute(self) -> None:
-        """Delete. Raises SpecgenError when something could not be deleted."""
+        """Delete, and unpin what is gone. Raises SpecgenError when something could not be deleted."""
         for strategy in self.strategies:
             strategy.execute()
             left = [path for path in (*strategy.repos, *strategy.snapshots) if path.exists()]
             if left:
                 raise SpecgenError(f"{left[0]} could not be deleted", hint="check its permissions")
+        removed = {ModelRef.parse(model).source for model in self.models}
+        pins.forget(lambda model, commit: model in removed and not Snapshot(ModelRef(model), commit).folder.is_dir())
 
 
 def folder() -> Path:

@@ -5,6 +5,7 @@ files, `fetch_weights` the rest.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 from specgen.core import ModelRef
 from specgen.errors import BadFile, ModelNotFound, UnsupportedModel
 from specgen.models.reporting import Reporting, follow
-from specgen.models.weights import CONFIG, check_loadable, read_json, verify, weight_names
+from specgen.models.weights import CONFIG, check_loadable, check_parts, read_json, verify, weight_names
 
-__all__ = ["Checkpoint", "Reporting", "fetch_weights", "find", "follow"]
+__all__ = ["Checkpoint", "Reporting", "fetch_all", "fetch_weights", "find", "follow"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _GGUF_MAGIC = b"GGUF"
@@ -65,9 +66,9 @@ class Checkpoint:
         """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
         sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
         if self.commit is not None and len(sizes) < len(self.weight_files):
-            from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+            from specgen.models.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
 
-            listing = hub.Snapshot(self.ref, self.commit).listing() or {}
+            listing = Snapshot(self.ref, self.commit).listing() or {}
             return sum(listing.get(name, 0) for name in weight_names(self.path, listing))
         return sum(sizes.values())
 
@@ -88,23 +89,32 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     if not _HUB_ID.fullmatch(ref.source) or ".." in ref.source or "--" in ref.source:
         raise ModelNotFound(
             f"'{ref.source}' is neither an existing path nor a hub id",
-            hint="give a folder, a .gguf file, or org/name",
+            hint="give a folder, a .gguf file, org/name, or org/name:file.gguf",
         )
     from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
 
-    folder, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
-    return Checkpoint(ref, folder, commit)
+    path, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
+    if ref.file is not None:
+        _check_gguf(path)
+    return Checkpoint(ref, path, commit)
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpoint]:
     """The same model with its weights: all of them there, every file whole. Raises what `find` raises."""
-    if checkpoint.commit is not None:
+    yield from fetch_all([checkpoint], offline=offline)
+    return checkpoint
+
+
+def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[None]:
+    """The weights of several models, as one download."""
+    of_hub = [(each.ref, each.commit) for each in checkpoints if each.commit is not None]
+    if of_hub:
         from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
 
-        yield from hub.fetch_weights(checkpoint.ref, checkpoint.commit, offline=offline)
-    if not checkpoint.is_gguf:
-        verify(checkpoint.weight_files)
-    return checkpoint
+        yield from hub.fetch_weights(of_hub, offline=offline)
+    for checkpoint in checkpoints:
+        if not checkpoint.is_gguf:
+            verify(checkpoint.weight_files)
 
 
 def _existing(text: str) -> Path | None:
@@ -158,5 +168,6 @@ def _check_gguf(path: Path) -> None:
         raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the file's permissions") from error
     if path.suffix != ".gguf":
         raise UnsupportedModel(f"{path} is a file, but no .gguf file", hint="give the model's folder, or a .gguf file")
+    check_parts(path.name)
     if magic != _GGUF_MAGIC:
         raise BadFile(f"{path} is not a GGUF file", hint="download it again")

@@ -28,12 +28,29 @@ class Meter:
         self.done = done
         self.stop = Event()
         self._lock = Lock()
+        self._said: list[str] = []
 
     def add(self, count: int) -> None:
         if self.stop.is_set():
             raise Stopped
         with self._lock:
             self.done += count
+
+    def say(self, text: str) -> None:
+        """Let the user know; the same sentence counts once."""
+        with self._lock:
+            if text not in self._said:
+                self._said.append(text)
+
+    def said(self, after: int) -> list[str]:
+        """The sentences so far, but for the first ones."""
+        with self._lock:
+            return self._said[after:]
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises Stopped like `add`."""
+        if self.stop.wait(seconds):
+            raise Stopped
 
 
 def follow(reporting: Reporting[T], show: Callable[[Progress | Notice], object]) -> T:
@@ -60,7 +77,7 @@ def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], 
     for job in jobs:
         pending.put(job)
     ended: SimpleQueue[None] = SimpleQueue()  # Thread.join takes a thread for ended once Ctrl-C interrupts it
-    running = 0
+    running = told = 0
     try:
         yield Progress(what, shown := done, total)
         for _ in range(min(_THREADS, len(jobs))):
@@ -68,6 +85,9 @@ def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], 
             running += 1
         while running:
             running -= _ended(ended, _EVERY_S)
+            for text in meter.said(told):
+                yield Notice(text)
+                told += 1
             if running and shown != meter.done < total:
                 yield Progress(what, shown := meter.done, total)
     finally:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from specgen.models.checkpoint import Checkpoint
+from specgen.models.provenance import file_hashes, licence
 from specgen.models.weights import tensor_shapes
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """None wherever nobody says. `parameters` needs the weights here; `files` are name -> bytes, of those here."""
+    """None wherever nobody says. `parameters` needs the weights here; `files` are name -> bytes,
+    of those here, `hashes` the SHA-256 of those that have a say in the text."""
 
     id: str
     revision: str | None
@@ -26,6 +28,7 @@ class ModelSummary:
     dtype: str | None
     licence: str | None
     files: dict[str, int]
+    hashes: dict[str, str]
 
 
 def summarize(checkpoint: Checkpoint) -> ModelSummary:
@@ -40,7 +43,7 @@ def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
     architectures = top.get("architectures") or [None]
     dtypes, parameters = _weights(checkpoint)
     return ModelSummary(
-        id=checkpoint.ref.source,
+        id=checkpoint.ref.name,
         revision=checkpoint.commit,
         path=checkpoint.path,
         architecture=_first(str, {"first": architectures[0], **config}, "first", "model_type"),
@@ -50,8 +53,9 @@ def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
         vocabulary=_first(int, config, "vocab_size"),
         context_length=_first(int, config, "max_position_embeddings", "n_positions"),
         dtype=dtypes or _first(str, config, "dtype", "torch_dtype"),
-        licence=_licence(checkpoint.path / "README.md"),
+        licence=licence(checkpoint),
         files=_files(checkpoint.path),
+        hashes=file_hashes(checkpoint),
     )
 
 
@@ -61,8 +65,8 @@ def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
     header = read_header(checkpoint.path)
     architecture = _first(str, header, "general.architecture")
     return ModelSummary(
-        id=checkpoint.ref.source,
-        revision=None,
+        id=checkpoint.ref.name,
+        revision=checkpoint.commit,
         path=checkpoint.path,
         architecture=architecture,
         parameters=header["parameters"],
@@ -71,8 +75,9 @@ def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
         vocabulary=_first(int, header, "tokenizer.ggml.tokens", f"{architecture}.vocab_size"),
         context_length=_first(int, header, f"{architecture}.context_length"),
         dtype=_first(str, header, "general.file_type"),
-        licence=_first(str, header, "general.license"),
+        licence=licence(checkpoint),
         files={checkpoint.path.name: checkpoint.path.stat().st_size},
+        hashes=file_hashes(checkpoint),
     )
 
 
@@ -94,18 +99,6 @@ def _weights(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
     # Packed weights hold several parameters in one number: there the count would be wrong.
     packed = "quantization_config" in checkpoint.config
     return ", ".join(dtypes) or None, None if packed else sum(counts.values())
-
-
-def _licence(card: Path) -> str | None:
-    """`license` of the card's front matter, the lines between two `---`."""
-    try:
-        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0
-    front = dict(line.split(":", 1) for line in lines[1:end] if ":" in line and not line.startswith((" ", "-")))
-    name = front.get("license_name") or front.get("license") or ""
-    return name.strip().strip("\"'") or None
 
 
 def _files(folder: Path) -> dict[str, int]:

@@ -1,7 +1,9 @@
 """Which files of a model hold its weights, and whether they are whole."""
 
 import json
+import re
 from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +14,41 @@ from specgen.errors import BadFile, SpecgenError, UnsupportedModel
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+_SMALL = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "*.jinja",
+    "*.model",
+    "*.tiktoken",
+    "vocab*",
+    "merges.txt",
+)
+_TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*")
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def is_small(name: str) -> bool:
+    """Whether a model needs a file of this name beside its weights."""
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in _SMALL)
+
+
+def is_tokenizer(name: str) -> bool:
+    """Whether a tokenizer can be made of a file of this name."""
+    return any(fnmatchcase(name, pattern) for pattern in _TOKENIZERS)
+
+
+def check_parts(name: str) -> None:
+    """Raise UnsupportedModel for a .gguf file that is but one part of a model."""
+    if (part := _PART.search(name)) and int(part[1]) > 1:
+        raise UnsupportedModel(
+            f"{name} is one of {int(part[1])} parts",
+            hint="join them with `llama-gguf-split --merge`, or choose a model in one file",
+        )
 
 
 def check_loadable(model: str, names: Collection[str]) -> None:
@@ -28,8 +64,10 @@ def _no_weights(model: str, names: list[str]) -> SpecgenError:
     if "adapter_config.json" in names:
         return UnsupportedModel(f"{model} is an adapter, not a whole model", hint="merge it into its base model first")
     if any(name.endswith(".gguf") for name in names):
+        files = sorted(name for name in names if name.endswith(".gguf"))
+        more = f" (or another of {len(files)})" if len(files) > 1 else ""
         return UnsupportedModel(
-            f"{model} has GGUF weights only", hint="download one .gguf file and give its path as the model"
+            f"{model} has GGUF weights only", hint=f"name the file{more}: {model.partition('@')[0]}:{files[0]}"
         )
     if any(name.endswith(_PICKLES) for name in names):
         return UnsupportedModel(

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,16 @@ import pexpect
 import pytest
 
 from specgen.cli.main import main
+
+Run = Callable[..., tuple[int, str, str]]
+"""The fixture `run`: arguments to exit code, stdout and stderr."""
+
+
+class Terminal(io.StringIO):
+    """A standard input where this is typed."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

@@ -7,39 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
-from specgen.cli.main import main
 from specgen.models import packed
-from tests.hub_server import HubServer, serve_hub, write_model
+from tests.cli.command import Run, Terminal
+from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 
 hub = pytest.fixture(serve_hub)
-Run = Callable[..., tuple[int, str, str]]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run specgen here; its exit code, stdout and stderr."""
-
-    def specgen(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return specgen
 
 
 @pytest.fixture
@@ -65,7 +43,7 @@ def test_pull_says_what_went_wrong_in_one_line(hub: HubServer, commit: str, run:
     code, out, err = run("pull", "org/m", "org/none")
     assert (code, err.count("\n")) == (3, 1)
     assert err.startswith(f"specgen: there is no model org/none at {hub.url}")
-    assert out.startswith("org/m\t")
+    assert (out, hub.asked("safetensors")) == ("", [])  # before the long download, not after it
 
 
 def test_pull_offline_checks_the_cache(hub: HubServer, commit: str, run: Run) -> None:
@@ -77,20 +55,11 @@ def test_pull_offline_checks_the_cache(hub: HubServer, commit: str, run: Run) ->
 
 
 def test_pull_says_that_the_cache_is_used(hub: HubServer, commit: str, run: Run) -> None:
-    _, before, _ = run("pull", "org/m")
+    _, before, _ = run("pull", "org/m@main")
     hub.failing = 502
-    code, out, err = run("pull", "org/m")
+    code, out, err = run("pull", "org/m@main")
     assert (code, out) == (0, before)
-    assert err == f"specgen: {hub.url} answered 502 for org/m; going on with the copy of org/m in the cache\n"
-
-
-def half_downloaded(hub: HubServer) -> int:
-    """The bytes in the cache of files that are not whole yet."""
-    sizes = [0]
-    for path in hub.cache.rglob("*.incomplete"):
-        with suppress(FileNotFoundError):  # finished meanwhile
-            sizes.append(path.stat().st_size)
-    return max(sizes)
+    assert err == f"specgen: {hub.url} answered 502 for org/m@main; going on with the copy of org/m@main in the cache\n"
 
 
 def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
@@ -146,7 +115,7 @@ def test_list_shows_the_cached_models(hub: HubServer, commit: str, run: Run) -> 
     assert bundled.split()[0] == "stories"
     assert row.split()[0] == "org/m"
     assert row.split()[1].startswith("400.")
-    assert row.endswith(f"{commit[:8]} (main)")
+    assert row.endswith(f"{commit[:8]} (main, in use)")
 
 
 def test_list_json(hub: HubServer, commit: str, run: Run) -> None:
@@ -157,6 +126,7 @@ def test_list_json(hub: HubServer, commit: str, run: Run) -> None:
     assert (bundled["id"], bundled["bundled"]) == ("stories", True)
     [revision] = model["revisions"]
     assert (model["id"], revision["commit"], revision["names"]) == ("org/m", commit, ["main"])
+    assert revision["pinned"]
     assert model["size"] > 400_000
     assert Path(revision["path"]).is_dir()
 

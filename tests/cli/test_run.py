@@ -1,6 +1,7 @@
 """specgen run: what goes to stdout, what to stderr, and the exit code."""
 
 import errno
+import hashlib
 import io
 import json
 import shutil
@@ -91,7 +92,11 @@ def test_json_lines(run: Any, target: Path) -> None:
     assert "".join(step["text"] for step in steps) == finished["text"]
     assert sum(len(step["tokens"]) for step in steps) == finished["stats"]["generated_tokens"] == 24
     assert finished["reason"] == "length"
-    assert finished["models"]["target"] == {"id": str(target), "revision": None}
+    assert finished["models"] == {"target": started["target"], "draft": started["draft"]}
+    model = started["target"]
+    assert (model["id"], model["revision"], model["licence"]) == (str(target), None, None)
+    weights = hashlib.sha256((target / "model.safetensors").read_bytes()).hexdigest()
+    assert model["files"]["model.safetensors"] == weights
 
 
 def test_a_seed_is_drawn_and_repeats_the_run(run: Any) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
-from specgen.core import EngineOptions
+from specgen.core import Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
 from specgen.engine.runners.gguf_tensors import GgufTensors
 from specgen.engine.tokens import Tokens
-from specgen.events import Notice
+from specgen.events import Finished, Notice
 from specgen.loading import open_pair
 from specgen.models.checkpoint import Checkpoint, follow
+from specgen.session import Session
+from tests.checkpoints import write_tokenizer
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save
 from tests.gguf_files import finish, write_gguf
 
@@ -147,6 +151,52 @@ def test_each_type_is_read_as_gguf_reads_it(tmp_path: Path, name: str) -> None:
     assert down in tensors
     assert (tensors.shape(down), tensors.dtype(down)) == (shape, name if name in ("F32", "F16", "BF16") else "F32")
     np.testing.assert_array_equal(tensors[down].float().numpy(), gguf.dequantize(stored, kind))
+
+
+def test_a_tensor_is_dequantized_in_pieces(tmp_path: Path) -> None:
+    """What reading takes beside the result does not grow with the tensor."""
+    shape, kind = (2048, 4096), TYPES.Q4_K
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_head_count(4)
+    stored = np.zeros((shape[0], shape[1] // block * size), dtype=np.uint8)
+    writer.add_tensor("blk.0.ffn_down.weight", stored, raw_dtype=kind)
+    finish(writer, tmp_path / "m.gguf")
+    tensors = GgufTensors(tmp_path / "m.gguf")
+    tracemalloc.start()  # numpy's memory; the result is torch's
+    try:
+        result = tensors["model.layers.0.mlp.down_proj.weight"]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.nbytes == 4 * shape[0] * shape[1]
+    assert peak < result.nbytes / 4
+
+
+def greedy_text(model: Path) -> str:
+    options = EngineOptions(dtype=Dtype.BFLOAT16, quant=Quant.NONE)
+    with Session(str(model), "none", options) as session:
+        events = session.generate("the dog", raw=True, sampling=SamplingChoice(temperature=0), max_new_tokens=40)
+        [finished] = [event for event in events if isinstance(event, Finished)]
+    return finished.text
+
+
+@pytest.mark.parametrize("kind", [TYPES.F32, TYPES.BF16, TYPES.Q8_0, TYPES.Q4_0], ids=str)
+def test_both_formats_of_a_model_give_the_same_text_in_bfloat16(tmp_path: Path, kind: Any) -> None:
+    folder = made(tmp_path, MODELS["llama"] | {"vocab_size": 320})
+    write_tokenizer(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0}')
+    weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = write_gguf(tmp_path / "m.gguf", folder, kind, tokenizer=True).path
+    for name, weight in weights.items():  # as the file has them, which rounds to bfloat16 once more
+        if weight.ndim == 2:
+            stored = gguf.quantize(weight.float().numpy(), kind)
+            weights[name] = torch.from_numpy(gguf.dequantize(stored, kind)).bfloat16()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    text = greedy_text(path)
+    assert len(text) > 20
+    assert text == greedy_text(folder)
 
 
 @pytest.mark.parametrize(

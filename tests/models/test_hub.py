@@ -18,8 +18,9 @@ from specgen.errors import (
     UnsupportedModel,
 )
 from specgen.events import Notice, Progress
-from specgen.models.checkpoint import Checkpoint, fetch_weights, find, follow
+from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model
+from tests.models.pulling import names, small, whole
 
 hub = pytest.fixture(serve_hub)
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -35,19 +36,6 @@ def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_model(tmp_path / "m")
-
-
-def small(source: str = "org/m", *, offline: bool = False, events: list[object] | None = None) -> Checkpoint:
-    return follow(find(ModelRef.parse(source), offline=offline), [].append if events is None else events.append)
-
-
-def whole(source: str = "org/m", *, offline: bool = False, events: list[object] | None = None) -> Checkpoint:
-    checkpoint = small(source, offline=offline, events=events)
-    return follow(fetch_weights(checkpoint, offline=offline), [].append if events is None else events.append)
-
-
-def names(checkpoint: Checkpoint) -> set[str]:
-    return {path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()}
 
 
 # What is downloaded
@@ -131,11 +119,12 @@ def test_what_is_there_counts_as_done(hub: HubServer, tmp_path: Path) -> None:
 
 def test_what_is_cached_costs_one_request(hub: HubServer, folder: Path) -> None:
     hub.publish("org/m", folder)
-    whole()
+    whole("org/m@main")
     hub.requests.clear()
     events: list[object] = []
-    whole(events=events)
-    assert [(request.method, request.path) for request in hub.requests] == [("GET", "api/models/org/m")]
+    whole("org/m@main", events=events)
+    asked = [(request.method, request.path) for request in hub.requests]
+    assert asked == [("GET", "api/models/org/m/revision/main")]
     assert events == []
 
 
@@ -196,16 +185,16 @@ def test_finished_files_are_kept_and_half_ones_never_handed_out(hub: HubServer, 
 
 def test_a_failed_update_leaves_the_older_commit_usable(hub: HubServer, folder: Path) -> None:
     old = hub.publish("org/m", folder)
-    whole()
+    whole("org/m@main")
     write_model(folder, size=100_004)
     new = hub.publish("org/m", folder)
     hub.cuts["model.safetensors"] = 99
     with pytest.raises(DownloadFailed):
-        whole()
-    assert whole(offline=True).commit == old
+        whole("org/m@main")
+    assert whole("org/m@main", offline=True).commit == old
     hub.cuts.clear()
-    assert whole().commit == new
-    assert whole(offline=True).commit == new
+    assert whole("org/m@main").commit == new
+    assert whole("org/m@main", offline=True).commit == new
 
 
 def test_closing_stops_the_download(hub: HubServer, folder: Path) -> None:
@@ -259,18 +248,18 @@ def test_a_cache_that_another_tool_filled(hub: HubServer, folder: Path) -> None:
 
 def test_a_hub_that_is_down_is_said_and_the_cache_used(hub: HubServer, folder: Path) -> None:
     hub.publish("org/m", folder)
-    online = whole()
+    online = whole("org/m@main")
     hub.failing = 503
     events: list[object] = []
-    assert whole(events=events) == online
-    said = f"{hub.url} answered 503 for org/m; going on with the copy of org/m in the cache"
+    assert whole("org/m@main", events=events) == online
+    said = f"{hub.url} answered 503 for org/m@main; going on with the copy of org/m@main in the cache"
     assert events == [Notice(said)]
     hub.stop()
     from huggingface_hub import close_session
 
     close_session()
     events.clear()
-    assert whole(events=events) == online
+    assert whole("org/m@main", events=events) == online
     assert isinstance(events[0], Notice)
     assert f"cannot reach {hub.url}" in events[0].text
 
@@ -280,6 +269,43 @@ def test_a_hub_that_is_down_and_nothing_cached(hub: HubServer, folder: Path) -> 
     hub.stop()
     with pytest.raises(DownloadFailed, match=r"cannot reach http.*for org/m .*refused.*; check the connection"):
         whole()
+
+
+def test_a_hub_that_refuses_what_is_cached(hub: HubServer, folder: Path) -> None:
+    """A token that ran out, a repository that is gone: what is here still works."""
+    hub.publish("org/m", folder)
+    online = whole("org/m@main")
+    hub.repositories["org/m"].refusal = (401, "GatedRepo")
+    events: list[object] = []
+    assert whole("org/m@main", events=events) == online
+    assert events == [Notice("org/m@main is gated; going on with the copy of org/m@main in the cache")]
+
+
+# Terms
+
+
+def test_terms_are_named_before_the_weights_are_downloaded(hub: HubServer, folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: qwen-research\n---\n")
+    hub.publish("org/m", folder)
+    hub.repositories["org/m"].has_terms = True
+    events: list[object] = []
+    small(events=events)
+    assert [event for event in events if isinstance(event, Notice)] == [
+        Notice(f"org/m is not for commercial use: its licence is qwen-research, see {hub.url}/org/m"),
+        Notice(f"org/m is gated: you are bound by the terms that you accepted at {hub.url}/org/m"),
+    ]
+    assert not hub.asked("cdn")
+    whole()
+    events.clear()
+    whole(events=events)
+    assert events == []  # once is enough
+
+
+def test_terms_that_bind_nobody_are_not_named(hub: HubServer, folder: Path) -> None:
+    hub.publish("org/m", folder)
+    events: list[object] = []
+    whole(events=events)
+    assert not [event for event in events if isinstance(event, Notice)]
 
 
 # Errors
@@ -310,6 +336,7 @@ def fail(status: int) -> object:
             AccessDenied,
             "the token is missing or wrong; check the name at {hub}/org/m and set HF_",
         ),
+        ("org/m", refuse(401, "GatedRepo"), AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF"),
         ("org/m", refuse(403, "GatedRepo"), AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF"),
         ("org/m", gate, AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF_TOKEN"),
         ("org/m", refuse(403), AccessDenied, "refuses org/m to this token; see {hub}/org/m"),
@@ -364,7 +391,7 @@ def test_a_disk_that_is_too_small(hub: HubServer, folder: Path, monkeypatch: pyt
     checkpoint = small()
     usage = shutil._ntuple_diskusage(100, 90, 10)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DownloadFailed, match=r"org/m needs 0\.0 GB and .* has 0\.0 GB left; free some space"):
+    with pytest.raises(DownloadFailed, match=r"org/m: 0\.0 GB to download and .* has 0\.0 GB left; free some"):
         follow(fetch_weights(checkpoint, offline=False), [].append)
 
 

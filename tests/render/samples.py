@@ -6,7 +6,7 @@ from specgen.core import SamplingParams
 from specgen.events import Drafted, Event, Finished, LoadedModel, Reason, Span, Started, Stats, Step
 
 STARTED = Started(
-    target=LoadedModel("org/big", "0123456789abcdef"),
+    target=LoadedModel("org/big", "0123456789abcdef", "mit", {"model.safetensors": "0" * 64}),
     draft=LoadedModel("org/small", None),
     drafter="model",
     device="cpu",

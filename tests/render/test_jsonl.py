@@ -29,8 +29,13 @@ def test_a_run_is_one_object_a_line() -> None:
 
 def test_started_says_what_it_takes_to_repeat_the_run() -> None:
     (started,) = lines(STARTED)
-    assert started["target"] == {"id": "org/big", "revision": "0123456789abcdef"}
-    assert started["draft"] == {"id": "org/small", "revision": None}
+    assert started["target"] == {
+        "id": "org/big",
+        "revision": "0123456789abcdef",
+        "licence": "mit",
+        "files": {"model.safetensors": "0" * 64},
+    }
+    assert started["draft"] == {"id": "org/small", "revision": None, "licence": None, "files": {}}
     assert started["sampling"]["seed"] == 123
     assert started["sampling"]["temperature"] == 0.7
     names = ("drafter", "device", "dtype", "num_draft_tokens", "prompt_tokens")
@@ -59,10 +64,9 @@ def test_a_step_has_its_tokens_and_spans() -> None:
 
 
 def test_finished_has_the_text_the_models_and_exactly_these_figures() -> None:
-    *_, line = lines(STARTED, Finished("stop", "all of it", STATS))
+    started, line = lines(STARTED, Finished("stop", "all of it", STATS))
     assert (line["reason"], line["text"]) == ("stop", "all of it")
-    assert line["models"]["target"] == {"id": "org/big", "revision": "0123456789abcdef"}
-    assert line["models"]["draft"] == {"id": "org/small", "revision": None}
+    assert line["models"] == {"target": started["target"], "draft": started["draft"]}
     assert line["stats"] == {
         "prompt_tokens": 12,
         "generated_tokens": 128,

@@ -18,9 +18,11 @@ def command(
         specgen list
         specgen list --json
     """
+    from specgen.models import pins
     from specgen.models.cache import cached_models, folder
 
     models = cached_models()
+    pinned = {(model, pin.commit) for model, pin in pins.pins().items()}
     if json:
         cached = [
             {
@@ -29,7 +31,12 @@ def command(
                 "last_used": model.last_used.isoformat(timespec="seconds"),
                 "path": str(model.path),
                 "revisions": [
-                    {"commit": revision.commit, "names": list(revision.names), "path": str(revision.path)}
+                    {
+                        "commit": revision.commit,
+                        "names": list(revision.names),
+                        "pinned": (model.id, revision.commit) in pinned,
+                        "path": str(revision.path),
+                    }
                     for revision in model.revisions
                 ],
             }
@@ -41,10 +48,10 @@ def command(
     table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
     table += [(name, _size(size), "", "bundled: target and draft") for name, size in _bundled()]
     for model in models:
-        revisions = [
-            f"{revision.commit[:8]} ({', '.join(revision.names)})" if revision.names else revision.commit[:8]
-            for revision in model.revisions
-        ]
+        revisions = []
+        for revision in model.revisions:
+            names = [*revision.names, *(["in use"] if (model.id, revision.commit) in pinned else [])]
+            revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.append((model.id, _size(model.size), used, ", ".join(revisions)))
     widths = [max(len(row[column]) for row in table) for column in range(3)]

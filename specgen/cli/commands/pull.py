@@ -1,6 +1,7 @@
 """specgen pull: get models before they are needed."""
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
 from specgen.core import ModelRef
+from specgen.errors import UsageError
 
 
 @grouped
@@ -15,9 +17,14 @@ def command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", autocompletion=models, help="org/name[@revision] of the hub, or a curated pair."
+            metavar="MODEL...",
+            autocompletion=models,
+            help="org/name[@revision][:file.gguf] of the hub, or a curated pair.",
         ),
     ],
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Use this branch, tag or commit of MODEL from now on.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Get Python code that comes with the model too.")
     ] = False,
@@ -28,26 +35,41 @@ def command(
     """Download models into the Hugging Face cache, and check those that are there.
 
     Prints a line for each: id, commit, path, with tabs between. Files that are there already are not downloaded
-    again.
+    again. The commit is the one that later runs use, until `specgen update`; with a revision it is that one.
 
     Examples:
 
         specgen pull stories
         specgen pull Qwen/Qwen2.5-0.5B-Instruct
         specgen pull org/target org/draft@v1.0
+        specgen pull org/name:model-Q8_0.gguf --revision v1.0
     """
-    from specgen.models.checkpoint import fetch_weights, find, follow
+    from specgen.models import pins
+    from specgen.models.checkpoint import fetch_all, find, follow
     from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
 
+    refs: list[ModelRef] = []
+    for model in models:
+        pair = find_pair(model)
+        refs += filter(None, (pair.target, pair.draft)) if pair else [ModelRef.parse(model)]
+    if revision is not None:
+        if len(refs) > 1 or refs[0].revision:
+            raise UsageError("--revision is for one MODEL", hint="write org/name@revision for each")
+        refs = [replace(refs[0], revision=revision)]
     line = ProgressLine(sys.stderr)
     try:
-        for model in models:
-            pair = find_pair(model)
-            for ref in filter(None, (pair.target, pair.draft) if pair else (ModelRef.parse(model),)):
-                checkpoint = follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show)
-                checkpoint = follow(fetch_weights(checkpoint, offline=offline), line.show)
-                line.close()
-                typer.echo(f"{ref.source}\t{checkpoint.commit or '-'}\t{checkpoint.path}")
+        checkpoints = [
+            follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show) for ref in refs
+        ]
+        follow(fetch_all(checkpoints, offline=offline), line.show)
     finally:
         line.close()
+    for ref, checkpoint in zip(refs, checkpoints, strict=True):
+        if ref.revision is not None and checkpoint.commit is not None:
+            old = pins.pin_of(ref.source)
+            pins.move(ref.source, checkpoint.commit, ref.revision)
+            if old is not None and old.commit != checkpoint.commit:
+                back = f"`specgen rollback {ref.name}` goes back to {old.commit[:8]}"
+                typer.echo(f"specgen: {ref.name} is at {checkpoint.commit[:8]} from now on; {back}", err=True)
+        typer.echo(f"{ref.name}\t{checkpoint.commit or '-'}\t{checkpoint.path}")

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.asking import confirm
 from specgen.cli.completing import cached
 from specgen.core import ModelRef
-from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
 
 
@@ -35,13 +35,10 @@ def command(
     plan = plan_removal([ModelRef.parse(model) for model in models])
     size = decimal(plan.freed)
     names = ", ".join(plan.models)
-    if not yes:
-        if not is_terminal(sys.stdin):
-            raise UsageError(f"deleting {names} ({size}) needs a yes", hint="add --yes where nobody can be asked")
+    if not yes and is_terminal(sys.stdin):
         typer.echo(f"{names}: {size} in {folder()}, which other tools share.", err=True)
-        typer.echo("Delete? [y/N] ", nl=False, err=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            typer.echo("Nothing was deleted.", err=True)
-            raise typer.Exit(1)
+    if not confirm("Delete?", yes=yes, needs=f"deleting {names} ({size})"):
+        typer.echo("Nothing was deleted.", err=True)
+        raise typer.Exit(1)
     plan.execute()
     typer.echo(f"deleted {names}, {decimal(plan.freed + packed.prune())} freed")

@@ -17,15 +17,18 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", autocompletion=models, help="A curated pair, org/name[@revision], a folder, a .gguf file."
+            metavar="MODEL",
+            autocompletion=models,
+            help="A curated pair, org/name[@revision][:file.gguf], a folder, a .gguf file.",
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
-    """Show what a model is: architecture, size, context length, licence, files.
+    """Show what a model is and where it came from: commit, licence, architecture, size, files and their SHA-256.
 
-    Of a model of the hub that is not cached only the small files are downloaded, never the weights.
+    Of a model of the hub that is not cached only the small files are downloaded, never the weights; but a GGUF file,
+    which has everything in one, is downloaded.
 
     Examples:
 
@@ -33,6 +36,7 @@ def command(
         specgen show org/name
         specgen show ./model.gguf --json
     """
+    from specgen.models import pins
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
     from specgen.pairs import find_pair
@@ -46,6 +50,9 @@ def command(
     finally:
         line.close()
     summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
+    pin = pins.pin_of(checkpoint.ref.source) if checkpoint.commit else None
+    if pin:
+        summary |= {"pinned": pin.commit == checkpoint.commit, "former": list(pin.former)}
     if pair:
         summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft or LOOKUP)} | summary
     if json:
@@ -53,12 +60,21 @@ def command(
         return
     from rich.filesize import decimal
 
-    files = summary.pop("files")
+    files, hashes = summary.pop("files"), summary.pop("hashes")
+    if pin:
+        summary["former"] = ", ".join(commit[:8] for commit in pin.former) or "none"
     summary["weight_bytes"] = decimal(summary["weight_bytes"]) if summary["weight_bytes"] else None
     labels = {name: name.replace("_", " ") for name in summary} | {"weight_bytes": "weights"}
     for name, value in summary.items():
-        shown = "unknown" if value is None else f"{value:,}" if isinstance(value, int) else value
+        shown = "unknown" if value is None else _shown(value)
         if name != "revision" or value is not None:
             typer.echo(f"{labels[name]:<15} {sanitize(str(shown))}")
     for number, (name, size) in enumerate(files.items()):
-        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {sanitize(name)}")
+        digest = hashes.get(name, "")[:12]
+        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {digest:<12}  {sanitize(name)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from specgen.engine.interfaces import Rows
 from specgen.engine.runners.cache import RunnerCache
 from specgen.engine.tokens import Tokens
 from specgen.errors import UnsupportedModel
+from specgen.models.backends import quant_method
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer
 
@@ -24,6 +26,8 @@ _CHUNK = 1024
 # units of the last place elsewhere, a lost state 0.04 and more. In doubt nothing is drafted, which is always right.
 _SAME_STATE = 1e-3
 _SAME_STATE_UNITS = 4
+# What packages for quantized weights warn of, over and over, is nothing that a user can change.
+_CHATTY = ("bitsandbytes", "torch.utils._pytree")
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -123,8 +127,14 @@ class TransformersModel:
 def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_code: bool) -> TransformersModel:
     """Load the weights of `checkpoint` onto the device. Raises UnsupportedModel for what transformers does not load."""
     arguments: dict[str, Any] = {"dtype": placement.dtype, "trust_remote_code": trust_remote_code}
+    quantized = quant_method(checkpoint) is not None
     if placement.spread:
         arguments["device_map"] = "auto"
+    elif quantized:  # such weights may not be moved afterwards
+        arguments["device_map"] = {"": placement.device}
+    if quantized:
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
     if checkpoint.is_gguf:
         arguments["gguf_file"] = checkpoint.path.name
         arguments["quantization_config"] = GgufConfig(dequantize=True)
@@ -139,7 +149,7 @@ def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_cod
             f"{checkpoint.ref}: the weights lack {missing[0]} and {len(missing) - 1} more",
             hint="pull it again, or choose another model",
         )
-    model = (model if placement.spread else model.to(placement.device)).eval()
+    model = (model if "device_map" in arguments else model.to(placement.device)).eval()
     with _unsupported(checkpoint):  # a model may insist on a cache of its own
         return TransformersModel(model)
 
@@ -167,6 +177,10 @@ def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
         # Reading a GGUF file draws a bar that no setting of transformers turns off.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        # RuntimeError: what a package for quantized weights says of a device, and torch of an operation.
+        plain = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+        if plain and (quant_method(checkpoint) is None or "memory" in str(error)):
+            raise
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedModel(f"{checkpoint.ref} cannot be loaded: {reason}", hint="choose another model") from error

@@ -1,0 +1,33 @@
+"""specgen rollback: return to the commit before the last update."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.core import ModelRef
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:file.gguf] of the hub.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
+) -> None:
+    """Use the commit again that a model had before its last update. Again goes back one more.
+
+    No file is deleted; `specgen update` moves on again.
+
+    Examples:
+
+        specgen rollback org/name
+    """
+    from specgen.models.checkpoint import follow
+    from specgen.models.updates import go_back
+    from specgen.render.progress import ProgressLine
+
+    ref = ModelRef.parse(model)
+    line = ProgressLine(sys.stderr)
+    try:
+        before, after = follow(go_back(ref, offline=offline), line.show)
+    finally:
+        line.close()
+    typer.echo(f"{ref.name} {before[:8]} -> {after[:8]}")

@@ -1,0 +1,55 @@
+"""specgen update: use what the hub has now."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.cli.asking import confirm
+from specgen.core import ModelRef
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[@revision][:file.gguf] of the hub.")],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+) -> None:
+    """Compare the model that you use with what the hub has now, and use that from then on.
+
+    Every run uses the commit that was first downloaded, until this command moves on. It says what would change
+    (weights, licence, tokenizer, settings), and asks. The old files stay: `specgen rollback` goes back to them.
+
+    Examples:
+
+        specgen update org/name
+
+        specgen update org/name@v2 --yes
+    """
+    from rich.filesize import decimal
+
+    from specgen.models.checkpoint import follow
+    from specgen.models.updates import look, take
+    from specgen.render.progress import ProgressLine
+    from specgen.render.sanitize import sanitize
+
+    ref = ModelRef.parse(model)
+    line = ProgressLine(sys.stderr)
+    try:
+        update = follow(look(ref), line.show)
+        line.close()
+        if not update.is_needed:
+            typer.echo(f"{ref.name} is up to date: {update.before[:8]} ({update.revision})")
+            return
+        typer.echo(f"{ref.name} {update.before[:8]} -> {update.after[:8]} ({update.revision})")
+        for change in update.changes:
+            mark = "!" if change.risky else " "
+            typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
+        if not update.changes:
+            typer.echo("  nothing that a model computes with")
+        question = f"Download {decimal(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
+        if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
+            typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
+            raise typer.Exit(1)
+        follow(take(update), line.show)
+    finally:
+        line.close()
+    typer.echo(f"{ref.name} is at {update.after[:8]}; `specgen rollback {ref.name}` goes back to {update.before[:8]}")

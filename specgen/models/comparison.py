@@ -1,0 +1,104 @@
+"""What differs between two commits of a model, from their small files: to look at before one replaces the other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from specgen.errors import SpecgenError
+from specgen.models.checkpoint import Checkpoint
+from specgen.models.snapshot import Snapshot
+from specgen.models.summary import ModelSummary, summarize
+from specgen.models.tokenizer import Tokenizer
+from specgen.models.weights import is_small, is_tokenizer
+
+_TOLD = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
+_NAMES = {"hidden_size": "hidden size", "context_length": "context length"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that is not what it was. `risky` where a user should think twice."""
+
+    what: str
+    before: str
+    after: str
+    risky: bool = False
+
+
+def compare(old: Checkpoint, new: Checkpoint) -> list[Change]:
+    """The changes from `old` to `new`, whose small files are here; their weights need not be. Raises BadFile."""
+    return [
+        *_summaries(summarize(old), summarize(new)),
+        *_weights(old, new),
+        *_tokenizers(old, new),
+        *_others(old, new),
+    ]
+
+
+def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[Change]:
+    for name in _TOLD:
+        before, after = getattr(old, name), getattr(new, name)
+        both_known = before is not None and after is not None  # the weights of one of them may not be here
+        if before != after and (both_known or name == "licence"):
+            what = _NAMES.get(name, name)
+            yield Change(what, _shown(before), _shown(after), risky=name in ("licence", "architecture"))
+
+
+def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+    before, after = old.weight_bytes, new.weight_bytes
+    if before != after:
+        yield Change("weights", f"{before:,} bytes", f"{after:,} bytes")
+    elif _weight_hashes(old) != _weight_hashes(new):
+        yield Change("weights", f"{before:,} bytes", "as many, but others")
+
+
+def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
+    snapshot = Snapshot(checkpoint.ref, checkpoint.commit or "")
+    listed = snapshot.hashes()
+    return {name: listed.get(name) for name in snapshot.weights()}
+
+
+def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+    """The first id that means another token, where the vocabularies can be read."""
+    if old.is_gguf or all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
+        return
+    try:
+        ours, theirs = Tokenizer.from_folder(old.path), Tokenizer.from_folder(new.path)
+    except SpecgenError:
+        ours = theirs = None
+    if ours is None or theirs is None:
+        yield Change("tokenizer", "its files", "other files", risky=True)
+        return
+    before, after = ours.vocabulary(), theirs.vocabulary()
+    differing = min((index for token, index in before.items() ^ after.items()), default=None)
+    if differing is None:
+        yield Change("tokenizer", f"{len(before):,} tokens", "the same tokens, cut by other rules", risky=True)
+        return
+    tokens = [next((token for token, index in each.items() if index == differing), None) for each in (before, after)]
+    shown = [
+        f"{len(each):,} tokens, id {differing} {token!r}" for each, token in zip((before, after), tokens, strict=True)
+    ]
+    yield Change("tokenizer", shown[0], shown[1], risky=True)
+
+
+def _others(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+    for name in _small_names(old, new):
+        if not is_tokenizer(name) and not _same(old, new, name):
+            states = ["none" if not (each.path / name).is_file() else "its text" for each in (old, new)]
+            yield Change(name, states[0], "another text" if states == ["its text"] * 2 else states[1])
+
+
+def _small_names(old: Checkpoint, new: Checkpoint) -> list[str]:
+    if old.is_gguf:
+        return []
+    return sorted({path.name for each in (old, new) for path in each.path.iterdir() if is_small(path.name)})
+
+
+def _same(old: Checkpoint, new: Checkpoint, name: str) -> bool:
+    files = [each.path / name for each in (old, new)]
+    if not all(file.is_file() for file in files):
+        return not any(file.is_file() for file in files)
+    return files[0].read_bytes() == files[1].read_bytes()
+
+
+def _shown(value: object) -> str:
+    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

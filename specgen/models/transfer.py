@@ -1,0 +1,137 @@
+"""Bytes from the hub: patient with a line that breaks, and sure of what arrived.
+
+huggingface_hub gives up after a few cuts, a second apart, and drops what it has; and it trusts what arrives. So its
+function that gets one file is wrapped here: it waits longer from cut to cut, goes on where it was, and a file whose
+hash is known is checked before it gets its name.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import httpx2
+from filelock import FileLock, Timeout
+from huggingface_hub import constants, file_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from specgen.errors import DownloadFailed
+from specgen.models.reporting import Meter
+
+# Seconds between two tries while not a byte arrives; after the last one it is over. Any byte starts them again.
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_WORTH_SAYING_S = 4.0
+# What a server says that will be able to answer later.
+_PASSING = (500, 502, 503, 504)
+_LEFT_BEHIND = re.compile(r"(.+)\.[0-9a-f]{8}\.incomplete")
+_PIECE = 1 << 20
+
+
+class Damaged(DownloadFailed):
+    """What arrived is not the file that the hub lists."""
+
+
+class _CutAgain(Exception):
+    """Out of http_get, which would go on by itself, back to the loop below."""
+
+
+class Transfer:
+    """The download of one file. huggingface_hub takes it for a class of tqdm bars, and for the bar.
+
+    `what` names the file, `sha256` is that of all of it, None where the hub does not say.
+    """
+
+    def __init__(self, meter: Meter, what: str, sha256: str | None) -> None:
+        self.meter = meter
+        self.what = what
+        self.sha256 = sha256
+
+    def __call__(self, **_options: Any) -> Self:
+        return self
+
+    def update(self, count: float | None = 1) -> None:
+        """Count bytes. Raises Stopped when nobody waits for them any more."""
+        self.meter.add(int(count or 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def check(self, file: BinaryIO) -> None:
+        """Raise Damaged unless the file has the hash it should have."""
+        if self.sha256 is None:
+            return
+        file.flush()
+        digest = hashlib.sha256()
+        with Path(file.name).open("rb") as written:
+            while piece := written.read(_PIECE):
+                digest.update(piece)
+        if digest.hexdigest() != self.sha256:
+            self.update(-file.tell())
+            raise Damaged(
+                f"{self.what} arrived damaged twice: its SHA-256 is not the one that {constants.ENDPOINT} lists",
+                hint="try again later, or without the mirror or proxy between",
+            )
+
+
+def sweep(repository: Path) -> None:
+    """Delete the half files that killed processes left in a repository of the cache: nobody goes on with them."""
+    for path in (repository / "blobs").glob("*.incomplete"):
+        if named := _LEFT_BEHIND.fullmatch(path.name):
+            lock = repository.parent / ".locks" / repository.name / f"{named[1]}.lock"
+            try:
+                with FileLock(lock, timeout=0, mode=0o664):  # held by whoever downloads that file now
+                    path.unlink(missing_ok=True)
+            except (Timeout, OSError, NotImplementedError):
+                continue
+
+
+_http_get = file_download.http_get
+
+
+def _get_patiently(
+    url: str, temp_file: BinaryIO, *, tqdm_class: Any = None, _tqdm_bar: Any = None, **options: Any
+) -> None:
+    """huggingface_hub's http_get, see above. Raises what it raises, Stopped and Damaged."""
+    if not isinstance(tqdm_class, Transfer):
+        return _http_get(url, temp_file, tqdm_class=tqdm_class, _tqdm_bar=_tqdm_bar, **options)
+    if _tqdm_bar is not None:
+        raise _CutAgain  # http_get calls itself: it would try five times, always a second apart
+    options |= {"tqdm_class": tqdm_class, "_tqdm_bar": tqdm_class, "_nb_retries": 0}
+    tries, had = 0, 0
+    while True:
+        try:
+            _http_get(url, temp_file, **options | {"resume_size": temp_file.tell()})
+            return tqdm_class.check(temp_file)
+        except (_CutAgain, httpx2.TransportError, HfHubHTTPError) as error:
+            tries = 0 if temp_file.tell() > had else tries
+            had = temp_file.tell()
+            if tries == len(WAITS) or not _passes(error):
+                raise _cause(error) from error
+        _wait(tqdm_class.meter, WAITS[tries])
+        tries += 1
+
+
+file_download.http_get = _get_patiently
+
+
+def _passes(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _PASSING
+    return not isinstance(error, httpx2.UnsupportedProtocol)
+
+
+def _cause(error: Exception) -> BaseException:
+    """What cut the connection, where http_get was on its way to try again."""
+    return error.__context__ if isinstance(error, _CutAgain) and error.__context__ is not None else error
+
+
+def _wait(meter: Meter, seconds: float) -> None:
+    if seconds >= _WORTH_SAYING_S:
+        meter.say(f"the connection to {constants.ENDPOINT} broke off; trying again for a minute")
+    meter.pause(seconds)

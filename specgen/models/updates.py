@@ -1,0 +1,72 @@
+"""Moving the pin of a model: on to what the hub has now, or back to the former commit. No file is ever deleted."""
+
+from dataclasses import dataclass, replace
+
+from specgen.core import ModelRef
+from specgen.errors import ModelNotFound, SpecgenError, UsageError
+from specgen.events import Notice
+from specgen.models import pins
+from specgen.models.checkpoint import Checkpoint, fetch_all, find
+from specgen.models.comparison import Change, compare
+from specgen.models.hub import resolve
+from specgen.models.reporting import Reporting
+from specgen.models.snapshot import Snapshot, cached_commit, is_commit
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What taking the newest commit of `revision` would change. `before` is the commit in use."""
+
+    ref: ModelRef
+    revision: str
+    before: str
+    after: str
+    new: Checkpoint
+    changes: list[Change]
+
+    @property
+    def is_needed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def download_bytes(self) -> int:
+        """The size of the weights, 0 when they are here."""
+        return 0 if self.new.is_whole else self.new.weight_bytes
+
+
+def look(ref: ModelRef) -> Reporting[Update]:
+    """Ask the hub, get the small files of what is new, and compare. Raises ModelNotFound for a model never used."""
+    pin = pins.pin_of(ref.source)
+    before = pin.commit if pin else cached_commit(replace(ref, revision=None))
+    if before is None:
+        raise ModelNotFound(f"{ref.source} is not in use yet", hint=f"get it with `specgen pull {ref}`")
+    followed = pin.revision if pin and not is_commit(pin.revision) else "main"
+    revision = ref.revision or followed
+    after = resolve(replace(ref, revision=revision))
+    new = yield from find(replace(ref, revision=after), offline=False)
+    changes: list[Change] = []
+    if after != before:
+        try:
+            old = yield from find(replace(ref, revision=before), offline=False)
+            changes = compare(old, new)
+        except SpecgenError as error:
+            yield Notice(f"the commit in use cannot be compared: {error.message}")
+    return Update(ref, revision, before, after, new, changes)
+
+
+def take(update: Update) -> Reporting[None]:
+    """Download what is new, then use it."""
+    yield from fetch_all([update.new], offline=False)
+    Snapshot(replace(update.ref, revision=update.revision), update.after).point_to()
+    pins.move(update.ref.source, update.after, update.revision, was=update.before)
+
+
+def go_back(ref: ModelRef, *, offline: bool) -> Reporting[tuple[str, str]]:
+    """Use the former commit again; the commits before and after. Raises UsageError where there is none."""
+    pin = pins.pin_of(ref.source)
+    if pin is None or not pin.former:
+        raise UsageError(f"{ref.source} has no former commit", hint="`specgen show` says which one is in use")
+    former = yield from find(replace(ref, revision=pin.former[-1]), offline=offline)
+    yield from fetch_all([former], offline=offline)
+    pins.back(ref.source)
+    return pin.commit, pin.former[-1]
