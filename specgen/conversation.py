@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
-from specgen.core import Message, SamplingChoice
+from specgen.core import Constraint, Message, SamplingChoice
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Finished, Notice, Started, Step
 from specgen.prompt import chat_prompt
@@ -21,10 +21,16 @@ class Conversation:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
     ) -> None:
         self._session = session
         self._system = system
-        self._options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": max_new_tokens, "stop": stop}
+        self._options: dict[str, Any] = {
+            "sampling": sampling,
+            "max_new_tokens": max_new_tokens,
+            "stop": stop,
+            "constraint": constraint,
+        }
         self.clear()
 
     def clear(self) -> None:

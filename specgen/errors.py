@@ -11,7 +11,8 @@ SpecgenError
 ├── PromptTooLong       9   the prompt alone fills the context
 ├── BadFile            10   a file that cannot be read or written, or is not text
 ├── UnsupportedModel   11   weights or an architecture that specgen does not load
-└── DeviceUnavailable  12   a device that this machine or this torch does not have
+├── DeviceUnavailable  12   a device that this machine or this torch does not have
+└── Incomplete         13   a limit cut an answer before its schema, regex or grammar let it end
 
 1 is any other failure, 130 an interrupt (Ctrl-C).
 """
@@ -81,3 +82,7 @@ class DeviceUnavailable(SpecgenError):
 
 
 INTERRUPTED = 130
+
+
+class Incomplete(SpecgenError):
+    exit_code = 13

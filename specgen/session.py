@@ -7,15 +7,19 @@ from typing import Self
 
 import torch
 
-from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core import Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.engine.constraint import Follower, Vocabulary
 from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.drafters.forced import ForcedDrafter
+from specgen.engine.grammar import compile_grammar
+from specgen.engine.interfaces import Drafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
-from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
-from specgen.loading import Pair, open_pair
+from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Span, Started, Stats, Step
+from specgen.loading import NONE, Pair, open_pair
 from specgen.pairs import resolve
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.recommended import end_ids, resolve_sampling
@@ -33,6 +37,7 @@ class Session:
         self._target, self._draft = resolve(target, draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
+        self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping = False
 
@@ -51,7 +56,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the models."""
-        self._pair = None
+        self._pair = self._vocabulary = None
 
     def stop(self) -> None:
         """End the running generation after the current round, from another thread or a signal handler."""
@@ -79,14 +84,16 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
     ) -> Iterator[Event]:
         """Answer one prompt. With `raw` it is continued as it is, else it is put into the model's chat template.
 
-        The stream ends in `Finished` or `Failed`; closing it early is always safe.
+        With a `constraint` the answer keeps to it, see Finished.complete. The stream ends in `Finished` or `Failed`;
+        closing it early is always safe.
         """
 
         def work() -> Generator[Event, None, None]:
-            _check(stop, max_new_tokens)
+            _check(stop, max_new_tokens, constraint)
             if raw and system:
                 raise UsageError(
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
@@ -99,7 +106,7 @@ class Session:
                 made = chat_prompt(self.pair.tokenizer, [*messages, Message("user", prompt)])
             if made.notice:
                 yield Notice(made.notice)
-            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop)
+            yield from self.run(Tokens(made.ids), sampling, max_new_tokens, stop, constraint)
 
         return failing(work())
 
@@ -109,26 +116,42 @@ class Session:
         sampling: SamplingChoice | None = None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
     ) -> Generator[Event, None, None]:
         """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError."""
         pair = self.pair
-        _check(stop, max_new_tokens)
+        grammar = _check(stop, max_new_tokens, constraint)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
         limits = self._limits(len(context), max_new_tokens)
         self._stopping = False
+        follower: Follower | None = None
+        if grammar is not None:
+            if self._vocabulary is None:
+                yield Progress("reading the vocabulary")
+                self._vocabulary = Vocabulary(pair.tokenizer, limits.end_ids)
+            follower = self._vocabulary.follow(grammar, len(context))
         yield self._started(params, len(context))
         rounds = decode(
             pair.target,
-            pair.drafter,
+            self._drafter(follower, limits.length),
             context,
-            Sampler(params, len(context)),
+            Sampler(params, len(context), follower),
             limits,
             self._controller,
         )
         with memory_errors():
-            yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context))
+            yield from self._stream(rounds, TextStream(pair.tokenizer.decode, stop), len(context), grammar)
 
-    def _stream(self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int) -> Generator[Event, None, None]:
+    def _drafter(self, follower: Follower | None, length: int) -> Drafter:
+        """The pair's drafter, helped along a constraint where anything is drafted."""
+        pair = self.pair
+        if follower is None or pair.drafter_name == NONE or self._options.num_draft_tokens == 0:
+            return pair.drafter
+        return ForcedDrafter(pair.drafter, follower, length)
+
+    def _stream(
+        self, rounds: Iterator[Round], text: TextStream, prompt_tokens: int, grammar: str | None
+    ) -> Generator[Event, None, None]:
         """Rounds as steps, then `Finished`."""
         start = time.perf_counter()
         stats = Stats(prompt_tokens=prompt_tokens)
@@ -150,7 +173,13 @@ class Session:
             if written.spans:
                 answer.append("".join(span.text for span in written.spans))
                 yield Step((), written.spans)
-        yield Finished(reason, "".join(answer), stats)
+        whole = "".join(answer)
+        # The end token is allowed only where the grammar lets the text end.
+        complete = grammar is None or reason == "end" or self._accepts(grammar, whole)
+        yield Finished(reason, whole, stats, complete)
+
+    def _accepts(self, grammar: str, text: str) -> bool:
+        return self._vocabulary is not None and self._vocabulary.accepts(grammar, text)
 
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
         pair = self.pair
@@ -206,12 +235,13 @@ def memory_errors() -> Iterator[None]:
         ) from error
 
 
-def _check(stop: Sequence[str], max_new_tokens: int | None) -> None:
-    """What can be refused before anything is loaded."""
+def _check(stop: Sequence[str], max_new_tokens: int | None, constraint: Constraint | None) -> str | None:
+    """Refuse what can be refused before anything is loaded. Returns the grammar of `constraint`."""
     if "" in stop:
         raise UsageError("a stop string is empty", hint="leave it out")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
+    return compile_grammar(constraint) if constraint else None
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

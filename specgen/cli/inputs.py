@@ -12,7 +12,7 @@ _STDIN = Path("-")
 
 def gather(words: Sequence[str], files: Sequence[Path]) -> str | None:
     """Files, then piped stdin, then the prompt, parted by blank lines; None if there is nothing of the kind."""
-    parts = [_read(path) for path in files]
+    parts = [read_text(path) for path in files]
     if _STDIN not in files and not is_terminal(sys.stdin) and (piped := _stdin()):
         parts.append(piped)
     if words:
@@ -21,7 +21,8 @@ def gather(words: Sequence[str], files: Sequence[Path]) -> str | None:
     return "\n\n".join([*(part.rstrip("\n") for part in parts[:-1]), parts[-1]]) if parts else None
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file; of stdin where the path is -. Raises BadFile."""
     if path == _STDIN:
         return _stdin()
     try:

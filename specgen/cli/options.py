@@ -144,6 +144,30 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstraintOptions:
+    json_schema: Annotated[
+        str | None,
+        typer.Option(
+            "-j",
+            "--json-schema",
+            metavar="FILE|STRING",
+            help="The answer is JSON of this schema; see docs/structured.md.",
+        ),
+    ] = None
+    regex: Annotated[
+        str | None, typer.Option("--regex", metavar="REGEX", help="The answer matches REGEX from end to end.")
+    ] = None
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            "--grammar",
+            metavar="FILE|STRING",
+            help="The answer is a text of this grammar (Lark, or GBNF of llama.cpp).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[

@@ -1,7 +1,7 @@
 """What the decoding loop asks of a model and of a drafter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -109,6 +109,17 @@ class Verdict:
     accepted: int
     tokens: tuple[int, ...]
     sources: tuple[Source, ...]
+
+    def unforced(self) -> "Verdict":
+        """The same round without the forced tokens at the end of its proposal: they say nothing about a drafter."""
+        guessed = len(self.proposal.tokens) - self.proposal.sources.count("forced")
+        if guessed == len(self.proposal.tokens):
+            return self
+        proposal = replace(
+            self.proposal, tokens=self.proposal.tokens[:guessed], sources=self.proposal.sources[:guessed]
+        )
+        kept = min(self.accepted, guessed)
+        return Verdict(proposal, kept, self.tokens[: kept + 1], self.sources[: kept + 1])
 
 
 class Drafter(Protocol):

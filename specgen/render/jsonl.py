@@ -73,7 +73,13 @@ def _step(step: Step) -> dict[str, object]:
 
 def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
     models = {"target": _model(started.target), "draft": _model(started.draft)} if started else {}
-    return {"reason": finished.reason, "text": finished.text, "models": models, "stats": _stats(finished.stats)}
+    return {
+        "reason": finished.reason,
+        "text": finished.text,
+        "complete": finished.complete,
+        "models": models,
+        "stats": _stats(finished.stats),
+    }
 
 
 def _model(model: LoadedModel | None) -> dict[str, object] | None:

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import GenerationOptions, ModelOptions, OutputOptions, grouped, named_model
+from specgen.cli.constraints import read_constraint
+from specgen.cli.options import ConstraintOptions, GenerationOptions, ModelOptions, OutputOptions, grouped, named_model
 
 
 @grouped
 def command(
     models: ModelOptions,
     generation: GenerationOptions,
+    constraint: ConstraintOptions,
     output: OutputOptions,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
 ) -> None:
@@ -24,6 +26,7 @@ def command(
         specgen chat -m org/target -d org/draft -s "Be brief."
     """
     target = named_model(models)
+    wanted = read_constraint(constraint)
 
     from specgen.cli.repl import Repl, line_reader
     from specgen.conversation import Conversation
@@ -60,6 +63,7 @@ def command(
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
+            constraint=wanted,
         )
         Repl(
             session, conversation, painted, line_reader(), color=output.color.value, sources=output.color_source

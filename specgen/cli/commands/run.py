@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.constraints import check_complete, read_constraint
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
+    ConstraintOptions,
     GenerationOptions,
     InputOptions,
     ModelOptions,
@@ -24,6 +26,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     context: typer.Context,
     models: ModelOptions,
     generation: GenerationOptions,
+    constraint: ConstraintOptions,
     inputs: InputOptions,
     output: OutputOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
@@ -49,6 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
         )
     target = named_model(models)
+    wanted = read_constraint(constraint)
 
     from specgen.cli.playing import play
     from specgen.render import make_renderer
@@ -73,9 +77,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
+            constraint=wanted,
         )
         last = play(events, trace.along(renderer), session.stop)
         if isinstance(last, Failed):
             raise last.error
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+    check_complete(last)
