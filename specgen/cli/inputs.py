@@ -38,6 +38,8 @@ def _stdin() -> str:
 
 def as_text(data: bytes, name: str) -> str:
     """UTF-8, whatever the locale says. Raises BadFile."""
+    if (zero := data.find(b"\0")) >= 0:
+        raise BadFile(f"{name} is binary, not text (byte {zero} is zero)", hint="give it as UTF-8 text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

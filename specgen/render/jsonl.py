@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import TextIO
 
+from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
 from specgen.render.sanitize import BIDI_CONTROLS
 
@@ -44,7 +45,7 @@ class JsonLines:
                 self._write("finished", _finished(event, self._started))
                 self._started = None
             case Failed():
-                self._write("failed", _failed(event))
+                self._write("failed", error_fields(event.error))
                 self._started = None
 
     def close(self) -> None:
@@ -52,10 +53,15 @@ class JsonLines:
             self._progress.close()
 
     def _write(self, kind: str, fields: dict[str, object]) -> None:
-        line = json.dumps({"type": kind, "schema": SCHEMA, **fields}, ensure_ascii=False)
-        # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
-        self._stdout.buffer.write(line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n")
+        self._stdout.buffer.write(json_line({"type": kind, "schema": SCHEMA, **fields}))
         self._stdout.buffer.flush()
+
+
+def json_line(fields: dict[str, object]) -> bytes:
+    """`fields` as one line of JSON in UTF-8, its newline included."""
+    line = json.dumps(fields, ensure_ascii=False)
+    # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
+    return line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _step(step: Step) -> dict[str, object]:
@@ -78,7 +84,7 @@ def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
         "text": finished.text,
         "complete": finished.complete,
         "models": models,
-        "stats": _stats(finished.stats),
+        "stats": stats_fields(finished.stats),
     }
 
 
@@ -86,7 +92,7 @@ def _model(model: LoadedModel | None) -> dict[str, object] | None:
     return asdict(model) if model else None
 
 
-def _stats(stats: Stats) -> dict[str, object]:
+def stats_fields(stats: Stats) -> dict[str, object]:
     return {
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,
@@ -110,8 +116,7 @@ def _stats(stats: Stats) -> dict[str, object]:
     }
 
 
-def _failed(failed: Failed) -> dict[str, object]:
-    error = failed.error
+def error_fields(error: SpecgenError) -> dict[str, object]:
     return {
         "error": type(error).__name__,
         "message": error.message,
