@@ -17,6 +17,7 @@ from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.sanitize import sanitize
+from specgen.render.terminal import put
 from specgen.session import Session
 
 
@@ -56,7 +57,7 @@ class Mapper:
             self._bar.close()
             self.results.close()
             if self.stats and not self.quiet and totals != Totals():
-                self._say(totals.line(time.monotonic() - began))
+                put(sys.stderr, totals.summary(time.monotonic() - began))
         if totals.failed:
             count = totals.failed + totals.answered
             where = "their results say why" if self.results.as_json else "the lines above say why"

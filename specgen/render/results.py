@@ -63,7 +63,7 @@ class Totals:
         seconds = sum(each.elapsed_s for each in self.stats)
         return sum(each.generated_tokens for each in self.stats) / seconds if seconds else 0.0
 
-    def line(self, seconds: float) -> str:
+    def summary(self, seconds: float) -> str:
         """The exit summary, `seconds` after the first record was read."""
         counts = {"answered": self.answered, "failed": self.failed, "skipped": self.skipped}
         named = [f"{count} {name}" for name, count in counts.items() if count or name == "answered"]
@@ -75,6 +75,6 @@ class Totals:
             sum(getattr(each, name) for each in self.stats) for name in ("drafted_tokens", "accepted_tokens")
         )
         if drafted:
-            parts.append(f"acceptance rate {100 * accepted / drafted:.0f} %")
-            parts.append(f"mean acceptance length {tokens / rounds:.1f}")
-        return " · ".join(parts)
+            rate = f"acceptance rate {100 * accepted / drafted:.0f} %"
+            parts[-1] += f"\n{rate} · mean acceptance length {tokens / rounds:.1f}"
+        return " · ".join(parts) + "\n"

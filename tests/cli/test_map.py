@@ -171,7 +171,7 @@ def test_a_model_that_is_not_there_fails_all_at_once() -> None:
 
 def test_the_summary_adds_up(mapped: Any) -> None:
     err = mapped("--stats", "-d", "lookup", stdin="\n".join(LINES).encode()).err
-    assert "specgen: 3 answered in " in err
+    assert "3 answered in " in err
     assert "18 tokens" in err
     assert mapped("--stats", "-q", stdin="\n".join(LINES).encode()).err == ""
 
