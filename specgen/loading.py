@@ -18,8 +18,10 @@ from specgen.engine.runners.graphs import choose_capture
 from specgen.errors import UsageError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_weights, find
+from specgen.models.summary import context_length
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range
+from specgen.prompt import is_long, refuse_long
 
 LOOKUP = "lookup"
 NONE = "none"
@@ -59,10 +61,11 @@ def _loaded(checkpoint: Checkpoint) -> LoadedModel:
     return LoadedModel(checkpoint.ref.source, checkpoint.commit or checkpoint.ref.revision)
 
 
-def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
+def open_pair(target: ModelRef, draft: str, options: EngineOptions, prompt: str = "") -> Generator[Event, None, Pair]:
     """Load `target` with `draft` (a model, `lookup` or `none`), yielding what a person should know meanwhile.
 
-    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit.
+    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit, and
+    a `prompt` may be far too long.
     """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -73,6 +76,8 @@ def open_pair(target: ModelRef, draft: str, options: EngineOptions) -> Generator
         draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
     with ThreadPoolExecutor(max_workers=1) as pool:
         comparing = pool.submit(_tokenizers, checkpoint, draft_checkpoint, options)
+        if is_long(prompt) and (longest := options.ctx_size or context_length(checkpoint)):
+            refuse_long(comparing.result()[0], prompt, longest)
         if not (checkpoint.is_whole and (draft_checkpoint is None or draft_checkpoint.is_whole)):
             comparing.result()
             if draft_checkpoint is not None:

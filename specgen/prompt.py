@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specgen.core import Message
+from specgen.errors import PromptTooLong
 from specgen.models.chat_template import render
 from specgen.models.tokenizer import Tokenizer
+
+# Characters that are encoded at a time where a text may be far too long, and the tokens that a cut may add there.
+_PIECE = 1 << 16
+_CUT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +37,31 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> Prompt:
         tokenizer.chat_template, messages, special_tokens=tokenizer.special_tokens, add_generation_prompt=True
     )
     return Prompt(text, tuple(tokenizer.encode(text, special=False)))
+
+
+def is_long(text: str) -> bool:
+    """Whether `text` may be far too long for a context."""
+    return len(text) > _PIECE
+
+
+def refuse_long(tokenizer: Tokenizer, text: str, longest: int) -> None:
+    """Raise PromptTooLong where `text` alone has surely more than `longest` tokens.
+
+    Reads no more of it than that takes; a text that just does not fit is found out when all of it is encoded.
+    """
+    if not is_long(text):
+        return
+    count = 0
+    for start in range(0, len(text), _PIECE):
+        count += max(0, len(tokenizer.encode(text[start : start + _PIECE], special=False)) - _CUT)
+        if count > longest:
+            about = 1000 * round(count * len(text) / min(len(text), start + _PIECE) / 1000)
+            raise too_long(f"about {about}", longest)
+
+
+def too_long(tokens: str, longest: int) -> PromptTooLong:
+    """The error for a prompt of so many `tokens`, in words."""
+    return PromptTooLong(
+        f"the prompt has {tokens} tokens and the context holds {longest}",
+        hint="shorten it, or raise --ctx-size if the model allows",
+    )

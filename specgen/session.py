@@ -17,11 +17,11 @@ from specgen.engine.interfaces import Drafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.tokens import Tokens
-from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
+from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Span, Started, Stats, Step
 from specgen.loading import NONE, Pair, open_pair
 from specgen.pairs import resolve
-from specgen.prompt import chat_prompt, raw_prompt
+from specgen.prompt import chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling
 
 
@@ -69,11 +69,16 @@ class Session:
             raise UsageError("the session is not open", hint="exhaust Session.open() first")
         return self._pair
 
-    def open(self) -> Generator[Event, None, None]:
-        """Find, check and load the pair if that has not been done; raises SpecgenError."""
-        if self._pair is None:
-            with memory_errors():
-                self._pair = yield from open_pair(self._target, self._draft, self._options)
+    def open(self, prompt: str = "") -> Generator[Event, None, None]:
+        """Find, check and load the pair if that has not been done; raises SpecgenError.
+
+        A `prompt` that is far too long for the target is refused before any weights are loaded.
+        """
+        if self._pair is not None:
+            refuse_long(self._pair.tokenizer, prompt, self._pair.context_length)
+            return
+        with memory_errors():
+            self._pair = yield from open_pair(self._target, self._draft, self._options, prompt)
 
     def generate(
         self,
@@ -98,7 +103,7 @@ class Session:
                 raise UsageError(
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
                 )
-            yield from self.open()
+            yield from self.open(prompt)
             if raw:
                 made = raw_prompt(self.pair.tokenizer, prompt)
             else:
@@ -187,10 +192,7 @@ class Session:
         if prompt_tokens == 0:
             raise UsageError("the prompt is empty", hint="give the model something to read")
         if prompt_tokens >= longest:
-            raise PromptTooLong(
-                f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
-                hint="shorten it, or raise --ctx-size if the model allows",
-            )
+            raise too_long(str(prompt_tokens), longest)
         ends = end_ids(pair.checkpoint, pair.tokenizer)
         if max_new_tokens is not None and prompt_tokens + max_new_tokens <= longest:
             return Limits(prompt_tokens + max_new_tokens, "length", ends)

@@ -18,7 +18,7 @@ def gather(words: Sequence[str], files: Sequence[Path]) -> str | None:
     if words:
         parts.append(" ".join(words))
     parts = [part for part in parts if part.strip()]
-    return "\n\n".join([*(part.rstrip("\n") for part in parts[:-1]), parts[-1]]) if parts else None
+    return "\n\n".join([*(part.rstrip("\r\n") for part in parts[:-1]), parts[-1]]) if parts else None
 
 
 def read_text(path: Path) -> str:

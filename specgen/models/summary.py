@@ -33,10 +33,25 @@ def summarize(checkpoint: Checkpoint) -> ModelSummary:
     return _of_gguf(checkpoint) if checkpoint.is_gguf else _of_folder(checkpoint)
 
 
-def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
+def context_length(checkpoint: Checkpoint) -> int | None:
+    """How many tokens the model was made to read, by its config or header alone. Raises BadFile."""
+    return summarize(checkpoint).context_length if checkpoint.is_gguf else _length(_config(checkpoint))
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json, with what it says about the part that reads text."""
     top = checkpoint.config
     nested = top.get("text_config")
-    config = {**top, **nested} if isinstance(nested, dict) else top
+    return {**top, **nested} if isinstance(nested, dict) else top
+
+
+def _length(config: Mapping[str, Any]) -> int | None:
+    length: int | None = _first(int, config, "max_position_embeddings", "n_positions")
+    return length
+
+
+def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
+    top, config = checkpoint.config, _config(checkpoint)
     architectures = top.get("architectures") or [None]
     dtypes, parameters = _weights(checkpoint)
     return ModelSummary(
@@ -48,7 +63,7 @@ def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
         layers=_first(int, config, "num_hidden_layers", "n_layer"),
         hidden_size=_first(int, config, "hidden_size", "n_embd"),
         vocabulary=_first(int, config, "vocab_size"),
-        context_length=_first(int, config, "max_position_embeddings", "n_positions"),
+        context_length=_length(config),
         dtype=dtypes or _first(str, config, "dtype", "torch_dtype"),
         licence=_licence(checkpoint.path / "README.md"),
         files=_files(checkpoint.path),
