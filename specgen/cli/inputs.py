@@ -38,11 +38,12 @@ def _stdin() -> str:
 
 def as_text(data: bytes, name: str) -> str:
     """UTF-8, whatever the locale says. Raises BadFile."""
-    if (zero := data.find(b"\0")) >= 0:
-        raise BadFile(f"{name} is binary, not text (byte {zero} is zero)", hint="give it as UTF-8 text")
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadFile(
             f"{name} is not UTF-8 text (byte {error.start})", hint="convert it, for example with iconv -t utf-8"
         ) from error
+    if "\0" in text:
+        raise BadFile(f"{name} is binary, not text (byte {data.index(0)} is zero)", hint="give it as UTF-8 text")
+    return text

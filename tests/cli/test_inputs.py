@@ -69,8 +69,8 @@ def test_a_large_record_of_a_map_fails_alone(checkpoints: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "stdin is binary, not text (byte 8 is zero)"),
-        (b"\x7fELF\x02\x01\x01\x00", "stdin is binary"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "stdin is not UTF-8 text (byte 0)"),
+        (b"\x7fELF\x02\x01\x01\x00", "stdin is binary, not text (byte 7 is zero)"),
         (b"caf\xe9", "stdin is not UTF-8 text (byte 3)"),
     ],
 )

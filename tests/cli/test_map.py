@@ -142,7 +142,7 @@ def test_answers_of_a_schema_are_lines_of_json(mapped: Any) -> None:
     [
         ([], None, 2, "there are no records"),
         (["-f", "missing.txt"], None, 10, "missing.txt"),
-        ([], b"\xff\xfe\x00binary", 10, "line 1 of stdin is binary"),
+        ([], b"\x7fELF\x02\x00", 10, "line 1 of stdin is binary"),
         ([], b"caf\xe9\n", 10, "line 1 of stdin is not UTF-8"),
         (["about {topic}"], b"hello\n", 2, "no field 'topic'"),
         (["--field", "x"], b"hello\n", 2, "--field is for JSON records"),
