@@ -176,6 +176,18 @@ def test_the_summary_adds_up(mapped: Any) -> None:
     assert mapped("--stats", "-q", stdin="\n".join(LINES).encode()).err == ""
 
 
+def test_the_pipeline_of_the_documentation_makes_json_of_every_line(mapped: Any) -> None:
+    folder = Path(__file__).parents[2] / "docs" / "pipelines"
+    schema = json.loads((folder / "order.schema.json").read_text())
+    outcome = mapped("-j", folder / "order.schema.json", "-f", folder / "orders.txt", "Say it as JSON: {input}", n=200)
+    assert (outcome.code, outcome.err) == (0, "")
+    orders = objects(outcome.out)
+    assert len(orders) == 50
+    for order in orders:
+        assert list(order) == schema["required"]
+        assert order["day"] in schema["properties"]["day"]["enum"]
+
+
 # Going on with what was begun
 
 
