@@ -173,7 +173,8 @@ class OutputOptions:
     color_source: Annotated[
         bool,
         typer.Option(
-            "--color-source", help="Colour text on a terminal by where it came from: draft, lookup, forced, corrected, bonus."
+            "--color-source",
+            help="Colour text on a terminal by where it came from: draft, lookup, forced, corrected, bonus.",
         ),
     ] = False
     trace: Annotated[

@@ -116,7 +116,7 @@ class Auto:
         else:
             self._costs.add_prefill(self._unread, verify_s)
             self._unread = None
-        self._lookups.add(proposal.match, proposal.continuation, verdict.tokens)
+        self._lookups.add(proposal.match, proposal.continuation, guessed.tokens)
         self._generated += brought
         self._trial.pass_by(brought)
         self._ended = self.clock()

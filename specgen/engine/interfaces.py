@@ -111,15 +111,16 @@ class Verdict:
     sources: tuple[Source, ...]
 
     def unforced(self) -> "Verdict":
-        """The same round without the forced tokens at the end of its proposal: they say nothing about a drafter."""
-        guessed = len(self.proposal.tokens) - self.proposal.sources.count("forced")
-        if guessed == len(self.proposal.tokens):
+        """The same round without the forced tokens around the guess: they say nothing about a drafter."""
+        sources = self.proposal.sources
+        if "forced" not in sources:
             return self
-        proposal = replace(
-            self.proposal, tokens=self.proposal.tokens[:guessed], sources=self.proposal.sources[:guessed]
-        )
-        kept = min(self.accepted, guessed)
-        return Verdict(proposal, kept, self.tokens[: kept + 1], self.sources[: kept + 1])
+        places = [place for place, source in enumerate(sources) if source != "forced"]
+        start, end = (places[0], places[-1] + 1) if places else (len(sources), len(sources))
+        proposal = replace(self.proposal, tokens=self.proposal.tokens[start:end], sources=sources[start:end])
+        kept = min(max(0, self.accepted - start), end - start)
+        part = slice(start, start + kept + 1)
+        return Verdict(proposal, kept, self.tokens[part], self.sources[part])
 
 
 class Drafter(Protocol):

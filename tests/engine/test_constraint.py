@@ -30,7 +30,7 @@ from specgen.engine.interfaces import Drafter, Proposal, Verdict
 from specgen.engine.sampling import Sampler
 from specgen.engine.tokens import Tokens
 from specgen.errors import UsageError
-from specgen.events import Failed, Finished
+from specgen.events import Failed, Finished, Source
 from tests.engine.test_sampling import chi_square_p, distribution
 from tests.fakes import VOCAB, Scripted, Speaker, TableModel, encode, fake_session, steps, tokenizer, tokens_of
 
@@ -143,19 +143,33 @@ def test_a_forced_run_is_proposed_at_once_and_always_accepted() -> None:
     assert len(tokens_of(done)) / len(done) > 2.5
 
 
-def test_what_is_forced_is_added_to_what_another_drafter_found() -> None:
+def test_what_is_forced_stands_around_what_another_drafter_guesses() -> None:
     answer = encode('{"name": "a", "kind": "cat", "tags": []}')
-    done = constrained(
-        OBJECT,
-        SamplingParams(),
-        Scripted(lambda ids: answer[len(ids) - len(PROMPT) :]),
-        k=3,
-        target=Speaker([*answer, END], len(PROMPT)),
-    )
+    asked: list[int] = []
+
+    def script(ids: list[int]) -> list[int]:
+        asked.append(len(ids) - len(PROMPT))
+        return answer[len(ids) - len(PROMPT) :]
+
+    target = Speaker([*answer, END], len(PROMPT))
+    done = constrained(OBJECT, SamplingParams(), Scripted(script), k=3, target=target)
     assert tokens_of(done) == [*answer, END]
-    mixed = [each.drafted_sources for each in done if len(set(each.drafted_sources)) == 2]
-    assert mixed
-    assert all(list(sources) == sorted(sources) for sources in mixed)  # draft, then forced
+    first = "".join(source[0] for source in done[0].drafted_sources)
+    assert re.fullmatch("f{5,}d{3}f*", first)
+    assert asked[0] == first.index("d")
+    assert all(each.accepted == each.drafted for each in done)
+
+
+def test_a_drafter_is_judged_by_its_own_tokens() -> None:
+    sources: tuple[Source, ...] = ("forced", "forced", "draft", "draft", "forced")
+    proposal = Proposal((1, 2, 3, 4, 5), sources, confidences=(0.9, 0.8))
+    for accepted, kept, tokens in [(5, 2, (3, 4, 5)), (4, 2, (3, 4, 9)), (3, 1, (3, 9)), (2, 0, (9,))]:
+        verdict = Verdict(proposal, accepted, (*proposal.tokens[:accepted], 9), (*sources[:accepted], "corrected"))
+        own = verdict.unforced()
+        assert (own.proposal.tokens, own.proposal.sources) == ((3, 4), ("draft", "draft"))
+        assert (own.accepted, own.tokens) == (kept, tokens)
+    only = Verdict(Proposal((1, 2), ("forced", "forced")), 2, (1, 2, 9), ("forced", "forced", "bonus"))
+    assert (only.unforced().proposal.tokens, only.unforced().tokens) == ((), (9,))
 
 
 def test_a_limit_inside_a_forced_run_is_kept() -> None:

@@ -11,9 +11,9 @@ from specgen.events import Source
 class ForcedDrafter:
     """Helps another drafter along a constraint, in contexts of up to `length` tokens.
 
-    Where tokens are forced they are the proposal. Else the other drafter proposes; what breaks the constraint is cut
-    off, and what is forced after the rest is added. Forced tokens are certain and cost no draft, so they are not
-    counted against the plan's limit.
+    A proposal is what is forced, then what the other drafter guesses after it as far as that keeps to the constraint,
+    then what is forced after the guess. Forced tokens cost no draft, and are wrong only where a guess before them was:
+    they are not counted against the plan's limit.
     """
 
     def __init__(self, drafter: Drafter, constraint: Follower, length: int) -> None:
@@ -22,21 +22,28 @@ class ForcedDrafter:
         self._length = length
 
     def propose(self, context: Tokens, plan: Plan) -> Proposal:
-        proposal = Proposal()
-        if not self._constraint.forced(context):
-            proposal = self._drafter.propose(context, plan)
-            kept = self._constraint.reach(context + proposal.tokens) - len(context)
-            ended = proposal.tokens[kept : kept + 1]
-            if ended and ended[0] in plan.end_ids:
-                kept += 1
-            proposal = _first(proposal, kept)
-        drafted = context + proposal.tokens
-        run = self._constraint.forced(drafted)[: max(0, self._length - len(drafted) - 1)]
-        sources: tuple[Source, ...] = tuple("forced" for _ in run)
-        return replace(proposal, tokens=proposal.tokens + run, sources=proposal.sources + sources)
+        room = max(0, self._length - len(context) - 1)
+        before = self._constraint.forced(context)[:room]
+        guess = self._guess(context + before, plan, room - len(before))
+        guessed = before + guess.tokens
+        after = self._constraint.forced(context + guessed)[: room - len(guessed)]
+        return replace(guess, tokens=guessed + after, sources=_forced(before) + guess.sources + _forced(after))
+
+    def _guess(self, context: Tokens, plan: Plan, room: int) -> Proposal:
+        if not room:
+            return Proposal()
+        guess = self._drafter.propose(context, plan)
+        kept = self._constraint.reach(context + guess.tokens) - len(context)
+        if guess.tokens[kept : kept + 1] and guess.tokens[kept] in plan.end_ids:
+            kept += 1
+        return _first(guess, min(kept, room))
 
     def observe(self, verdict: Verdict) -> None:
         self._drafter.observe(verdict)
+
+
+def _forced(tokens: tuple[int, ...]) -> tuple[Source, ...]:
+    return tuple("forced" for _ in tokens)
 
 
 def _first(proposal: Proposal, count: int) -> Proposal:
