@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from specgen.core import Message, SamplingChoice
+from specgen.core import Constraint, Message, SamplingChoice
 from specgen.engine.thinking import without_thinking
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Finished, Notice, Started, Step
@@ -39,12 +39,14 @@ class Conversation:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         think: bool | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.session = session
         self.sampling = sampling or SamplingChoice()
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
         self.think = think
+        self.constraint = constraint
         self.messages = [Message("system", system)] if system else []
         self.started: Started | None = None
         self.finished: Finished | None = None
@@ -131,7 +133,7 @@ class Conversation:
         tags = thinking_tags(tokenizer, read.text) if tokenizer.chat_template else None
         generated: list[int] = []
         answer: list[str] = []
-        events = self.session.run(read.context, self.sampling, self.max_new_tokens, self.stop, tags)
+        events = self.session.run(read.context, self.sampling, self.max_new_tokens, self.stop, tags, self.constraint)
         try:
             for each in events:
                 event = with_messages(each, messages, raw=tokenizer.chat_template is None)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 # Drafters that are no models.
 LOOKUP = "lookup"
@@ -125,6 +126,14 @@ class SamplingChoice:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must be: JSON of a schema, a whole match of a regex, or a text of a grammar (Lark or GBNF)."""
+
+    kind: Literal["json-schema", "regex", "grammar"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ SpecgenError
 ├── BadFile            10   a file that cannot be read or written, or is not text
 ├── UnsupportedModel   11   weights or an architecture that specgen does not load
 ├── DeviceUnavailable  12   a device that this machine or this torch does not have
-└── NoCodeBlock        14   an answer without the code block that was asked for
+├── Incomplete         13   a limit cut an answer before its schema, regex or grammar let it end
+├── SomeFailed         14   some records of a map got no answer
+└── NoCodeBlock        15   an answer without the code block that was asked for
 
-1 is any other failure, 130 an interrupt (Ctrl-C).
+1 is any other failure, 130 an interrupt (Ctrl-C), 143 a SIGTERM that map was sent.
 """
 
 from typing import ClassVar
@@ -81,8 +83,17 @@ class DeviceUnavailable(SpecgenError):
     exit_code = 12
 
 
-class NoCodeBlock(SpecgenError):
+class Incomplete(SpecgenError):
+    exit_code = 13
+
+
+class SomeFailed(SpecgenError):
     exit_code = 14
 
 
+class NoCodeBlock(SpecgenError):
+    exit_code = 15
+
+
 INTERRUPTED = 130
+TERMINATED = 143

@@ -233,11 +233,15 @@ def _by_source(so_far: Mapping[Source, Drafted], step: Step) -> Mapping[Source, 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The stream ended well. `text` is the whole answer, without what the model thought aloud."""
+    """The stream ended well. `text` is the whole answer, without what the model thought aloud.
+
+    `complete` is False where the answer ended before its constraint let it: then the text does not parse.
+    """
 
     reason: Reason
     text: str
     stats: Stats
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)

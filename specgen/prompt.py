@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from specgen.core import Message
 from specgen.engine.thinking import Tags
+from specgen.errors import PromptTooLong
 from specgen.models.chat_template import render
 from specgen.models.tokenizer import Tokenizer
 
@@ -17,6 +18,9 @@ _TAGS = (
 )
 # What templates call the switch for thinking: Qwen3, SmolLM3 and GLM; DeepSeek V3.1.
 _SWITCHES = ("enable_thinking", "thinking")
+# Characters that are encoded at a time where a text may be far too long, and the tokens that a cut may add there.
+_PIECE = 1 << 16
+_CUT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +82,26 @@ def unswitched(tokenizer: Tokenizer, think: bool | None) -> str:
     if think is None or any(switch in template for switch in _SWITCHES):
         return ""
     return "this model's chat template cannot switch thinking on or off"
+
+
+def refuse_long(tokenizer: Tokenizer, text: str, longest: int) -> None:
+    """Raise PromptTooLong where `text` alone has surely more than `longest` tokens.
+
+    Reads no more of it than that takes; a text that just does not fit is found out when all of it is encoded.
+    """
+    if len(text) <= _PIECE:
+        return
+    count = 0
+    for start in range(0, len(text), _PIECE):
+        count += max(0, len(tokenizer.encode(text[start : start + _PIECE], special=False)) - _CUT)
+        if count > longest:
+            about = 1000 * round(count * len(text) / min(len(text), start + _PIECE) / 1000)
+            raise too_long(f"about {about}", longest)
+
+
+def too_long(tokens: str, longest: int) -> PromptTooLong:
+    """The error for a prompt of so many `tokens`, in words."""
+    return PromptTooLong(
+        f"the prompt has {tokens} tokens and the context holds {longest}",
+        hint="shorten it, or raise --ctx-size if the model allows",
+    )

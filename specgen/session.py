@@ -8,20 +8,24 @@ from typing import Self
 
 import torch
 
-from specgen.core import NONE, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.engine.constraint import Follower, Vocabulary
 from specgen.engine.controller import make_controller
 from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.none import NoDrafter
+from specgen.engine.grammar import compile_grammar
+from specgen.engine.interfaces import Drafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
-from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
-from specgen.events import Event, Failed, Finished, Notice, Reason, Span, Started, Stats, Step
+from specgen.errors import OutOfMemory, SpecgenError, UsageError
+from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Span, Started, Stats, Step
 from specgen.loading import Examine, Pair, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
-from specgen.prompt import Prompt, chat_prompt, raw_prompt
+from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling
 
 
@@ -38,6 +42,7 @@ class Session:
         self._target, self._draft = resolve(target), resolve_draft(draft)
         self._options = options or EngineOptions()
         self._pair: Pair | None = None
+        self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping: Reason | None = None
         self.speculating = True
@@ -58,7 +63,7 @@ class Session:
 
     def close(self) -> None:
         """Let go of the models."""
-        self._pair = None
+        self._pair = self._vocabulary = None
 
     def stop(self, reason: Reason = "interrupted") -> None:
         """End the running generation after the current round, from another thread or a signal handler."""
@@ -76,6 +81,8 @@ class Session:
         if self._pair is None:
             with memory_errors():
                 self._pair = yield from open_pair(self._target, self._draft, self._options, examine)
+        elif examine:
+            examine(self._pair.tokenizer, self._pair.context_length)
 
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
@@ -96,16 +103,18 @@ class Session:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         think: bool | None = None,
+        constraint: Constraint | None = None,
     ) -> Iterator[Event]:
         """Answer one prompt. With `raw` it is continued as it is, else it is put into the model's chat template.
 
         `think` switches a reasoning model's thinking on or off where its template can; None leaves it to the template.
+        With a `constraint` the answer keeps to it, see Finished.complete.
 
         The stream ends in `Finished` or `Failed`; closing it early is always safe.
         """
 
         def work() -> Generator[Event, None, None]:
-            _check(stop, max_new_tokens)
+            _check(stop, max_new_tokens, constraint)
             if raw and system:
                 raise UsageError(
                     "a system prompt needs the chat template", hint="leave out --raw, or the system prompt"
@@ -115,13 +124,17 @@ class Session:
             def encode(tokenizer: Tokenizer) -> Prompt:
                 return raw_prompt(tokenizer, prompt) if raw else chat_prompt(tokenizer, messages, think)
 
-            yield from self.open(lambda tokenizer, longest: _check_length(len(encode(tokenizer).ids), longest))
+            def examine(tokenizer: Tokenizer, longest: int) -> None:
+                refuse_long(tokenizer, prompt, longest)
+                _check_length(len(encode(tokenizer).ids), longest)
+
+            yield from self.open(examine)
             tokenizer = self.pair.tokenizer
             made = encode(tokenizer)
             if made.notice:
                 yield Notice(made.notice)
             plain = raw or tokenizer.chat_template is None
-            for event in self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking):
+            for event in self.run(Tokens(made.ids), sampling, max_new_tokens, stop, made.thinking, constraint):
                 yield with_messages(event, messages, raw=plain)
 
         return failing(work())
@@ -133,32 +146,48 @@ class Session:
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
         thinking: Tags | None = None,
+        constraint: Constraint | None = None,
     ) -> Generator[Event, None, None]:
         """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError.
 
         `thinking` has the tags of a model that thinks aloud.
         """
         pair = self.pair
-        _check(stop, max_new_tokens)
+        grammar = _check(stop, max_new_tokens, constraint)
         params = resolve_sampling(sampling or SamplingChoice(), pair.checkpoint.generation_config)
         limits = self._limits(len(context), max_new_tokens)
         self._stopping = None
+        follower: Follower | None = None
+        if grammar is not None:
+            if self._vocabulary is None:
+                yield Progress("reading the vocabulary")
+                self._vocabulary = Vocabulary(pair.tokenizer, limits.end_ids)
+            follower = self._vocabulary.follow(grammar, len(context))
         yield self._started(params, len(context))
         rounds = decode(
             pair.target,
-            pair.drafter if self.speculating else NoDrafter(),
+            self._drafter(follower, limits.length),
             context,
-            Sampler(params, len(context)),
+            Sampler(params, len(context), follower),
             limits,
             self._controller,
         )
         with memory_errors():
             yield from self._stream(
-                rounds, TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context)
+                rounds, TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context), grammar
             )
 
+    def _drafter(self, follower: Follower | None, length: int) -> Drafter:
+        """The pair's drafter, helped along a constraint where anything is drafted."""
+        pair = self.pair
+        if not self.speculating:
+            return NoDrafter()
+        if follower is None or pair.drafter_name == NONE or self._options.num_draft_tokens == 0:
+            return pair.drafter
+        return ForcedDrafter(pair.drafter, follower, length)
+
     def _stream(
-        self, rounds: Iterator[Round], text: TextStream, split: ThinkingSplit, prompt_tokens: int
+        self, rounds: Iterator[Round], text: TextStream, split: ThinkingSplit, prompt_tokens: int, grammar: str | None
     ) -> Generator[Event, None, None]:
         """Rounds as steps, then `Finished`."""
         start = time.perf_counter()
@@ -184,7 +213,13 @@ class Session:
             step = Step((), last)
             answer.append(step.text)
             yield step
-        yield Finished(reason, "".join(answer), stats)
+        whole = "".join(answer)
+        # The end token is allowed only where the grammar lets the text end.
+        complete = grammar is None or reason == "end" or self._accepts(grammar, whole)
+        yield Finished(reason, whole, stats, complete)
+
+    def _accepts(self, grammar: str, text: str) -> bool:
+        return self._vocabulary is not None and self._vocabulary.accepts(grammar, text)
 
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
         pair = self.pair
@@ -239,22 +274,20 @@ def memory_errors() -> Iterator[None]:
         ) from error
 
 
-def _check(stop: Sequence[str], max_new_tokens: int | None) -> None:
-    """What can be refused before anything is loaded."""
+def _check(stop: Sequence[str], max_new_tokens: int | None, constraint: Constraint | None) -> str | None:
+    """Refuse what can be refused before anything is loaded. Returns the grammar of `constraint`."""
     if "" in stop:
         raise UsageError("a stop string is empty", hint="leave it out")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for one token at least")
+    return compile_grammar(constraint) if constraint else None
 
 
 def _check_length(prompt_tokens: int, longest: int) -> None:
     if prompt_tokens == 0:
         raise UsageError("the prompt is empty", hint="give the model something to read")
     if prompt_tokens >= longest:
-        raise PromptTooLong(
-            f"the prompt has {prompt_tokens} tokens and the context holds {longest}",
-            hint="shorten it, or raise --ctx-size if the model allows",
-        )
+        raise too_long(str(prompt_tokens), longest)
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

@@ -28,7 +28,7 @@ def test_every_exit_code_is_listed() -> None:
         int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "exit-codes.md").read_text(), re.MULTILINE)
     }
     kinds = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type)}
-    assert listed == kinds | {0, errors.INTERRUPTED}
+    assert listed == kinds | {0, errors.INTERRUPTED, errors.TERMINATED}
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md"])

@@ -49,6 +49,9 @@ class Color(StrEnum):
     NEVER = "never"
 
 
+NoLog = Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     heading: ClassVar = "Models"
@@ -181,20 +184,46 @@ class ThinkingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstraintOptions:
+    heading: ClassVar = "Structure"
+    json_schema: Annotated[
+        str | None,
+        typer.Option(
+            "-j",
+            "--json-schema",
+            metavar="FILE|STRING",
+            help="The answer is JSON of this schema; see docs/structured.md.",
+        ),
+    ] = None
+    regex: Annotated[
+        str | None, typer.Option("--regex", metavar="REGEX", help="The answer matches REGEX from end to end.")
+    ] = None
+    grammar: Annotated[
+        str | None,
+        typer.Option(
+            "--grammar",
+            metavar="FILE|STRING",
+            help="The answer is a text of this grammar (Lark, or GBNF of llama.cpp).",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutputOptions:
     heading: ClassVar = "Output"
     color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
     color_source: Annotated[
         bool,
         typer.Option(
-            "--color-source", help="Colour text on a terminal by where it came from: draft, lookup, corrected, bonus."
+            "--color-source",
+            help="Colour text on a terminal by where it came from: draft, lookup, forced, corrected, bonus.",
         ),
     ] = False
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append every round to FILE as a line of JSON.")
     ] = None
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
-    no_log: Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")] = False
+    no_log: NoLog = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Self
 from specgen.errors import BadFile
 from specgen.events import Event, Failed, Finished, Renderer, Started, Stats, Step
 from specgen.history import History, Kind, location, logging_is_on
-from specgen.render.jsonl import stats_data
+from specgen.render.jsonl import stats_fields
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put
 
@@ -56,7 +56,7 @@ class Recorder:
                 output=output,
                 reason=reason,
                 settings=settings,
-                stats=stats_data(stats),
+                stats=stats_fields(stats),
             )
         except (sqlite3.Error, OSError) as error:
             self._tell(f"this answer is not in the history: {location()}: {error}; --no-log keeps it out")

@@ -103,19 +103,20 @@ class Auto:
         proposal = verdict.proposal
         drafted, brought = len(proposal.tokens), len(verdict.tokens)
         by_model = "draft" in proposal.sources
+        guessed = verdict.unforced()
         notice = None
         if self._unread is None:
             self._costs.add_target(drafted + 1, verify_s)
             if not drafted:
                 self._plain_at = len(self._context)
             if by_model:
-                notice = self._trial.observe(verdict, draft_s)
-            if self._limit > 0:
-                self._yield.add(brought, self._costs.round(drafted, by_model=by_model))
+                notice = self._trial.observe(guessed, draft_s)
+            if self._limit > 0 and (guessed is verdict or guessed.proposal.tokens):
+                self._yield.add(len(guessed.tokens), self._costs.round(len(guessed.proposal.tokens), by_model=by_model))
         else:
             self._costs.add_prefill(self._unread, verify_s)
             self._unread = None
-        self._lookups.add(proposal.match, proposal.continuation, verdict.tokens)
+        self._lookups.add(proposal.match, proposal.continuation, guessed.tokens)
         self._generated += brought
         self._trial.pass_by(brought)
         self._ended = self.clock()

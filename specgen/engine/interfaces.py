@@ -1,7 +1,7 @@
 """What the decoding loop asks of a model and of a drafter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -109,6 +109,18 @@ class Verdict:
     accepted: int
     tokens: tuple[int, ...]
     sources: tuple[Source, ...]
+
+    def unforced(self) -> "Verdict":
+        """The same round without the forced tokens around the guess: they say nothing about a drafter."""
+        sources = self.proposal.sources
+        if "forced" not in sources:
+            return self
+        places = [place for place, source in enumerate(sources) if source != "forced"]
+        start, end = (places[0], places[-1] + 1) if places else (len(sources), len(sources))
+        proposal = replace(self.proposal, tokens=self.proposal.tokens[start:end], sources=sources[start:end])
+        kept = min(max(0, self.accepted - start), end - start)
+        part = slice(start, start + kept + 1)
+        return Verdict(proposal, kept, self.tokens[part], self.sources[part])
 
 
 class Drafter(Protocol):

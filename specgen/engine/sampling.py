@@ -3,7 +3,7 @@
 By the Gumbel-max trick the token is distributed as p. The noise is keyed by (seed, position, token id), so the same
 logits at the same position give the same token whoever asks: the target that verifies, the draft that guesses, or a
 run without a draft. The order of the warps is that of transformers' `generate`: penalties, temperature, top-k, top-p,
-min-p.
+min-p. A constraint rules tokens out before the warps, so that they share out what is left.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from specgen.core import SamplingParams
+from specgen.engine.constraint import Follower
 from specgen.engine.noise import gumbel
 from specgen.engine.tokens import Tokens
 
@@ -110,24 +111,43 @@ class Penalties:
 class Sampler:
     """Picks the token of each position, the same one for whoever asks with the same logits."""
 
-    def __init__(self, params: SamplingParams, prompt_length: int) -> None:
+    def __init__(self, params: SamplingParams, prompt_length: int, constraint: Follower | None = None) -> None:
         self.params = params
         self._penalties = Penalties(params, prompt_length) if params.penalised else None
+        self._constraint = constraint
 
     def pick(self, logits: torch.Tensor, context: Tokens, drafted: Sequence[int] = ()) -> list[int]:
         """The token of every row.
 
         logits: float32 [rows, vocab]; row i scores what follows `context + drafted[:i]`, so there is one row more
-        than drafted tokens.
+        than drafted tokens. Under a constraint the picks end with the first that differs from its drafted token: what
+        was drafted after it may be nothing that the constraint can follow.
         """
+        picks: list[int]
+        if self._constraint is not None:
+            picks = []
+            for i, row in enumerate(logits):
+                picks.append(self._pick_one(row, context + drafted[:i]))
+                if picks[i : i + 1] != list(drafted[i : i + 1]):
+                    break
+            return picks
         if self.params.greedy and self._penalties is None:
-            picks: list[int] = logits.argmax(-1).tolist()  # one transfer from the device, not one a row
+            picks = logits.argmax(-1).tolist()  # one transfer from the device, not one a row
             return picks
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
+
+    def narrow(self, row: torch.Tensor, context: Tokens) -> torch.Tensor:
+        """`row` [vocab], the scores after `context`, as far as the constraint leaves a choice."""
+        return row if self._constraint is None else self._constraint.mask(row, context)
+
+    def is_settled(self, context: Tokens) -> bool:
+        """Whether the constraint leaves no choice after `context`, so that drafting there is time lost."""
+        return self._constraint is not None and bool(self._constraint.forced(context))
 
     def _pick_one(self, row: torch.Tensor, context: Tokens) -> int:
         if self._penalties is not None:
             row = self._penalties.apply(row, context)
+        row = self.narrow(row, context)
         if self.params.greedy:
             return int(row.argmax())
         scores, ids = warp(row, self.params)

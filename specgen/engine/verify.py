@@ -12,7 +12,10 @@ from specgen.events import Source
 
 
 def verify(proposal: Proposal, picks: Sequence[int]) -> Verdict:
-    """Accept the longest prefix of `proposal` that equals `picks`; `picks` has one id more than the proposal."""
+    """Accept the longest prefix of `proposal` that equals `picks`.
+
+    `picks` has one id more than the proposal, or ends with the first that differs.
+    """
     drafted = proposal.tokens
     accepted = 0
     while accepted < len(drafted) and drafted[accepted] == picks[accepted]:

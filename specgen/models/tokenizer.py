@@ -97,6 +97,10 @@ class Tokenizer:
                 text = text.replace(piece, piece.strip())
         return text
 
+    def to_json(self) -> str:
+        """All of it as the text of a tokenizer.json, added tokens included."""
+        return self._backend.to_str()
+
     def token_text(self, token_id: int) -> str:
         """The raw vocabulary entry of an id, for messages."""
         return self._backend.id_to_token(token_id) or "(no token)"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TextIO
 
+from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
 from specgen.render.sanitize import BIDI_CONTROLS
 
@@ -56,7 +57,7 @@ class JsonLines:
                 self._write("finished", _finished(event, self._started))
                 self._started = None
             case Failed():
-                self._write("failed", _failed(event))
+                self._write("failed", error_fields(event.error))
                 self._started = None
 
     def close(self) -> None:
@@ -64,10 +65,15 @@ class JsonLines:
             self._progress.close()
 
     def _write(self, kind: str, fields: dict[str, object]) -> None:
-        line = json.dumps({"type": kind, "schema": SCHEMA, **fields}, ensure_ascii=False)
-        # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
-        self._stdout.buffer.write(line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n")
+        self._stdout.buffer.write(json_line({"type": kind, "schema": SCHEMA, **fields}))
         self._stdout.buffer.flush()
+
+
+def json_line(fields: dict[str, object]) -> bytes:
+    """`fields` as one line of JSON in UTF-8, its newline included."""
+    line = json.dumps(fields, ensure_ascii=False)
+    # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
+    return line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _step(step: Step) -> dict[str, object]:
@@ -85,14 +91,20 @@ def _step(step: Step) -> dict[str, object]:
 
 def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
     models = {"target": _model(started.target), "draft": _model(started.draft)} if started else {}
-    return {"reason": finished.reason, "text": finished.text, "models": models, "stats": stats_data(finished.stats)}
+    return {
+        "reason": finished.reason,
+        "text": finished.text,
+        "complete": finished.complete,
+        "models": models,
+        "stats": stats_fields(finished.stats),
+    }
 
 
 def _model(model: LoadedModel | None) -> dict[str, object] | None:
     return asdict(model) if model else None
 
 
-def stats_data(stats: Stats) -> dict[str, object]:
+def stats_fields(stats: Stats) -> dict[str, object]:
     """Every figure by its name, as plain data."""
     return {
         "prompt_tokens": stats.prompt_tokens,
@@ -117,8 +129,7 @@ def stats_data(stats: Stats) -> dict[str, object]:
     }
 
 
-def _failed(failed: Failed) -> dict[str, object]:
-    error = failed.error
+def error_fields(error: SpecgenError) -> dict[str, object]:
     return {
         "error": type(error).__name__,
         "message": error.message,

@@ -10,7 +10,7 @@ from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, 
 
 THINKING = "2"
 _SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33", "bonus": "35", "forced": "34"}
-_LEGEND: tuple[Source, ...] = ("draft", "lookup", "corrected", "bonus")
+_LEGEND: tuple[Source, ...] = ("draft", "lookup", "forced", "corrected", "bonus")
 
 
 class TextOut:

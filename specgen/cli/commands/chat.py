@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import GenerationOptions, ModelOptions, OutputOptions, ThinkingOptions, grouped
+from specgen.cli.constraints import read_constraint
+from specgen.cli.options import (
+    ConstraintOptions,
+    GenerationOptions,
+    ModelOptions,
+    OutputOptions,
+    ThinkingOptions,
+    grouped,
+)
 from specgen.cli.suggesting import named_model
 
 
@@ -14,6 +22,7 @@ def command(
     models: ModelOptions,
     generation: GenerationOptions,
     thinking: ThinkingOptions,
+    constraint: ConstraintOptions,
     output: OutputOptions,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
     no_markdown: Annotated[
@@ -31,6 +40,7 @@ def command(
         specgen chat -m org/target -d org/draft -s "Be brief."
     """
     target = named_model(models)
+    wanted = read_constraint(constraint)
 
     from specgen.cli.chat.commands import completions
     from specgen.cli.chat.loop import Chat, Look
@@ -67,6 +77,7 @@ def command(
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
             think=thinking.think,
+            constraint=wanted,
         )
         look = Look(output.color.value, output.color_source, not no_markdown, not thinking.hide_thinking)
         chat = Chat(conversation, look, rendering, lambda target, draft: Session(target, draft, models.engine()))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specgen.cli.constraints import check_complete, read_constraint
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
+    ConstraintOptions,
     GenerationOptions,
     InputOptions,
     ModelOptions,
@@ -36,6 +38,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     models: ModelOptions,
     generation: GenerationOptions,
     thinking: ThinkingOptions,
+    constraint: ConstraintOptions,
     inputs: InputOptions,
     output: OutputOptions,
     one_shot: OneShotOptions,
@@ -75,6 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
         )
     target = named_model(models)
+    wanted = read_constraint(constraint)
 
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
@@ -111,6 +115,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
             think=thinking.think,
+            constraint=wanted,
         )
         last = play(events, recorder.along(trace.along(block or renderer)), session.stop)
         if isinstance(last, Failed):
@@ -118,6 +123,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         _hand_over(one_shot, last, block, quiet=output.quiet)
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
+    check_complete(last)
 
 
 def _hand_over(one_shot: OneShotOptions, last: Finished, block: "FirstBlock | None", *, quiet: bool) -> None:

@@ -46,9 +46,11 @@ class ModelDrafter:
         going_on = True
         while going_on:
             row = self._model.forward(view + drafted, 1).logits[:, : self._shared_vocab]
-            drafted += plan.sampler.pick(row, context + drafted)
-            confidences.append(_probability(row[0], drafted[-1]))
+            before = context + drafted
+            drafted += plan.sampler.pick(row, before)
+            confidences.append(_probability(plan.sampler.narrow(row[0], before), drafted[-1]))
             going_on = len(drafted) < limit and drafted[-1] not in plan.end_ids and plan.goes_on(confidences)
+            going_on = going_on and not plan.sampler.is_settled(context + drafted)
         self._read = context + drafted[:-1]
         sources: tuple[Source, ...] = tuple("draft" for _ in drafted)
         return Proposal(tuple(drafted), sources, tuple(confidences), read)

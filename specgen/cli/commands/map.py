@@ -1,0 +1,93 @@
+"""specgen map: one prompt a record, one answer a line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from specgen.cli.constraints import read_constraint
+from specgen.cli.options import ConstraintOptions, GenerationOptions, ModelOptions, NoLog, grouped
+from specgen.cli.records import INPUT, Records, check_template, prompt_of
+from specgen.cli.suggesting import named_model
+from specgen.errors import UsageError
+from specgen.render.terminal import is_terminal
+
+_PROMPT = "prompt"
+
+
+@grouped
+def command(  # noqa: PLR0913, PLR0917 - one parameter an option
+    models: ModelOptions,
+    generation: GenerationOptions,
+    constraint: ConstraintOptions,
+    prompt: Annotated[
+        str,
+        typer.Argument(metavar="[PROMPT]", help="What to ask for each record; {field} is a field, {input} the line."),
+    ] = "",
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("-f", "--file", metavar="FILE", help="Read records from FILE, not from stdin. Repeatable."),
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(
+            "--field", metavar="NAME", help=f"The field of JSON records that is the text; '{_PROMPT}' if not given."
+        ),
+    ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Every line is text, also where it looks like JSON.")] = False,
+    system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Write JSON lines: the fields of the record, output, stats.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="FILE", help="Write to FILE, and skip the records whose results it holds."),
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the summary where stderr is no terminal, too.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but results and errors.")] = False,
+    no_log: NoLog = False,
+) -> None:
+    """Answer every line of stdin, or of files, with one line.
+
+    A record is a line of text, or a JSON object where the first line is one. Its text is the prompt; PROMPT goes after
+    it, or takes it in where it says {input} or {field}. The models are loaded once, results come in order.
+
+    Examples:
+
+        specgen map -m stories --raw -n 20 < beginnings.txt
+        specgen map -m org/target -d org/draft -j person.json "Who is this? {input}" < lines.txt > people.jsonl
+        specgen map -m org/target --json --resume out.jsonl "Translate into French: {text}" < in.jsonl
+    """
+    target = named_model(models)
+    wanted = read_constraint(constraint)
+    records = Records(file or [], lines=lines)
+    if not records.is_json and not records.is_empty:
+        check_template(prompt)
+        if field is not None:
+            raise UsageError("--field is for JSON records, and these are lines of text", hint="leave it out")
+
+    from specgen.cli.mapping import Mapper
+    from specgen.cli.outputs import Results
+    from specgen.cli.recording import Recorder
+    from specgen.session import Session
+
+    name = field or (_PROMPT if records.is_json else INPUT)
+    with Recorder("map", on=not no_log) as recorder, Session(target, models.draft, models.engine()) as session:
+        Mapper(
+            session=session,
+            prompt=lambda record: prompt_of(record, prompt, name),
+            generation={
+                "system": system,
+                "raw": raw,
+                "sampling": generation.sampling(),
+                "max_new_tokens": generation.max_tokens,
+                "stop": generation.stop,
+                "constraint": wanted,
+            },
+            results=Results(resume, as_json=json),
+            recorder=recorder,
+            quiet=quiet,
+            stats=stats or is_terminal(sys.stderr),
+        ).run(records)

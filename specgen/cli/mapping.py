@@ -1,0 +1,152 @@
+"""The loop of `specgen map`: records in, results out, and nothing that one record does stops the next."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from specgen.cli.constraints import check_complete
+from specgen.cli.outputs import Results
+from specgen.cli.recording import Recorder
+from specgen.cli.records import Record, Records
+from specgen.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
+from specgen.events import Event, Failed, Finished, Notice, Progress, Started
+from specgen.render.progress import ProgressLine
+from specgen.render.records import RecordBar
+from specgen.render.results import Result, Totals
+from specgen.render.sanitize import sanitize
+from specgen.render.terminal import put
+from specgen.session import Session
+
+
+@dataclass
+class Mapper:
+    """Answers records one after the other with `session`; `prompt` makes the prompt of one and raises BadFile.
+
+    `generation` is what Session.generate takes beside the prompt. `quiet` leaves nothing on stderr but errors.
+    """
+
+    session: Session
+    prompt: Callable[[Record], str]
+    generation: dict[str, Any]
+    results: Results
+    recorder: Recorder
+    quiet: bool
+    stats: bool
+    _told: set[str] = field(default_factory=set)
+
+    def run(self, records: Records) -> None:
+        """Until the records end. Raises SomeFailed where some got no answer, SpecgenError where none could."""
+        totals = Totals()
+        self._progress = ProgressLine(sys.stderr)
+        self._bar = RecordBar(sys.stderr, None, 0)
+        began = time.monotonic()
+        try:
+            with _terminating():
+                rest = self._after_done(iter(records), totals)
+                first = next(rest, None)
+                if first is not None:
+                    self._open()
+                    if not self.quiet:
+                        self._bar = RecordBar(sys.stderr, records.total, totals.skipped)
+                    began = time.monotonic()
+                    self._work(first, rest, totals)
+        finally:
+            self._progress.close()
+            self._bar.close()
+            self.results.close()
+            if self.stats and not self.quiet and totals != Totals():
+                put(sys.stderr, totals.summary(time.monotonic() - began))
+        if totals.failed:
+            count = totals.failed + totals.answered
+            where = "their results say why" if self.results.as_json else "the lines above say why"
+            raise SomeFailed(f"{totals.failed} of {count} records got no answer", hint=where)
+
+    def _after_done(self, records: Iterator[Record], totals: Totals) -> Iterator[Record]:
+        """The records that have no result yet."""
+        last: Record | None = None
+        while totals.skipped < self.results.done:
+            last = next(records, None)
+            if last is None:
+                raise BadFile(
+                    f"there are {self.results.done} results already, and only {totals.skipped} records",
+                    hint="resume with the same records, or name another file",
+                )
+            totals.skipped += 1
+        self.results.begin(last.fields if last else None)
+        return records
+
+    def _open(self) -> None:
+        for event in self.session.open():
+            self._show(event)
+        self._progress.close()
+
+    def _work(self, first: Record, rest: Iterator[Record], totals: Totals) -> None:
+        record: Record | None = first
+        while record is not None:
+            self._bar.show(totals.skipped + totals.answered + totals.failed, totals.tokens_per_second)
+            result = self._answer(record)
+            if self.results.shares_terminal:
+                self._bar.close()
+            self.results.write(result)
+            totals.add(result)
+            if result.error is not None and not self.results.as_json:
+                self._bar.close()
+                self._say(f"record {totals.skipped + totals.answered + totals.failed}: {result.error}")
+            record = next(rest, None)
+
+    def _answer(self, record: Record) -> Result:
+        """The result of one record, whatever happens to it."""
+        last: Event | None = None
+        started: Started | None = None
+        try:
+            if record.error is not None:
+                raise record.error
+            for event in self.session.generate(self.prompt(record), **self.generation):
+                if isinstance(event, Started):
+                    started = event
+                elif isinstance(event, Notice | Progress):
+                    self._show(event)
+                last = event
+            if isinstance(last, Failed):
+                raise last.error
+        except SpecgenError as error:
+            return Result(record.fields, error=error)
+        assert isinstance(last, Finished), "every stream ends in Finished or Failed"  # noqa: S101
+        assert started is not None, "and begins with Started"  # noqa: S101
+        self.recorder.write(started, last.text, last.reason, last.stats)
+        seed = None if started.sampling.greedy else started.sampling.seed
+        try:
+            check_complete(last)
+        except Incomplete as error:
+            return Result(record.fields, last, error, seed)
+        return Result(record.fields, last, seed=seed)
+
+    def _show(self, event: Event) -> None:
+        """Progress and notices, each notice once."""
+        if self.quiet or (isinstance(event, Notice) and event.text in self._told):
+            return
+        if isinstance(event, Notice):
+            self._told.add(event.text)
+            self._bar.close()
+        self._progress.show(event)
+
+    def _say(self, text: str) -> None:
+        print(f"specgen: {sanitize(text)}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: what is finished is written, and the terminal is left as it was found."""
+
+    def end(*_: object) -> None:
+        sys.exit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,138 @@
+"""The records of `specgen map`: lines of text or of JSON, from files or stdin, one at a time as they come."""
+
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from specgen.cli.inputs import as_text
+from specgen.errors import BadFile, UsageError
+from specgen.render.terminal import is_terminal
+
+INPUT = "input"
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of the input. `fields` is what JSON said, or the line as `input`; `error` says why it is no record."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    error: BadFile | None = None
+
+
+class Records:
+    """The records of `files`, or of stdin where there are none; blank lines are no records.
+
+    The first record decides whether all are JSON, unless `lines` says that they are not. The constructor reads that one
+    and raises BadFile where it is no text, UsageError where nothing is given. `total` is None for a pipe.
+    """
+
+    def __init__(self, files: Sequence[Path], *, lines: bool) -> None:
+        self._sources = [_open(path) for path in files] if files else [("stdin", _stdin())]
+        self.total = _count(self._sources)
+        self._lines = self._read()
+        first = next(self._lines, None)
+        self.is_empty = first is None
+        if first is not None:
+            as_text(first[1], first[0])
+            self._lines = chain([first], self._lines)
+        self.is_json = not lines and first is not None and first[1].lstrip(b"\xef\xbb\xbf \t").startswith(b"{")
+
+    def __iter__(self) -> Iterator[Record]:
+        for name, line in self._lines:
+            try:
+                text = as_text(line, name)
+                fields = _object(text, name) if self.is_json else {INPUT: text}
+            except BadFile as error:
+                yield Record(error=error)
+            else:
+                yield Record(fields)
+
+    def _read(self) -> Iterator[tuple[str, bytes]]:
+        """Every line that is not blank, without its line end, and where it stands."""
+        for name, stream in self._sources:
+            with stream:
+                for number, line in enumerate(stream, 1):
+                    if line.strip():
+                        yield f"line {number} of {name}", line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def prompt_of(record: Record, template: str, name: str) -> str:
+    """What to ask for a record. Raises BadFile where a field is missing.
+
+    A `template` with {fields} is filled in. Another goes after the text of the field `name`, and a blank line.
+    """
+    if _FIELD.search(template):
+        return _FIELD.sub(lambda match: _text(record, match[1]), template)
+    text = _text(record, name)
+    return f"{text}\n\n{template}" if template else text
+
+
+def check_template(template: str) -> None:
+    """Refuse a `template` that no line of text can fill in. Raises UsageError."""
+    for name in _FIELD.findall(template):
+        if name != INPUT:
+            raise UsageError(
+                f"plain lines have no field '{name}'", hint=f"write {{{INPUT}}} for the line, or pipe in JSON lines"
+            )
+
+
+def _text(record: Record, name: str) -> str:
+    if name not in record.fields:
+        known = ", ".join(record.fields) or "none"
+        raise BadFile(f"the record has no field '{name}'", hint=f"it has: {known}")
+    value = record.fields[name]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _object(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{name} is not JSON: {error}", hint="write one JSON object a line") from error
+    if not isinstance(value, dict):
+        raise BadFile(f"{name} is no JSON object", hint="write one JSON object a line")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    """Python reads NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{constant} is no number")
+
+
+def _open(path: Path) -> tuple[str, BinaryIO]:
+    if path == Path("-"):
+        return "stdin", _stdin()
+    try:
+        return str(path), path.expanduser().open("rb")
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
+        reason = getattr(error, "strerror", None) or error
+        raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.closed or is_terminal(sys.stdin):
+        raise UsageError("there are no records", hint="pipe lines in, or name a file: specgen map -f FILE")
+    return sys.stdin.buffer
+
+
+def _count(sources: Sequence[tuple[str, BinaryIO]]) -> int | None:
+    """How many lines are not blank; None where they can be read only once."""
+    total = 0
+    for _, stream in sources:
+        try:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+        except OSError:  # no file of the system's
+            return None
+        start = stream.tell()
+        total += sum(bool(line.strip()) for line in stream)
+        stream.seek(start)
+    return total

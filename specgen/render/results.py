@@ -1,0 +1,80 @@
+"""The results of `specgen map`: one line a record, and what all of them took."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from specgen.errors import SpecgenError
+from specgen.events import Finished, Stats
+from specgen.render.jsonl import error_fields, json_line, stats_fields
+
+# What a result adds to the fields of its record.
+ADDED = ("output", "partial", "seed", "stats", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A record's `fields` and its answer, or the `error` that it got instead; `seed` is None where nothing is drawn."""
+
+    fields: Mapping[str, Any]
+    finished: Finished | None = None
+    error: SpecgenError | None = None
+    seed: int | None = None
+
+    def as_json(self) -> bytes:
+        """The fields of the record with `output` and `stats` added, or `error`, and `partial` where it was cut."""
+        added: dict[str, object] = {name: value for name, value in self.fields.items() if name not in ADDED}
+        if self.finished is not None:
+            added["partial" if self.error else "output"] = self.finished.text
+            if self.seed is not None:
+                added["seed"] = self.seed
+            added["stats"] = stats_fields(self.finished.stats)
+        if self.error is not None:
+            added["error"] = error_fields(self.error)
+        return json_line(added)
+
+    def as_text(self) -> bytes:
+        """The answer in one line, so that line N answers record N: line breaks are spaces, an error is empty."""
+        text = self.finished.text if self.finished and not self.error else ""
+        lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+        return " ".join(line for line in lines if line).encode("utf-8", "replace") + b"\n"
+
+
+@dataclass
+class Totals:
+    """What the records so far took together. `skipped` ones had their results already."""
+
+    skipped: int = 0
+    answered: int = 0
+    failed: int = 0
+    stats: list[Stats] = field(default_factory=list)
+
+    def add(self, result: Result) -> None:
+        if result.error is None:
+            self.answered += 1
+        else:
+            self.failed += 1
+        if result.finished is not None:
+            self.stats.append(result.finished.stats)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over the time of their rounds, prompts included."""
+        seconds = sum(each.elapsed_s for each in self.stats)
+        return sum(each.generated_tokens for each in self.stats) / seconds if seconds else 0.0
+
+    def summary(self, seconds: float) -> str:
+        """The exit summary, `seconds` after the first record was read."""
+        counts = {"answered": self.answered, "failed": self.failed, "skipped": self.skipped}
+        named = [f"{count} {name}" for name, count in counts.items() if count or name == "answered"]
+        parts = [f"{', '.join(named)} in {seconds:.1f} s"]
+        tokens, rounds = (sum(getattr(each, name) for each in self.stats) for name in ("generated_tokens", "rounds"))
+        if tokens:
+            parts.append(f"{tokens} tokens, {self.tokens_per_second:.1f} tok/s")
+        drafted, accepted = (
+            sum(getattr(each, name) for each in self.stats) for name in ("drafted_tokens", "accepted_tokens")
+        )
+        if drafted:
+            rate = f"acceptance rate {100 * accepted / drafted:.0f} %"
+            parts[-1] += f"\n{rate} · mean acceptance length {tokens / rounds:.1f}"
+        return " · ".join(parts) + "\n"

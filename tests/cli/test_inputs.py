@@ -1,0 +1,96 @@
+"""What specgen reads: large, binary, empty, or from another system; what is wrong is said before weights are loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgen.errors import PromptTooLong
+from specgen.prompt import refuse_long
+from tests.cli.command import Outcome, invoke
+from tests.fakes import encode, tokenizer
+
+MEGABYTES = 10
+
+
+@pytest.fixture
+def unreadable(checkpoints: Any) -> Path:
+    """A model whose weights must not be looked at."""
+    folder: Path = checkpoints.make("unreadable", "llama")
+    for weights in folder.glob("*.safetensors"):
+        weights.write_bytes(b"must not be read")
+    return folder
+
+
+def failure(outcome: Outcome) -> str:
+    assert outcome.out == b""
+    assert outcome.err.startswith("specgen: ")
+    assert outcome.err.count("\n") == 1
+    return outcome.err
+
+
+@pytest.mark.parametrize("form", [["--raw"], []], ids=["raw", "chat template"])
+def test_ten_megabytes_fail_before_weights_are_loaded(unreadable: Path, form: list[str]) -> None:
+    line = b"the quick brown fox jumps over the lazy dog\n"
+    outcome = invoke("-m", unreadable, *form, "say more", stdin=line * (MEGABYTES * 1_000_000 // len(line)))
+    assert outcome.code == 9
+    words = failure(outcome)
+    assert "the prompt has about " in words
+    assert "shorten it" in words
+
+
+def test_the_context_that_was_asked_for_counts(unreadable: Path) -> None:
+    text = b"the quick brown fox jumps over the lazy dog " * 2_000
+    assert "holds 20;" in failure(invoke("-m", unreadable, "--ctx-size", 20, stdin=text))
+
+
+def test_a_long_prompt_that_fits_is_not_refused() -> None:
+    """What the tokenizer says counts, not the length; where it is near, all of the prompt has to be encoded."""
+    text = "the lazy dog " * 20_000
+    tokens = len(encode(text))
+    refuse_long(tokenizer(), text, tokens)
+    with pytest.raises(PromptTooLong, match="about"):
+        refuse_long(tokenizer(), text, tokens - 100)
+    refuse_long(tokenizer(), text[: 1 << 16], 1)  # short enough to be encoded anyway
+
+
+def test_a_large_record_of_a_map_fails_alone(checkpoints: Any) -> None:
+    large = b"the quick brown fox " * 500_000
+    outcome = invoke(
+        "map", "-m", checkpoints.target("llama"), "--raw", "-n", 2, stdin=b"hello\n" + large + b"\nhello\n"
+    )
+    assert outcome.code == 14
+    first, second, third = outcome.out.split(b"\n")[:3]
+    assert first == third
+    assert second == b""
+    assert "record 2: the prompt has about " in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "stdin is not UTF-8 text (byte 0)"),
+        (b"\x7fELF\x02\x01\x01\x00", "stdin is binary, not text (byte 7 is zero)"),
+        (b"caf\xe9", "stdin is not UTF-8 text (byte 3)"),
+    ],
+)
+def test_what_is_no_text_is_refused(unreadable: Path, tmp_path: Path, data: bytes, words: str) -> None:
+    outcome = invoke("-m", unreadable, "describe", stdin=data)
+    assert outcome.code == 10
+    assert words in failure(outcome)
+    (tmp_path / "file").write_bytes(data)
+    outcome = invoke("-m", unreadable, "-f", tmp_path / "file", "describe")
+    assert outcome.code == 10
+    assert words.replace("stdin", str(tmp_path / "file")) in failure(outcome)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b" \r\n", b"\xef\xbb\xbf"])
+def test_an_input_without_text_is_no_prompt(unreadable: Path, data: bytes) -> None:
+    outcome = invoke("-m", unreadable, stdin=data)
+    assert outcome.code == 2
+    assert "there is no prompt" in failure(outcome)
+
+
+def test_line_ends_of_another_system_part_input_and_prompt_as_ours_do(checkpoints: Any) -> None:
+    run = ("-m", checkpoints.target("llama"), "--raw", "-n", 8, "hello")
+    assert invoke(*run, stdin=b"the lazy dog\r\n").out == invoke(*run, stdin=b"the lazy dog\n").out

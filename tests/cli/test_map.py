@@ -1,0 +1,307 @@
+"""specgen map: one result a record, in order, whatever one of them does."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgen.errors import TERMINATED, SomeFailed
+from tests.cli.command import Outcome, Stdin, invoke, terminal
+
+LINES = ["the quick brown fox", "the lazy dog sleeps", "hello world"]
+STORIES = [sys.executable, "-m", "specgen", "map", "-m", "stories", "--raw", "-n", "4"]
+
+
+@pytest.fixture
+def target(checkpoints: Any) -> Path:
+    return Path(checkpoints.target("llama"))
+
+
+@pytest.fixture
+def mapped(target: Path) -> Any:
+    def specgen(*arguments: object, stdin: bytes | None = None, n: int = 6) -> Outcome:
+        return invoke("map", "-m", target, "--raw", "-n", n, *arguments, stdin=stdin)
+
+    return specgen
+
+
+@pytest.fixture
+def answer(target: Path) -> Any:
+    """What specgen run says to a prompt, in one line."""
+
+    def run(prompt: str, n: int = 6) -> str:
+        text = invoke("run", "-m", target, "--raw", "-n", n, prompt).text
+        return " ".join(part for part in (line.strip() for line in text.replace("\r", "\n").split("\n")) if part)
+
+    return run
+
+
+def jsonl(records: Sequence[object]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def objects(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.decode().split("\n")[:-1]]
+
+
+def test_every_line_has_its_answer_in_one_line(mapped: Any, answer: Any) -> None:
+    outcome = mapped(stdin="\n".join(LINES).encode())
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.text.split("\n") == [*(answer(line) for line in LINES), ""]
+
+
+def test_line_ends_blank_lines_and_a_mark_at_the_start_are_no_text(mapped: Any) -> None:
+    plain = mapped(stdin="\n".join(LINES).encode())
+    assert mapped(stdin=b"\xef\xbb\xbf" + "\r\n\r\n".join(LINES).encode() + b"\r\n  \n").out == plain.out
+
+
+def test_records_come_from_files_too(mapped: Any, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(LINES[0] + "\n" + LINES[1])
+    (tmp_path / "b").write_text(LINES[2])
+    expected = mapped(stdin="\n".join(LINES).encode()).out
+    assert mapped("-f", tmp_path / "a", "-f", tmp_path / "b").out == expected
+    assert mapped("-f", tmp_path / "a", "-f", "-", stdin=LINES[2].encode()).out == expected
+
+
+def test_the_prompt_goes_after_a_line_or_takes_it_in(mapped: Any, answer: Any) -> None:
+    assert mapped("say more", stdin=LINES[0].encode()).text == answer(f"{LINES[0]}\n\nsay more") + "\n"
+    assert mapped('say {"x": 1} of {input}', stdin=b"it").text == answer('say {"x": 1} of it') + "\n"
+
+
+def test_json_records_keep_their_fields(mapped: Any, answer: Any) -> None:
+    records = [{"id": 7, "prompt": LINES[0]}, {"id": "x", "prompt": LINES[1], "output": "old", "naïve": [1, None]}]
+    outcome = mapped("--json", stdin=jsonl(records))
+    assert (outcome.code, outcome.err) == (0, "")
+    results = objects(outcome.out)
+    assert [result["id"] for result in results] == [7, "x"]
+    assert results[1]["naïve"] == [1, None]
+    assert [" ".join(result["output"].split("\n")).strip() for result in results] == [
+        answer(line) for line in LINES[:2]
+    ]
+    assert results[0]["stats"]["generated_tokens"] == 6
+    assert "seed" not in results[0]
+    assert objects(mapped("--json", "--temp", 1, "--seed", 3, stdin=jsonl(records)).out)[1]["seed"] == 3
+
+
+def test_a_field_can_be_named_or_taken_in(mapped: Any, answer: Any) -> None:
+    record = [{"text": LINES[0], "n": 3, "tags": ["ü"]}]
+    assert mapped("--field", "text", stdin=jsonl(record)).text == answer(LINES[0]) + "\n"
+    assert mapped("{text} {n} {tags}", stdin=jsonl(record)).text == answer(f'{LINES[0]} 3 ["ü"]') + "\n"
+    assert mapped("--lines", stdin=jsonl(record)).text == answer(jsonl(record).decode().strip()) + "\n"
+
+
+def test_what_is_wrong_with_one_record_stops_no_other(mapped: Any, answer: Any) -> None:
+    good = json.dumps({"prompt": LINES[0]}).encode()
+    bad = [
+        b'{"prompt": ',
+        b"[1]",
+        b'{"text": "no prompt"}',
+        b'{"prompt": ""}',
+        b'{"prompt": "\xff"}',
+        b'{"prompt": NaN}',
+    ]
+    data = b"\n".join([good, *bad, json.dumps({"prompt": "long " * 60}).encode(), good])
+    outcome = mapped("--json", "--ctx-size", 40, stdin=data)
+    assert outcome.code == SomeFailed.exit_code
+    assert outcome.err == "specgen: 7 of 9 records got no answer; their results say why\n"
+    results = objects(outcome.out)
+    assert [result.get("error", {}).get("exit_code") for result in results] == [None, 10, 10, 10, 2, 10, 10, 9, None]
+    assert results[0] | {"stats": 0} == results[8] | {"stats": 0}
+    assert results[3]["text"] == "no prompt"
+    plain = mapped("--ctx-size", 40, stdin=data)
+    assert plain.code == SomeFailed.exit_code
+    assert plain.text == "\n".join([answer(LINES[0]), *[""] * 7, answer(LINES[0]), ""])
+    assert plain.err.count("\n") == 8
+    assert "record 3: line 3 of stdin is no JSON object" in plain.err
+
+
+def test_answers_of_a_schema_are_lines_of_json(mapped: Any) -> None:
+    schema = json.dumps(
+        {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["n"]}
+        | {"additionalProperties": False}
+    )
+    outcome = mapped("-j", schema, stdin="\n".join(LINES).encode(), n=40)
+    assert outcome.code == 0
+    assert all(0 <= result["n"] <= 99 for result in objects(outcome.out))
+    cut = mapped("-j", schema, "--json", stdin=LINES[0].encode(), n=3)
+    (result,) = objects(cut.out)
+    assert cut.code == SomeFailed.exit_code
+    assert result["error"]["exit_code"] == 13
+    assert result["partial"].startswith("{")
+    assert "output" not in result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "words"),
+    [
+        ([], None, 2, "there are no records"),
+        (["-f", "missing.txt"], None, 10, "missing.txt"),
+        ([], b"\x7fELF\x02\x00", 10, "line 1 of stdin is binary"),
+        ([], b"caf\xe9\n", 10, "line 1 of stdin is not UTF-8"),
+        (["about {topic}"], b"hello\n", 2, "no field 'topic'"),
+        (["--field", "x"], b"hello\n", 2, "--field is for JSON records"),
+        (["--regex", "(a"], b"hello\n", 2, "unclosed group"),
+        (["--resume", "no/such/folder"], b"hello\n", 10, "cannot write to no/such/folder"),
+    ],
+)
+def test_what_concerns_all_records_is_said_before_a_model_is_looked_for(
+    arguments: list[str], stdin: bytes | None, code: int, words: str
+) -> None:
+    outcome = invoke("map", "-m", "./no-such-model", *arguments, stdin=stdin)
+    assert (outcome.code, outcome.out) == (code, b"")
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert invoke("map", "-m", "./no-such-model", stdin=b"\n\n") == Outcome(0, b"", "")
+
+
+def test_a_model_that_is_not_there_fails_all_at_once() -> None:
+    outcome = invoke("map", "-m", "./no-such-model", "--stats", stdin=b"hello\n")
+    assert (outcome.code, outcome.out) == (3, b"")
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_summary_adds_up(mapped: Any) -> None:
+    err = mapped("--stats", "-d", "lookup", stdin="\n".join(LINES).encode()).err
+    assert "3 answered in " in err
+    assert "18 tokens" in err
+    assert mapped("--stats", "-q", stdin="\n".join(LINES).encode()).err == ""
+
+
+def test_the_pipeline_of_the_documentation_makes_json_of_every_line(mapped: Any) -> None:
+    folder = Path(__file__).parents[2] / "docs" / "pipelines"
+    schema = json.loads((folder / "order.schema.json").read_text())
+    outcome = mapped("-j", folder / "order.schema.json", "-f", folder / "orders.txt", "Say it as JSON: {input}", n=200)
+    assert (outcome.code, outcome.err) == (0, "")
+    orders = objects(outcome.out)
+    assert len(orders) == 50
+    for order in orders:
+        assert list(order) == schema["required"]
+        assert order["day"] in schema["properties"]["day"]["enum"]
+
+
+# Going on with what was begun
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize("cut", [None, 0, 1, 2])
+def test_resuming_makes_the_file_that_one_run_makes(
+    mapped: Any, tmp_path: Path, form: list[str], cut: int | None
+) -> None:
+    data = "\n".join(LINES).encode()
+    whole = mapped(*form, stdin=data).out
+    file = tmp_path / "out"
+    if cut is not None:  # so many results, and half of the next
+        lines = whole.splitlines(keepends=True)
+        file.write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
+    outcome = mapped(*form, "--resume", file, "--stats", stdin=data)
+    assert (outcome.code, outcome.out) == (0, b"")
+    assert [strip(line) for line in file.read_bytes().splitlines()] == [strip(line) for line in whole.splitlines()]
+    assert (f"{cut} skipped" in outcome.err) == bool(cut)
+
+
+def strip(line: bytes) -> Any:
+    """A result without its times."""
+    return {**json.loads(line), "stats": None} if line.startswith(b"{") else line
+
+
+def test_nothing_is_loaded_when_all_is_done(mapped: Any, tmp_path: Path) -> None:
+    data = "\n".join(LINES).encode()
+    mapped("--resume", tmp_path / "out", stdin=data)
+    before = (tmp_path / "out").read_bytes()
+    assert invoke("map", "-m", "./no-such-model", "--resume", tmp_path / "out", stdin=data).code == 0
+    assert (tmp_path / "out").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "stdin"),
+    [
+        (b"something else\nhalf", LINES[0]),
+        (b'{"input": "other", "output": ""}\nhalf', LINES[0]),
+        (b'{"input": "the quick brown fox"}\nhalf', LINES[0]),
+        (b'{"input": "x", "output": ""}\n{"input": "y", "output": ""}\nhalf', "x"),
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes, stdin: str) -> None:
+    (tmp_path / "out").write_bytes(content)
+    outcome = invoke("map", "-m", "./no-such-model", "--json", "--resume", tmp_path / "out", stdin=stdin.encode())
+    assert outcome.code == 10
+    assert outcome.err.count("\n") == 1
+    assert (tmp_path / "out").read_bytes() == content
+
+
+# Pipes and signals
+
+
+def test_a_result_is_written_before_the_next_record_is_read(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    seen: list[int] = []
+
+    class Watching(io.BytesIO):
+        def __next__(self) -> bytes:
+            seen.append(written.buffer.getvalue().count(b"\n"))
+            return super().__next__()
+
+    stdin = Stdin(b"")
+    stdin._buffer = Watching("\n".join(LINES).encode())
+    monkeypatch.setattr("specgen.cli.records._stdin", lambda: stdin._buffer)
+    invoke("map", "-m", target, "--raw", "-n", 2, stdout=written)
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_reader_that_has_enough_ends_it_quietly() -> None:
+    command = " ".join(f"'{part}'" for part in STORIES)
+    script = f"yes 'Once upon a time' | {command} | head -1; echo ${{PIPESTATUS[1]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stderr == ""
+    first, code = done.stdout.splitlines()
+    assert first
+    assert code == "0"
+
+
+def test_sigterm_keeps_every_finished_record(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    child = subprocess.Popen(
+        [*STORIES, "--json", "--resume", str(out), "--stats"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin
+    # The last record never comes: it waits for it when the signal comes.
+    child.stdin.write(b"Once upon a time\nThere was a king\n")
+    child.stdin.flush()
+    while not out.exists() or out.read_bytes().count(b"\n") < 2:
+        assert child.poll() is None
+        signal.sigtimedwait([], 0.05)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=60) == TERMINATED
+    assert child.stderr
+    assert b"2 answered" in child.stderr.read()
+    assert [result["input"] for result in objects(out.read_bytes())] == ["Once upon a time", "There was a king"]
+    child.stdin.close()
+    child.stderr.close()
+
+
+def test_closed_stdin() -> None:
+    command = " ".join(f"'{part}'" for part in STORIES)
+    done = subprocess.run(f"{command} <&-", shell=True, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "there are no records" in done.stderr
+
+
+def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("Once upon a time\n" * 3)
+    child = terminal(
+        "map", "-m", "stories", "--raw", "-n", 4, "-f", tmp_path / "in", "--resume", tmp_path / "out", NO_COLOR="1"
+    )
+    child.expect_exact("0/3 records")
+    child.expect_exact("3 answered in")
+    child.wait()
+    assert child.exitstatus == 0
+    assert (tmp_path / "out").read_bytes().count(b"\n") == 3
