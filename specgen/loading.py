@@ -17,6 +17,7 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
+from specgen.errors import SpecgenError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
@@ -117,10 +118,14 @@ def open_pair(
         if not all(each.is_whole for each in models):
             comparing.result()
             yield from fetch_all(models, offline=options.offline)
-        yield from fetch_weights(checkpoint, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded
             pool.submit(loaded_model, each)
-        model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
+        try:
+            yield from fetch_weights(checkpoint, offline=options.offline)
+            model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
+        except SpecgenError:
+            comparing.result()  # what is wrong with the prompt or the pair would be wrong with whole weights, too
+            raise
         tokenizer, shared = comparing.result()
     pair = Pair(
         target=model,

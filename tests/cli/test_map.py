@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from specgen.errors import TERMINATED, SomeFailed
+from specgen.history import History, location
 from tests.cli.command import Outcome, Stdin, invoke, terminal
 
 LINES = ["the quick brown fox", "the lazy dog sleeps", "hello world"]
@@ -305,3 +306,12 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     child.wait()
     assert child.exitstatus == 0
     assert (tmp_path / "out").read_bytes().count(b"\n") == 3
+
+
+def test_every_answer_is_in_the_history_unless_it_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECGEN_DATA_DIR", str(tmp_path))
+    options = ("map", "-m", "stories", "--raw", "-n", "3")
+    assert invoke(*options, stdin=b"Once\nThere was\n").code == 0
+    assert invoke(*options, "--no-log", stdin=b"Long ago\n").code == 0
+    with History(location()) as history:
+        assert [(each.kind, each.prompt) for each in history.answers()] == [("map", "There was"), ("map", "Once")]
