@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking"},
+    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking", "doctor"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -95,6 +95,7 @@ FORBIDDEN = [
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
+    ("doctor", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
 
@@ -128,6 +129,7 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["chat", "--help"],
         ["bench", "--help"],
         ["check", "--help"],
+        ["doctor", "--help"],
         ["no-such"],
     ],
 )
