@@ -84,7 +84,7 @@ def _outputs(name: str, before: Figures, after: Figures) -> Iterator[Change]:
 
 def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
     old, new = _both(name, before, after)
-    if not new or not any(sum(_drafted(each)) for each in (*old, *new)):
+    if not new:
         return
     sums = [[sum(values) for values in zip(*map(_drafted, each), strict=True)] for each in (old, new)]
     rates = [accepted / drafted if drafted else 0.0 for drafted, accepted in sums]
@@ -95,6 +95,8 @@ def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
             rounds = [sum(record["rounds"] for record in each) for each in (old, new)]
             worse = rounds[1] > rounds[0] or rates[1] < rates[0]
             yield Change("acceptance", name, f"{text}, rounds {rounds[0]} -> {rounds[1]}", worse)
+        return
+    if not sums[0][0] and not sums[1][0]:
         return
     parts = [[list(values)[::-1] for values in zip(*map(_drafted, each), strict=True)] for each in (old, new)]
     interval = difference_interval(parts[0], parts[1])
