@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking", "doctor"},
     {"engine"},
     {"models"},
-    {"errors", "core", "events", "settings", "pairs"},
+    {"errors", "core", "events", "settings", "pairs", "costs"},
 ]
 SLOW = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors")
 
@@ -89,6 +89,7 @@ FORBIDDEN = [
     ("errors", {"torch", "rich", "typer", "transformers"}),
     ("core", {"torch", "rich", "typer", "transformers"}),
     ("events", {"torch", "rich", "typer", "transformers"}),
+    ("costs", {"torch", "rich", "typer", "transformers"}),
     ("settings", {"torch", "rich", "typer", "transformers"}),
     ("pairs", {"torch", "rich", "typer", "transformers"}),
     ("session", {"rich", "typer", "transformers"}),

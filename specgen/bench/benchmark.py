@@ -63,7 +63,7 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
             text = [token for each in ids.values() for token in each]
             result["prefill"] = _prefill(pair, peers, text, settings.prefill)
         everybody: list[Contender] = [*ours, *peers]
-        counters = energy_counters(pair.placement.device)
+        counters = energy_counters(pair.placement.device.type)
         result["energy"] = [type(counter).__name__.lower() for counter in counters]
         memory = None if settings.transformers else Memory(pair.placement.device)
         with memory_errors():

@@ -52,15 +52,15 @@ class Nvml:
         return int(self._ask(self._handle)) / 1e3
 
 
-def energy_counters(device: torch.device) -> list[Counter]:
-    """The packages of the processor that can be read, and on CUDA the GPU; none where nothing tells."""
+def energy_counters(device: str) -> list[Counter]:
+    """The packages of the processor that can be read, and on CUDA the current GPU; none where nothing tells."""
     counters: list[Counter] = []
     for folder in sorted(_RAPL.glob("intel-rapl:?")):  # packages; what lies below them is a part of them
         with contextlib.suppress(OSError, ValueError):
             counters.append(Rapl(folder))
-    if device.type == "cuda":
+    if device == "cuda":
         with contextlib.suppress(Exception):  # no library, no driver, a GPU without a counter: it has a class for each
-            counters.append(Nvml(device.index or 0))
+            counters.append(Nvml(torch.cuda.current_device()))
     return counters
 
 

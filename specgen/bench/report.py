@@ -8,10 +8,9 @@ from typing import Any
 
 from specgen.bench.bootstrap import median_interval, ratio_interval
 from specgen.bench.contenders import Contender
-from specgen.bench.costs import per_million
 from specgen.bench.roofline import Forwards
 from specgen.bench.runner import Run
-from specgen.bench.settings import Prices
+from specgen.costs import Prices, per_million
 from specgen.events import Stats
 
 Figures = dict[str, Any]
@@ -71,7 +70,7 @@ def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices
             **rates,
             **_shares(mine),
             "peak_memory_bytes": max((run.peak_memory_bytes for run in mine if run.peak_memory_bytes), default=None),
-            "per_million": per_million(mine, prices or Prices()),
+            "per_million": _cost(mine, prices or Prices()),
             "ours": contender.ours,
             "reference": contender.reference,
             "same_text": sum(map(_same, mine, _first_of_each(mine, reference))),
@@ -158,6 +157,18 @@ def _medians(values: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def _median(values: Mapping[str, float]) -> float | None:
     return statistics.median(values.values()) if values else None
+
+
+def _cost(runs: Sequence[Run], prices: Prices) -> Figures:
+    """Of all runs together, their prompts included; energy is known where every run was metered."""
+    joules = [run.energy_j for run in runs if run.energy_j is not None]
+    cost = per_million(
+        sum(run.measurement.stats.generated_tokens for run in runs),
+        sum(run.measurement.stats.elapsed_s for run in runs),
+        sum(joules) if len(joules) == len(runs) else None,
+        prices,
+    )
+    return dataclasses.asdict(cost)
 
 
 def _worst_decile(gains: Mapping[str, float]) -> Figures:

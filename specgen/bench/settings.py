@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingParams
+from specgen.costs import Prices
 from specgen.errors import UsageError
 
 QUICK = "quick"
@@ -43,14 +44,6 @@ class Sweep:
     quants: tuple[Quant, ...] = ()
     dtypes: tuple[Dtype, ...] = ()
     temperatures: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """In any currency; None where the user named none."""
-
-    per_hour: float | None = None
-    per_kwh: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from specgen.bench import report
 from specgen.bench.contenders import Contender
 from specgen.bench.measure import Decoding, Measurement
 from specgen.bench.runner import Run
-from specgen.bench.settings import BenchSettings, Prices
+from specgen.bench.settings import BenchSettings
 from specgen.bench.suites import SuitePrompt
+from specgen.costs import Prices
 from specgen.events import Stats
 
 

@@ -25,7 +25,7 @@ def rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_energy_is_what_a_package_counted_meanwhile(rapl: Path) -> None:
-    energy = Energy(energy_counters(CPU))
+    energy = Energy(energy_counters("cpu"))
     energy.start()
     rapl.write_text("9500000")
     assert energy.stop() == 7.5
@@ -36,7 +36,7 @@ def test_energy_is_what_a_package_counted_meanwhile(rapl: Path) -> None:
 
 def test_without_a_counter_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rapl: Path) -> None:
     rapl.write_text("not for you")
-    assert energy_counters(CPU) == []
+    assert energy_counters("cpu") == []
     assert Energy([]).stop() is None
 
 
@@ -48,12 +48,13 @@ def test_a_gpu_counts_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyP
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counts),
     )
     monkeypatch.setattr(meters, "_RAPL", tmp_path)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    energy = Energy(energy_counters(torch.device("cuda", 0)))
+    energy = Energy(energy_counters("cuda"))
     energy.start()
     assert energy.stop() == 3.0
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert energy_counters(torch.device("cuda", 0)) == []
+    assert energy_counters("cuda") == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from specgen.bench.settings import BenchSettings, Prices, Sweep, as_settings, parse_sweep, pinned
+from specgen.bench.settings import BenchSettings, Sweep, as_settings, parse_sweep, pinned
 from specgen.core import Dtype, EngineOptions, Quant, SamplingParams
+from specgen.costs import Prices
 from specgen.errors import UsageError
 
 

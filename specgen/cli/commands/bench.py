@@ -5,9 +5,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from specgen.bench.settings import BenchSettings, Format, Prices, RegressionKind, parse_sweep
+from specgen.bench.settings import BenchSettings, Format, RegressionKind, parse_sweep
 from specgen.cli.options import ModelOptions, grouped, named_model
 from specgen.core import Dtype, SamplingParams
+from specgen.costs import Prices
 from specgen.errors import UsageError
 
 _SAMPLING = SamplingParams()

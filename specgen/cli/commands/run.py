@@ -7,6 +7,7 @@ import typer
 
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
+    CostOptions,
     GenerationOptions,
     InputOptions,
     ModelOptions,
@@ -26,6 +27,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     generation: GenerationOptions,
     inputs: InputOptions,
     output: OutputOptions,
+    costs: CostOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
@@ -49,7 +51,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
         )
     target = named_model(models)
+    prices = costs.prices()
 
+    from specgen.cli.costing import Costed
     from specgen.cli.playing import play
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
@@ -74,6 +78,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             max_new_tokens=generation.max_tokens,
             stop=generation.stop,
         )
+        if prices is not None and not output.quiet:
+            renderer = Costed(renderer, sys.stderr, prices)
         last = play(events, trace.along(renderer), session.stop)
         if isinstance(last, Failed):
             raise last.error
