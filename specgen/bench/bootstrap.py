@@ -13,19 +13,19 @@ import torch
 Interval = tuple[float, float]
 
 _DRAWS = 1000
-_LOW, _HIGH = 0.025, 0.975
+LEVEL = 0.95
 # Of fewer prompts a draw is mostly the same ones.
 FEWEST = 3
 
 
-def median_interval(values: Sequence[float]) -> Interval | None:
+def median_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Of the median of one value a prompt; None of fewer than three."""
     if len(values) < FEWEST:
         return None
     drawn = torch.tensor(values, dtype=torch.float64)[_draws(len(values))].sort(dim=1).values
     middle = len(values) // 2
     medians = drawn[:, middle] if len(values) % 2 else (drawn[:, middle - 1] + drawn[:, middle]) / 2
-    return _middle(medians)
+    return _middle(medians, level)
 
 
 def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> Interval | None:
@@ -35,10 +35,12 @@ def ratio_interval(parts: Sequence[float], wholes: Sequence[float]) -> Interval 
     draws = _draws(len(parts))
     above, below = (torch.tensor(each, dtype=torch.float64)[draws].sum(dim=1) for each in (parts, wholes))
     ratios = (above / below)[below > 0]
-    return _middle(ratios)
+    return _middle(ratios, LEVEL)
 
 
-def difference_interval(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> Interval | None:
+def difference_interval(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], level: float = LEVEL
+) -> Interval | None:
     """Of how much a ratio of sums changed: `one` and `other` each have the parts and the wholes of the same prompts."""
     if len(one[0]) < FEWEST:
         return None
@@ -48,13 +50,13 @@ def difference_interval(one: Sequence[Sequence[float]], other: Sequence[Sequence
     both = (wholes > 0) & (other_wholes > 0)
     if not both.any():
         return None
-    return _middle((other_parts / other_wholes - parts / wholes)[both])
+    return _middle((other_parts / other_wholes - parts / wholes)[both], level)
 
 
-def _middle(outcomes: torch.Tensor) -> Interval:
+def _middle(outcomes: torch.Tensor, level: float) -> Interval:
     ordered = outcomes.sort().values.tolist()
-    low, high = math.floor(_LOW * (len(ordered) - 1)), math.ceil(_HIGH * (len(ordered) - 1))
-    return ordered[low], ordered[high]
+    outside = (1 - level) / 2 * (len(ordered) - 1)
+    return ordered[math.floor(outside)], ordered[math.ceil(len(ordered) - 1 - outside)]
 
 
 @functools.cache

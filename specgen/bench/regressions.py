@@ -18,13 +18,15 @@ from specgen.errors import UsageError
 Figures = Mapping[str, Any]
 Record = Mapping[str, Any]
 
+# Many figures are compared at once, each of few prompts: 95 % would let one of them err in every other comparison.
+_LEVEL = 0.99
 # A ratio within one run is moved by less than this by what nobody changed.
-_RATIO = 0.03
+_RATIO = 0.05
 # The speed of a machine as such swings that much from one minute to the next.
 _ABSOLUTE = 0.3
 _ACCEPTANCE = 0.01
 # Medians of fewer prompts say nothing of speed.
-_FEWEST = 5
+_FEWEST = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
     if not sums[0][0] and not sums[1][0]:
         return
     parts = [[list(values)[::-1] for values in zip(*map(_drafted, each), strict=True)] for each in (old, new)]
-    interval = difference_interval(parts[0], parts[1])
+    interval = difference_interval(parts[0], parts[1], _LEVEL)
     if interval and _excludes(interval, 0.0) and abs(rates[1] - rates[0]) > _ACCEPTANCE:
         yield Change("acceptance", name, text, worse=rates[1] < rates[0])
 
@@ -121,7 +123,7 @@ def _judged(name: str, what: str, both: Sequence[Mapping[str, float]], least: fl
     """A change of the median over prompts of the ratio between two reports, at the prompts that both have."""
     old, new = both
     ratios = [new[prompt] / old[prompt] for prompt in new if prompt in old]
-    interval = median_interval(ratios) if len(ratios) >= _FEWEST else None
+    interval = median_interval(ratios, _LEVEL) if len(ratios) >= _FEWEST else None
     if interval is None:
         return
     ratio = statistics.median(ratios)
