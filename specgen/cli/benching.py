@@ -10,7 +10,7 @@ from specgen.bench.benchmark import benchmark
 from specgen.bench.files import written
 from specgen.bench.regressions import Change, as_data, compare_reports
 from specgen.bench.settings import BenchSettings, Format, RegressionKind
-from specgen.errors import BadFile
+from specgen.errors import BadFile, UsageError
 from specgen.models.reporting import follow
 from specgen.render.progress import ProgressLine
 from specgen.render.sanitize import sanitize
@@ -47,7 +47,11 @@ def play_bench(settings: BenchSettings, outputs: Outputs) -> int:
         baselines.save(outputs.save, report)
     changes: list[Change] | None = None
     if before is not None:
-        changes = compare_reports(before, report)
+        try:
+            changes = compare_reports(before, report)
+        except UsageError:
+            _show(report, outputs)  # what took minutes is not lost with the comparison
+            raise
         report["comparison"] = {"with": outputs.compare, "changes": as_data(changes)}
     _show(report, outputs)
     if changes is not None:

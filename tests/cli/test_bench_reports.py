@@ -100,6 +100,13 @@ def test_a_planted_slow_draft_and_a_planted_wrong_token_are_caught(
         assert {"output"} <= {change["kind"] for change in changes if change["worse"]}
 
 
+def test_a_report_that_cannot_be_compared_is_shown_all_the_same(bench: Any, clock: Clock) -> None:
+    assert bench("--save-baseline", "before", "-n", 4).code == 0
+    other = bench("--compare", "before", "-n", 5)
+    assert (other.code, "identical output" in other.text) == (2, True)
+    assert "measured with another number of new tokens; --rerun FILE" in other.err
+
+
 def test_a_report_is_run_again_from_its_file(bench: Any, tmp_path: Path) -> None:
     assert bench("--output", tmp_path / "report.html", "--repeat", 2, "--seed", 9, "--temp", 0.5).code == 0
     again = invoke("bench", "--rerun", tmp_path / "report.html", "--compare", tmp_path / "report.html", "-o", "jsonl")
