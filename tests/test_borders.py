@@ -17,10 +17,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
     {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"render", "history", "bench", "checking", "trends", "templates"},
+    | {"render", "history", "bench", "checking", "doctor", "trends", "templates"},
     {"engine"},
     {"models"},
-    {"errors", "core", "events", "settings", "pairs"},
+    {"errors", "core", "events", "settings", "pairs", "costs"},
 ]
 SLOW = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors")
 
@@ -90,6 +90,7 @@ FORBIDDEN = [
     ("errors", {"torch", "rich", "typer", "transformers"}),
     ("core", {"torch", "rich", "typer", "transformers"}),
     ("events", {"torch", "rich", "typer", "transformers"}),
+    ("costs", {"torch", "rich", "typer", "transformers"}),
     ("settings", {"torch", "rich", "typer", "transformers"}),
     ("pairs", {"torch", "rich", "typer", "transformers"}),
     ("session", {"rich", "typer", "transformers"}),
@@ -101,6 +102,7 @@ FORBIDDEN = [
     ("choosing", {"rich", "typer", "transformers"}),
     ("planning", {"rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
+    ("doctor", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
 
@@ -137,6 +139,7 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["log"],
         ["stats"],
         ["templates"],
+        ["doctor", "--help"],
         ["no-such"],
     ],
 )

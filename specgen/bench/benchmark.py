@@ -1,24 +1,32 @@
 """A benchmark from its settings to its report."""
 
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
+import torch
+
 from specgen.bench import report
-from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Contender, Ours, available, read_time
+from specgen.bench.contenders import MODEL, Contender, Ours, read_time
 from specgen.bench.coupling import measure_coupling
 from specgen.bench.fidelity import compare_with_float32
+from specgen.bench.hindsight import hindsight
+from specgen.bench.llama import LLAMA_CPP, llama_peers
 from specgen.bench.machine import describe_machine, peak_memory
 from specgen.bench.measure import medians
+from specgen.bench.meters import Energy, Memory, energy_counters
 from specgen.bench.peers import TRANSFORMERS, Peer, load_peers
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
-from specgen.bench.runner import interleave, warm_up
+from specgen.bench.runner import Meters, Run, interleave, warm_up
+from specgen.bench.settings import BenchSettings
 from specgen.bench.startup import cold_starts
-from specgen.bench.suites import QUICK, SuitePrompt, choose, read_suite
+from specgen.bench.suites import SuitePrompt, choose, read_suite
 from specgen.bench.texts import KINDS
-from specgen.core import Dtype, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.bench.variants import DRAFTERS, contenders, number_formats
+from specgen.core import EngineOptions, Message
 from specgen.engine.devices import Placement
 from specgen.errors import UsageError
 from specgen.events import LoadedModel, Notice, Progress
@@ -27,67 +35,42 @@ from specgen.models.reporting import Reporting
 from specgen.prompt import chat_prompt
 from specgen.session import Session, memory_errors
 
-FORMAT = 1
-"""Goes up when a key of the report changes its meaning or goes."""
-
-_DRAFTERS = {"none": PLAIN, MODEL: MODEL, LOOKUP: LOOKUP, HYBRID: HYBRID}
 _PREFILLS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class BenchSettings:
-    """What to measure. `drafters` None is all that the pair has; plain decoding always takes part."""
-
-    target: str
-    draft: str = "auto"
-    engine: EngineOptions = dataclasses.field(default_factory=EngineOptions)
-    suite: str = QUICK
-    categories: tuple[str, ...] = ()
-    prompts: int | None = None
-    drafters: tuple[str, ...] | None = None
-    max_new_tokens: int = 64
-    repeat: int = 1
-    sampling: SamplingParams = dataclasses.field(default_factory=SamplingParams)
-    peer: bool = False
-    peer_dtype: Dtype = Dtype.BFLOAT16
-    roofline: bool = False
-    prefill: int | None = None
-    cold_start: bool = False
-    fidelity: bool = False
-    coupling: bool = False
 
 
 def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
     """Measure; the result is the report, which is JSON as it is. Raises SpecgenError."""
     prompts = choose(read_suite(settings.suite), settings.categories, settings.prompts)
     _check(settings)
-    session = Session(settings.target, settings.draft, settings.engine)
-    for event in session.open():
-        if isinstance(event, Progress | Notice):
-            yield event
-    pair = session.pair
+    pairs = yield from _open(settings)
+    pair = next(iter(pairs.values()))
     ids = yield from _fit(pair, prompts, settings.max_new_tokens)
     if settings.prefill is not None and settings.prefill > pair.context_length:
         raise UsageError(
             f"--prefill {settings.prefill} is more than the context of {pair.context_length}", hint="ask for less"
         )
-    contenders: list[Contender] = [*_ours(pair, settings)]
-    yield from warm_up(contenders, ids)
-    result = _header(settings, pair) | {"peak_memory_bytes": peak_memory()}
+    ours = contenders(settings, pairs)
+    yield from warm_up(ours, ids)
+    result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory()}
     if settings.cold_start:
         yield Progress("starting cold")
         result["cold_start_s"] = cold_starts(settings.target, settings.draft, settings.engine)
-    peers = yield from _peers(settings, pair)
-    yield from warm_up(peers, ids)
-    if settings.prefill is not None:
-        yield Progress(f"reading {settings.prefill} tokens")
-        result["prefill"] = _prefill(pair, peers, [token for each in ids.values() for token in each], settings.prefill)
-    contenders += peers
-    with memory_errors():
-        runs = yield from interleave(contenders, ids, settings.repeat, settings.max_new_tokens)
-    result["overall"] = report.compare(contenders, runs)
-    result["categories"] = report.categories(contenders, runs)
-    result["identical"] = report.identical(result["overall"])
+    with contextlib.ExitStack() as stack:
+        peers = yield from _peers(settings, pair, stack)
+        yield from warm_up(peers, ids)
+        if settings.prefill is not None:
+            yield Progress(f"reading {settings.prefill} tokens")
+            text = [token for each in ids.values() for token in each]
+            result["prefill"] = _prefill(pair, peers, text, settings.prefill)
+        everybody: list[Contender] = [*ours, *peers]
+        counters = energy_counters(pair.placement.device.type)
+        result["energy"] = [type(counter).__name__.lower() for counter in counters]
+        memory = None if settings.transformers else Memory(pair.placement.device)
+        with memory_errors():
+            runs = yield from interleave(
+                everybody, ids, settings.repeat, settings.max_new_tokens, Meters(memory, Energy(counters))
+            )
+    result |= _figures(settings, everybody, ours, runs)
     if settings.roofline:
         yield Progress("measuring forward passes")
         result["roofline"] = _roofline(pair)
@@ -98,30 +81,68 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
     return result | {"runs": report.run_records(runs)}
 
 
+def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
+    """The pair in every number format of the sweep, all at once: they answer in turn."""
+    pairs = {}
+    for label, options in number_formats(settings).items():
+        session = Session(settings.target, settings.draft, options)
+        for event in session.open():
+            if isinstance(event, Progress | Notice):
+                yield event
+        pairs[label] = session.pair
+    return pairs
+
+
+def _figures(
+    settings: BenchSettings, everybody: Sequence[Contender], ours: Sequence[Ours], runs: Sequence[Run]
+) -> report.Figures:
+    overall = report.compare(everybody, runs, settings.prices)
+    figures = {
+        "overall": overall,
+        "categories": report.categories(everybody, runs, settings.prices),
+        "distributions": report.distributions(everybody, runs, settings.prices),
+        "identical": report.identical(overall),
+    }
+    if settings.sweep.draft_lengths:
+        figures["hindsight"] = hindsight(ours, runs)
+    return figures
+
+
 def _check(settings: BenchSettings) -> None:
     """What can be refused before anything is loaded."""
     for name in settings.drafters or ():
-        if name not in _DRAFTERS:
-            raise UsageError(f"there is no drafter '{name}'", hint=f"there is: {', '.join(_DRAFTERS)}")
-    if settings.peer and not settings.sampling.greedy:
+        if name not in DRAFTERS:
+            raise UsageError(f"there is no drafter '{name}'", hint=f"there is: {', '.join(DRAFTERS)}")
+    peer = settings.transformers or settings.llama_cpp
+    if peer and (not settings.sampling.greedy or any(settings.sweep.temperatures)):
         raise UsageError("the peer is measured greedily", hint="leave out --temp, or --peer")
 
 
-def _ours(pair: Pair, settings: BenchSettings) -> list[Ours]:
-    asked = available(pair) if settings.drafters is None else [_DRAFTERS[name] for name in settings.drafters]
-    sampling = SamplingChoice(**dataclasses.asdict(settings.sampling))  # nothing is left to what a model recommends
-    return [Ours(name, pair, settings.engine, sampling) for name in dict.fromkeys([PLAIN, *asked])]
-
-
-def _peers(settings: BenchSettings, pair: Pair) -> Reporting[list[Peer]]:
-    if not settings.peer:
-        return []
-    yield Progress(f"loading {TRANSFORMERS} as a peer")
-    with memory_errors():
-        peers = load_peers(pair.checkpoint, pair.draft_checkpoint, settings.peer_dtype, pair.placement.device)
-    if pair.draft_checkpoint and not any(MODEL in peer.measures for peer in peers):
-        yield Notice("transformers drafts only with a model whose logits are as wide as the target's: not measured")
+def _peers(settings: BenchSettings, pair: Pair, stack: contextlib.ExitStack) -> Reporting[list[Contender]]:
+    """Those asked for; what runs beside this process ends with `stack`."""
+    peers: list[Contender] = []
+    if settings.llama_cpp:
+        yield Progress(f"starting {LLAMA_CPP} as a peer")
+        models, threads = _gguf_files(settings, pair), torch.get_num_threads()
+        peers += stack.enter_context(llama_peers(settings.llama_cpp, models, pair.context_length, threads))
+    if settings.transformers:
+        yield Progress(f"loading {TRANSFORMERS} as a peer")
+        with memory_errors():
+            loaded = load_peers(pair.checkpoint, pair.draft_checkpoint, settings.peer_dtype, pair.placement.device)
+        if pair.draft_checkpoint and not any(MODEL in peer.measures for peer in loaded):
+            yield Notice("transformers drafts only with a model whose logits are as wide as the target's: not measured")
+        peers += loaded
     return peers
+
+
+def _gguf_files(settings: BenchSettings, pair: Pair) -> list[str]:
+    """What llama.cpp is to read: target, and draft if there is one. Raises UsageError."""
+    if settings.peer_gguf:
+        return list(settings.peer_gguf)
+    checkpoints = [each for each in (pair.checkpoint, pair.draft_checkpoint) if each]
+    if not all(each.is_gguf for each in checkpoints):
+        raise UsageError("llama.cpp reads .gguf files", hint="name the same models with --peer-gguf, the target first")
+    return [str(each.path) for each in checkpoints]
 
 
 def _fit(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapping[SuitePrompt, Sequence[int]]]:
@@ -135,14 +156,15 @@ def _fit(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapp
     return {prompt: ids[-room:] for prompt, ids in whole.items()}
 
 
-def _prefill(pair: Pair, peers: Sequence[Peer], text: Sequence[int], tokens: int) -> report.Figures:
+def _prefill(pair: Pair, peers: Sequence[Contender], text: Sequence[int], tokens: int) -> report.Figures:
     """Median seconds to read the same `tokens` tokens, ours and the peer's in turn."""
     prompt = list(islice(cycle(text), tokens))
     calls = {"specgen": lambda: read_time(pair.target, prompt)}
-    if peers:
-        calls[TRANSFORMERS] = lambda: peers[0].read_time(prompt)
+    reader = next((peer for peer in peers if isinstance(peer, Peer)), None)
+    if reader:
+        calls[TRANSFORMERS] = lambda: reader.read_time(prompt)
     seconds = medians(calls, _PREFILLS)
-    over_peer = seconds[TRANSFORMERS] / seconds["specgen"] if peers else None
+    over_peer = seconds[TRANSFORMERS] / seconds["specgen"] if reader else None
     return {"tokens": tokens, "over_peer": over_peer, "seconds": seconds}
 
 
@@ -177,13 +199,22 @@ def _fidelity(pair: Pair, options: EngineOptions) -> Reporting[report.Figures]:
     return figures
 
 
-def _header(settings: BenchSettings, pair: Pair) -> dict[str, Any]:
-    """Everything that somebody needs to run it again."""
+def _header(settings: BenchSettings, pairs: Mapping[str, Pair], prompts: Sequence[SuitePrompt]) -> dict[str, Any]:
+    """Everything that somebody needs to run it again. `suite` is a digest of the prompts."""
+    models = {
+        label: {
+            "target": _model(pair.loaded_target, pair.placement),
+            "draft": _model(pair.loaded_draft, pair.draft_placement),
+        }
+        for label, pair in pairs.items()
+    }
+    first = next(iter(pairs.values()))
     return {
-        "format": FORMAT,
-        "machine": describe_machine(pair.placement.device),
-        "target": _model(pair.loaded_target, pair.placement),
-        "draft": _model(pair.loaded_draft, pair.draft_placement),
+        "format": report.FORMAT,
+        "machine": describe_machine(first.placement.device),
+        **next(iter(models.values())),
+        "number_formats": models if len(models) > 1 else {},
+        "suite": hashlib.sha256(repr([(each.id, each.text) for each in prompts]).encode()).hexdigest()[:16],
         "settings": dataclasses.asdict(settings),
     }
 

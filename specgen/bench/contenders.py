@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from specgen.bench.measure import Measurement, Timed, finish, measure
@@ -26,12 +27,20 @@ HYBRID = "hybrid"
 class Contender(Protocol):
     """Somebody who continues a prompt.
 
-    `ours` is whether its text must be that of plain decoding. `measures` are those of ours that are compared with it,
-    because they do the same: a peer has some.
+    `kind` is the way it does: one of the names above, or of a peer the program that it is of. `ours` is whether its
+    text must be that of the contender `reference`, plain decoding in the same number format and with the same sampling,
+    over which its speed is stated too. `measures` are the kinds of ours that are compared with it, because they do the
+    same: a peer has some.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def reference(self) -> str: ...
 
     @property
     def ours(self) -> bool: ...
@@ -43,39 +52,50 @@ class Contender(Protocol):
         """Read all of `prompt`, nothing of it being cached, and generate: ours at most `new` tokens, a peer so many."""
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way of ours to generate. `options` has its draft length and number format."""
+
+    kind: str
+    options: EngineOptions
+    sampling: SamplingChoice
+
+
 class Ours:
-    """One drafter over the loaded pair; `plain` has none. Raises UsageError for one that the pair does not have."""
+    """One drafter over a loaded pair; `plain` has none. Raises UsageError for one that the pair does not have."""
 
     ours = True
     measures = ()
 
-    def __init__(self, name: str, pair: Pair, options: EngineOptions, sampling: SamplingChoice) -> None:
+    def __init__(self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN) -> None:
         self.name = name
+        self.kind = variant.kind
+        self.reference = reference
+        self.draft_length = variant.options.num_draft_tokens
         self._pair = pair
-        self._options = options
-        self._sampling = sampling
-        if name not in available(pair):
-            raise UsageError(f"this pair has no drafter '{name}'", hint=f"there is: {', '.join(available(pair))}")
+        self._variant = variant
+        if self.kind not in available(pair):
+            raise UsageError(f"this pair has no drafter '{self.kind}'", hint=f"there is: {', '.join(available(pair))}")
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
         forget(self._pair.target, prompt)
         target = Timed(self._pair.target)
         drafter, models = self._drafter(prompt)
         pair = dataclasses.replace(self._pair, target=target, drafter=drafter)
-        session = Session.over(pair, self._options)
-        return measure(session, prompt, self._sampling, new, [target, *models])
+        session = Session.over(pair, self._variant.options)
+        return measure(session, prompt, self._variant.sampling, new, [target, *models])
 
     def _drafter(self, prompt: Sequence[int]) -> tuple[Drafter, list[Timed]]:
         """A drafter that knows nothing yet, and the models that it drafts with."""
         pair = self._pair
-        if self.name == LOOKUP:
+        if self.kind == LOOKUP:
             return LookupDrafter(), []
-        if self.name == PLAIN or pair.draft is None:
+        if self.kind == PLAIN or pair.draft is None:
             return NoDrafter(), []
         forget(pair.draft, prompt)
         draft = Timed(pair.draft)
         drafter = ModelDrafter(draft, pair.shared_vocab, draft.context_length or UNLIMITED)
-        return HybridDrafter(LookupDrafter(), drafter) if self.name == HYBRID else drafter, [draft]
+        return HybridDrafter(LookupDrafter(), drafter) if self.kind == HYBRID else drafter, [draft]
 
 
 def available(pair: Pair) -> list[str]:

@@ -14,7 +14,7 @@ from specgen import __version__
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores, memory in bytes, versions, threads; None for what this system does not tell."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory(),
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
@@ -36,7 +36,7 @@ def peak_memory() -> int | None:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

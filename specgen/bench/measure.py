@@ -16,11 +16,12 @@ K = TypeVar("K")
 
 
 class Timed:
-    """A model that counts the seconds spent in its forward passes."""
+    """A model that counts its forward passes and the seconds spent in them."""
 
     def __init__(self, model: Runner) -> None:
         self._model = model
         self.seconds = 0.0
+        self.passes = 0
 
     @property
     def vocab_size(self) -> int:
@@ -39,6 +40,7 @@ class Timed:
         rows = self._model.forward(tokens, last, want)
         finish(rows)
         self.seconds += time.perf_counter() - start
+        self.passes += 1
         return rows
 
 
@@ -62,11 +64,16 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One answer: its ids and its statistics. `decoding` is None where nobody can look inside, as with a peer."""
+    """One answer: its ids and its statistics.
+
+    `decoding` and `forwards`, the forward passes of the target and of the draft, are None where nobody can look inside,
+    as with a peer.
+    """
 
     ids: tuple[int, ...]
     stats: Stats
     decoding: Decoding | None = None
+    forwards: tuple[int, ...] | None = None
 
 
 def measure(
@@ -92,7 +99,7 @@ def measure(
         verify_s=stats.verify_s - first.verify_s,
         forward_s=forward_s - first_s,
     )
-    return Measurement(tuple(ids), stats, decoding)
+    return Measurement(tuple(ids), stats, decoding, tuple(model.passes for model in models))
 
 
 def medians(calls: Mapping[K, Callable[[], float]], repeat: int) -> dict[K, float]:

@@ -37,6 +37,8 @@ class Peer:
     """One way of transformers to generate, greedily, as many tokens as are asked for."""
 
     ours = False
+    kind = TRANSFORMERS
+    reference = PLAIN
 
     def __init__(self, way: str, measures: tuple[str, ...], model: Any, **arguments: Any) -> None:
         self.name = f"{TRANSFORMERS} {way}"

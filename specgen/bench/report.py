@@ -1,4 +1,4 @@
-"""What the runs come to, as plain data: the same that --json prints and that the table is drawn from."""
+"""What the runs come to, as plain data: the same that is written to files and that the table is drawn from."""
 
 import dataclasses
 import hashlib
@@ -6,43 +6,77 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from specgen.bench.bootstrap import median_interval, ratio_interval
 from specgen.bench.contenders import Contender
 from specgen.bench.roofline import Forwards
 from specgen.bench.runner import Run
+from specgen.costs import Prices, per_million
+from specgen.events import Stats
 
 Figures = dict[str, Any]
 
+FORMAT = 2
+"""Goes up when a key of the report changes its meaning or goes."""
 
-def categories(contenders: Sequence[Contender], runs: Sequence[Run]) -> dict[str, dict[str, Figures]]:
+
+def categories(
+    contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None
+) -> dict[str, dict[str, Figures]]:
     """Category -> contender -> figures."""
-    names = list(dict.fromkeys(run.prompt.category for run in runs))
-    return {name: compare(contenders, [run for run in runs if run.prompt.category == name]) for name in names}
+    return _by(lambda run: run.prompt.category, contenders, runs, prices)
 
 
-def compare(contenders: Sequence[Contender], runs: Sequence[Run]) -> dict[str, Figures]:
+def distributions(
+    contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None
+) -> dict[str, dict[str, Figures]]:
+    """in, out -> contender -> figures, over the prompts that are marked as of the draft's distribution or out of it."""
+    return _by(lambda run: run.prompt.distribution, contenders, runs, prices)
+
+
+def _by(
+    key: Callable[[Run], str | None], contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None
+) -> dict[str, dict[str, Figures]]:
+    names = dict.fromkeys(name for run in runs if (name := key(run)) is not None)
+    return {name: compare(contenders, [run for run in runs if key(run) == name], prices) for name in names}
+
+
+def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None) -> dict[str, Figures]:
     """Contender -> figures over `runs`; the first contender is plain decoding.
 
     Speeds, times and ratios are medians over the prompts, of each the median over its repetitions. A ratio is one of
-    two speeds at the same prompt and repetition. Rates, lengths and shares are of all runs together. None stands for
-    what there is nothing to say about.
+    two speeds at the same prompt and repetition: `speed_up` over the contender's reference, `over_first` over the first
+    contender, `over_peer` over each program that does the same. Rates, lengths and shares are of all runs together.
+    `intervals` holds the 95 % of those figures that have one. None stands for what there is nothing to say about.
     """
-    plain = contenders[0]
     of = {contender.name: [run for run in runs if run.contender == contender.name] for contender in contenders}
     table: dict[str, Figures] = {}
     for contender in contenders:
         mine = of[contender.name]
-        against = [other.name for other in contenders if contender.name in other.measures]
-        table[contender.name] = {
-            "speed_up": _ratio(mine, of[plain.name]),
-            "over_peer": _ratio(mine, of[against[0]]) if against else None,
+        reference = of[contender.reference]
+        peers = {other.kind: of[other.name] for other in contenders if contender.kind in other.measures}
+        gains = _ratios(mine, reference)
+        medians = {
+            "speed_up": gains,
+            "over_first": _ratios(mine, of[contenders[0].name]),
             "tokens_per_second": _typical(mine, _speed),
             "time_to_first_token_s": _typical(mine, lambda run: run.measurement.stats.time_to_first_token_s),
             "elapsed_s": _typical(mine, lambda run: run.measurement.stats.elapsed_s),
-            **_acceptance(mine),
+        }
+        rates, rate_intervals = _acceptance(mine)
+        table[contender.name] = {
+            **{name: statistics.median(values.values()) if values else None for name, values in medians.items()},
+            "over_peer": {program: _median(_ratios(mine, theirs)) for program, theirs in peers.items()},
+            **_worst_decile(gains),
+            **rates,
             **_shares(mine),
+            "peak_memory_bytes": max((run.peak_memory_bytes for run in mine if run.peak_memory_bytes), default=None),
+            "per_million": _cost(mine, prices or Prices()),
             "ours": contender.ours,
-            "same_text": sum(map(_same, mine, _first_of_each(mine, of[plain.name]))),
+            "reference": contender.reference,
+            "same_text": sum(map(_same, mine, _first_of_each(mine, reference))),
             "texts": len(mine),
+            "intervals": {name: median_interval([*values.values()]) for name, values in medians.items()}
+            | rate_intervals,
         }
     return table
 
@@ -56,16 +90,20 @@ def run_records(runs: Iterable[Run]) -> list[Figures]:
     """Every run by itself, for whoever wants to do other sums. `output` is a digest of the ids."""
     records = []
     for run in runs:
-        stats, decoding = run.measurement.stats, run.measurement.decoding
+        stats, decoding, forwards = run.measurement.stats, run.measurement.decoding, run.measurement.forwards
         records.append(
             {
                 "prompt": run.prompt.id,
                 "category": run.prompt.category,
+                "distribution": run.prompt.distribution,
                 "contender": run.contender,
                 "repetition": run.repetition,
                 **dataclasses.asdict(stats),
                 "tokens_per_second": _speed(run),
                 "decoding": dataclasses.asdict(decoding) if decoding else None,
+                "forwards": list(forwards) if forwards else None,
+                "peak_memory_bytes": run.peak_memory_bytes,
+                "energy_j": run.energy_j,
                 "output": hashlib.sha256(repr(run.measurement.ids).encode()).hexdigest()[:16],
             }
         )
@@ -98,31 +136,72 @@ def _speed(run: Run) -> float | None:
     return run.measurement.stats.tokens_per_second or None
 
 
-def _typical(runs: Iterable[Run], value: Callable[[Run], float | None]) -> float | None:
-    return _median_of_medians((run.prompt.id, found) for run in runs if (found := value(run)) is not None)
+def _typical(runs: Iterable[Run], value: Callable[[Run], float | None]) -> dict[str, float]:
+    """Prompt -> the median over its repetitions."""
+    return _medians((run.prompt.id, found) for run in runs if (found := value(run)) is not None)
 
 
-def _ratio(runs: Iterable[Run], others: Iterable[Run]) -> float | None:
-    """How many times as fast `runs` are as `others`."""
+def _ratios(runs: Iterable[Run], others: Iterable[Run]) -> dict[str, float]:
+    """Prompt -> how many times as fast `runs` are as `others`."""
     speeds = {(run.prompt.id, run.repetition): _speed(run) for run in others}
     pairs = ((run.prompt.id, _speed(run), speeds.get((run.prompt.id, run.repetition))) for run in runs)
-    return _median_of_medians((prompt, mine / other) for prompt, mine, other in pairs if mine and other)
+    return _medians((prompt, mine / other) for prompt, mine, other in pairs if mine and other)
 
 
-def _median_of_medians(values: Iterable[tuple[str, float]]) -> float | None:
+def _medians(values: Iterable[tuple[str, float]]) -> dict[str, float]:
     of_prompt: dict[str, list[float]] = {}
     for prompt, value in values:
         of_prompt.setdefault(prompt, []).append(value)
-    return statistics.median(map(statistics.median, of_prompt.values())) if of_prompt else None
+    return {prompt: statistics.median(found) for prompt, found in of_prompt.items()}
 
 
-def _acceptance(runs: Sequence[Run]) -> Figures:
+def _median(values: Mapping[str, float]) -> float | None:
+    return statistics.median(values.values()) if values else None
+
+
+def _cost(runs: Sequence[Run], prices: Prices) -> Figures:
+    """Of all runs together, their prompts included; energy is known where every run was metered."""
+    joules = [run.energy_j for run in runs if run.energy_j is not None]
+    cost = per_million(
+        sum(run.measurement.stats.generated_tokens for run in runs),
+        sum(run.measurement.stats.elapsed_s for run in runs),
+        sum(joules) if len(joules) == len(runs) else None,
+        prices,
+    )
+    return dataclasses.asdict(cost)
+
+
+def _worst_decile(gains: Mapping[str, float]) -> Figures:
+    """The mean speed-up of the tenth of the prompts, one at least, that gains least, and which they are."""
+    worst = sorted(gains, key=gains.__getitem__)[: -(-len(gains) // 10)]
+    mean = statistics.fmean(gains[prompt] for prompt in worst) if worst else None
+    return {"worst_decile": mean, "worst_prompts": worst}
+
+
+def _acceptance(runs: Sequence[Run]) -> tuple[Figures, Figures]:
+    """The rates, and their intervals."""
     stats = [run.measurement.stats for run in runs]
-    drafted, rounds = sum(each.drafted_tokens for each in stats), sum(each.rounds for each in stats)
-    return {
-        "acceptance_rate": sum(each.accepted_tokens for each in stats) / drafted if drafted else None,
-        "mean_acceptance_length": sum(each.generated_tokens for each in stats) / rounds if rounds else None,
+    parts: dict[str, tuple[list[int], list[int]]] = {
+        "acceptance_rate": ([each.accepted_tokens for each in stats], [each.drafted_tokens for each in stats]),
+        "mean_acceptance_length": ([each.generated_tokens for each in stats], [each.rounds for each in stats]),
     }
+    rates = {name: sum(above) / sum(below) if sum(below) else None for name, (above, below) in parts.items()}
+    together = Stats(
+        accepted_lengths=_added(each.accepted_lengths for each in stats),
+        drafted_lengths=_added(each.drafted_lengths for each in stats),
+    )
+    by_position = list(together.acceptance_by_position)
+    intervals = {name: ratio_interval(above, below) for name, (above, below) in parts.items()}
+    return {**rates, "acceptance_by_position": by_position}, intervals
+
+
+def _added(histograms: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    total: list[int] = []
+    for histogram in histograms:
+        total += [0] * (len(histogram) - len(total))
+        for length, count in enumerate(histogram):
+            total[length] += count
+    return tuple(total)
 
 
 def _shares(runs: Sequence[Run]) -> Figures:

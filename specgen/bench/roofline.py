@@ -34,15 +34,16 @@ class Forwards:
     seconds: Mapping[int, float]
 
 
-def bandwidth(device: torch.device) -> float:
-    """Bytes a second that a reduction reads, the best of several, on all threads that torch has been given."""
-    numbers = torch.ones(_READ // 4, device=device)
+def bandwidth(device: torch.device, size: int | None = None, reads: int = _READS) -> float:
+    """Bytes a second that a reduction over `size` bytes reads, the best of several, on all threads torch has."""
+    size = size or _READ
+    numbers = torch.ones(size // 4, device=device)
     best = float("inf")
-    for _ in range(_READS):
+    for _ in range(reads):
         start = time.perf_counter()
         numbers.sum().item()
         best = min(best, time.perf_counter() - start)
-    return _READ / best
+    return size / best
 
 
 def forward_times(models: Mapping[str, tuple[Runner, int | None]]) -> dict[str, Forwards]:

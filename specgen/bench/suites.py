@@ -7,34 +7,44 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from specgen.bench.settings import QUICK
 from specgen.errors import BadFile, UsageError
 
-QUICK = "quick"
+FULL = "full"
+# Of each kind, of the full suite, the first so many are the quick one.
+_QUICK = 2
 _FORM = 'write {"prompt": "...", "category": "..."}, or {"question_id": 1, "category": "...", "turns": ["..."]}'
 
 
 @dataclass(frozen=True, slots=True)
 class SuitePrompt:
-    """A user's message, and the kind of work that it asks for. `id` is unique in its suite."""
+    """A user's message, and the kind of work that it asks for. `id` is unique in its suite.
+
+    `distribution` is `in` or `out`: of what drafts are mostly made for, or of what they seldom met (rare domains and
+    languages, random text); None where nobody marked it.
+    """
 
     id: str
     category: str
     text: str
+    distribution: str | None = None
 
 
 def read_suite(name: str) -> list[SuitePrompt]:
-    """The suite `quick`, or the prompts of the file `name`, in the order written. Raises BadFile.
+    """The suite `quick` or `full`, or the prompts of the file `name`, in the order written. Raises BadFile.
 
     A file has one JSON object a line, of Spec-Bench's form, of which only the first turn is read (a later one answers
-    an answer), or with the keys `prompt` and, if there is one, `category`. Blank lines count for nothing.
+    an answer), or with the keys `prompt` and, if there is one, `category`; either may have `distribution`, in or out.
+    Blank lines count for nothing.
     """
-    if name == QUICK:
-        return _parse(files("specgen.bench").joinpath("quick.jsonl").read_text(encoding="utf-8"), name)
+    if name in (QUICK, FULL):
+        prompts = _parse(files("specgen.bench").joinpath("full.jsonl").read_text(encoding="utf-8"), name)
+        return choose(prompts, [], _QUICK if name == QUICK else None)
     try:
         text = Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of a user there is not
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
-        raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes '{QUICK}' or a file") from error
+        raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes {QUICK}, {FULL} or a file") from error
     return _parse(text, name)
 
 
@@ -65,10 +75,14 @@ def _prompt(line: str, number: int, name: str) -> SuitePrompt:
         raise BadFile(f"{name}, line {number} is not JSON: {error}", hint="put one object on each line") from error
     value = value if isinstance(value, dict) else {}
     text = _first(value["turns"]) if "turns" in value else value.get("prompt")
-    category = value.get("category", "other")
+    category, distribution = value.get("category", "other"), value.get("distribution")
     if not isinstance(text, str) or not text.strip() or not isinstance(category, str):
         raise BadFile(f"{name}, line {number} is no prompt", hint=_FORM)
-    return SuitePrompt(str(value.get("question_id", number)), category, text)
+    if distribution not in ("in", "out", None):
+        raise BadFile(
+            f"{name}, line {number} has the distribution {distribution!r}", hint='it is "in", "out" or left out'
+        )
+    return SuitePrompt(str(value.get("question_id", number)), category, text, distribution)
 
 
 def _first(turns: Any) -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, available
-from specgen.bench.suites import QUICK, SuitePrompt, choose, read_suite
+from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
+from specgen.bench.settings import QUICK
+from specgen.bench.suites import SuitePrompt, choose, read_suite
 from specgen.checking.judge import Difference, Recorder, Text, compare
 from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.errors import UsageError
@@ -132,7 +133,9 @@ class _Checker:
         pair = dataclasses.replace(self._pair, target=target)
         # Every figure is given: nothing is left to what a model recommends.
         choice = SamplingChoice(**dataclasses.asdict(sampling))
-        made = Ours(drafter, pair, self._settings.engine, choice).run(ids, self._settings.max_new_tokens)
+        made = Ours(drafter, pair, Variant(drafter, self._settings.engine, choice)).run(
+            ids, self._settings.max_new_tokens
+        )
         return Text(made.ids, target.calls), made.stats
 
     def _words(self, difference: Difference | None) -> tuple[str, str]:

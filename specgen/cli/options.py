@@ -16,6 +16,7 @@ from specgen.cli import completing
 from specgen.cli.configured import configure
 from specgen.cli.templating import preset
 from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
+from specgen.costs import Prices
 from specgen.errors import UsageError
 
 _ENGINE = EngineOptions()
@@ -224,6 +225,26 @@ class OutputOptions:
     ] = None
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
     no_log: NoLog = False
+
+
+@dataclass(frozen=True, slots=True)
+class CostOptions:
+    cost: Annotated[
+        bool, typer.Option("--cost", help="After the summary, what a million tokens take, in energy too if readable.")
+    ] = False
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="What this machine costs an hour; with --cost.")
+    ] = None
+    price_per_kwh: Annotated[
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="What energy costs; with --cost.")
+    ] = None
+
+    def prices(self) -> Prices | None:
+        """None where nobody asks for the cost. Raises UsageError for a price alone."""
+        prices = Prices(self.price_per_hour, self.price_per_kwh)
+        if not self.cost and prices != Prices():
+            raise UsageError("a price says nothing by itself", hint="add --cost")
+        return prices if self.cost else None
 
 
 @dataclass(frozen=True, slots=True)

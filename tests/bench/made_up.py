@@ -1,10 +1,17 @@
 """Measurements and contenders of which a test knows everything."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
+from typing import Any
 
+from specgen.bench import report
+from specgen.bench.contenders import Contender
 from specgen.bench.measure import Decoding, Measurement
 from specgen.bench.runner import Run
+from specgen.bench.settings import BenchSettings
 from specgen.bench.suites import SuitePrompt
+from specgen.costs import Prices
 from specgen.events import Stats
 
 
@@ -23,12 +30,63 @@ def measurement(
         first_round_tokens=1,
         elapsed_s=first_s + elapsed,
     )
+    if accepted:
+        stats = dataclasses.replace(stats, accepted_lengths=(0, accepted), drafted_lengths=(0, 10))
     decoding = Decoding(elapsed, draft_s=0.25 * elapsed, verify_s=0.5 * elapsed, forward_s=0.625 * elapsed)
-    return Measurement(tuple(ids), stats, decoding if inside else None)
+    return Measurement(tuple(ids), stats, decoding if inside else None, (stats.rounds,) if inside else None)
 
 
-def run(contender: str, prompt: str, made: Measurement, *, category: str = "chat", repetition: int = 0) -> Run:
-    return Run(contender, SuitePrompt(prompt, category, f"text of {prompt}"), repetition, made)
+def run(
+    contender: str,
+    prompt: str,
+    made: Measurement,
+    *,
+    category: str = "chat",
+    repetition: int = 0,
+    distribution: str | None = None,
+    peak: int | None = None,
+    joules: float | None = None,
+) -> Run:
+    suite_prompt = SuitePrompt(prompt, category, f"text of {prompt}", distribution)
+    return Run(contender, suite_prompt, repetition, made, peak, joules)
+
+
+MACHINE = {
+    "processor": "CPU",
+    "cores": 2,
+    "threads": 1,
+    "memory_bytes": 24e9,
+    "accelerator": None,
+    "system": "Linux",
+    "python": "3.11",
+    "torch": "2.13",
+    "specgen": "0.1",
+}
+MODEL = {"id": "org/big", "revision": "0123456789abcdef", "device": "cpu", "dtype": "float32", "quant": "int8"}
+
+
+def whole_report(contenders: Sequence[Contender], runs: Sequence[Run], **settings: Any) -> dict[str, Any]:
+    """The report of these runs, as a benchmark with these settings would make it; JSON as it is."""
+    prices = Prices(**settings.pop("prices", {}))
+    made = BenchSettings("org/big", prices=prices, **settings)
+    overall = report.compare(contenders, runs, prices)
+    whole = {
+        "format": report.FORMAT,
+        "machine": MACHINE,
+        "target": MODEL,
+        "draft": None,
+        "number_formats": {},
+        "suite": "0123",
+        "settings": dataclasses.asdict(made),
+        "peak_memory_bytes": 3.5e9,
+        "energy": [],
+        "overall": overall,
+        "categories": report.categories(contenders, runs, prices),
+        "distributions": report.distributions(contenders, runs, prices),
+        "identical": report.identical(overall),
+        "runs": report.run_records(runs),
+    }
+    return dict(json.loads(json.dumps(whole)))
 
 
 class Somebody:
@@ -43,6 +101,8 @@ class Somebody:
         peer_of: str = "",
     ) -> None:
         self.name = name
+        self.kind = f"program of {name}" if peer_of else name
+        self.reference = "plain"
         self.ours = not peer_of
         self.measures = (peer_of,) if peer_of else ()
         self._calls = calls

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from specgen.bench.contenders import Ours, available, read_time
+from specgen.bench.contenders import Ours, Variant, available, read_time
 from specgen.bench.report import compare, identical
 from specgen.bench.runner import Run
 from specgen.bench.suites import SuitePrompt
@@ -40,7 +40,7 @@ def pair(folder: Path, target: Any, draft: Any = None) -> Pair:
 
 
 def ours(name: str, over: Pair) -> Ours:
-    return Ours(name, over, OPTIONS, GREEDY)
+    return Ours(name, over, Variant(name, OPTIONS, GREEDY))
 
 
 @pytest.fixture
@@ -54,6 +54,8 @@ def test_every_contender_writes_the_plain_text(tmp_path: Path, target: TableMode
     made = ours(name, both).run(PROMPT, 20)
     assert list(made.ids) == tokens_of(rounds(target, PROMPT, new=20, end_ids=[0]))
     assert made.stats.generated_tokens == len(made.ids)
+    assert made.forwards is not None
+    assert (made.forwards[0], len(made.forwards)) == (made.stats.rounds, 2 if name in ("model", "hybrid") else 1)
     assert (made.stats.drafted_tokens > 0) == (name in ("model", "hybrid")) or name == "lookup"
 
 
@@ -94,7 +96,7 @@ def test_a_drafter_that_changes_the_text_is_found_out(tmp_path: Path) -> None:
 def test_sampled_runs_of_one_seed_are_the_same_text(tmp_path: Path, target: TableModel) -> None:
     both = pair(tmp_path, target, TableModel(VOCAB, seed=1, noise=0.3))
     sampling = SamplingChoice(temperature=1.0, repetition_penalty=1.0, seed=5)
-    texts = {Ours(name, both, OPTIONS, sampling).run(PROMPT, 20).ids for name in available(both)}
+    texts = {Ours(name, both, Variant(name, OPTIONS, sampling)).run(PROMPT, 20).ids for name in available(both)}
     assert len(texts) == 1
 
 

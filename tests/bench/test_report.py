@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from specgen.bench.report import categories, compare, identical, roofline, run_records
+from specgen.bench.report import categories, compare, distributions, identical, roofline, run_records
 from specgen.bench.roofline import Forwards
+from specgen.costs import Prices
 from tests.bench.made_up import Somebody, measurement, run
 
 PLAIN, MODEL, PEER = Somebody("plain", []), Somebody("model", []), Somebody("peer", [], peer_of="model")
@@ -32,8 +33,8 @@ def test_a_contender_is_compared_with_the_peer_that_does_the_same() -> None:
     runs = [run("plain", "a", measurement(10)), run("model", "a", measurement(40))]
     runs += [run("peer", "a", measurement(8, inside=False))]
     table = compare([PLAIN, MODEL, PEER], runs)
-    assert table["model"]["over_peer"] == pytest.approx(5.0)
-    assert table["plain"]["over_peer"] is table["peer"]["over_peer"] is None
+    assert table["model"]["over_peer"] == pytest.approx({"program of peer": 5.0})
+    assert table["plain"]["over_peer"] == table["peer"]["over_peer"] == {}
     assert table["peer"]["speed_up"] == pytest.approx(0.8)
 
 
@@ -94,3 +95,48 @@ def test_every_run_is_in_the_report_and_its_text_only_as_a_digest() -> None:
     assert records[0]["tokens_per_second"] == pytest.approx(10)
     assert records[0]["decoding"]["verify_s"] == pytest.approx(0.2)
     assert records[1]["decoding"] is None
+
+
+def test_a_figure_has_the_interval_of_its_prompts() -> None:
+    speeds = [10.0, 20.0, 30.0, 40.0, 50.0]
+    runs = [run("plain", str(index), measurement(speed)) for index, speed in enumerate(speeds)]
+    low, high = compare([PLAIN], runs)["plain"]["intervals"]["tokens_per_second"]
+    assert 10 <= low < 30 < high <= 50
+    assert compare([PLAIN], runs[:2])["plain"]["intervals"]["tokens_per_second"] is None
+
+
+def test_the_worst_decile_is_the_mean_of_the_tenth_that_gains_least() -> None:
+    gains = [3.0, 0.5, 2.0, 0.7, *[2.5] * 16]
+    runs = [run("plain", str(index), measurement(10)) for index in range(20)]
+    runs += [run("model", str(index), measurement(10 * gain)) for index, gain in enumerate(gains)]
+    figures = compare([PLAIN, MODEL], runs)["model"]
+    assert figures["worst_decile"] == pytest.approx(0.6)
+    assert figures["worst_prompts"] == ["1", "3"]
+    assert compare([PLAIN, MODEL], [*runs[:3], *runs[20:23]])["model"]["worst_prompts"] == ["1"]
+
+
+def test_prompts_are_told_apart_by_distribution_where_they_are_marked() -> None:
+    runs = [run("plain", "a", measurement(10), distribution="in"), run("plain", "b", measurement(90))]
+    assert list(distributions([PLAIN], runs)) == ["in"]
+    assert distributions([PLAIN], runs[1:]) == {}
+
+
+def test_acceptance_by_position_is_of_all_runs_together() -> None:
+    runs = [run("model", "a", measurement(10, accepted=2)), run("plain", "a", measurement(10))]
+    assert compare([PLAIN, MODEL], runs)["model"]["acceptance_by_position"] == [0.2]
+
+
+def test_a_million_tokens_take_hours_energy_and_money() -> None:
+    """Five tokens in 1.4 s and for 7.2 J each time."""
+    runs = [run("plain", prompt, measurement(10), joules=7.2) for prompt in "ab"]
+    taken = compare([PLAIN], runs, Prices(per_hour=2.0, per_kwh=0.5))["plain"]["per_million"]
+    assert taken == pytest.approx({"hours": 1.4e6 / 5 / 3600, "kwh": 0.4, "money": 2 * 1.4e6 / 5 / 3600 + 0.2})
+    assert compare([PLAIN], runs)["plain"]["per_million"]["money"] is None
+    runs[0] = run("plain", "a", measurement(10))
+    taken = compare([PLAIN], runs, Prices(per_kwh=0.5))["plain"]["per_million"]
+    assert (taken["kwh"], taken["money"]) == (None, None)
+
+
+def test_the_peak_of_memory_is_the_highest_of_all_runs() -> None:
+    runs = [run("plain", "a", measurement(10), peak=5), run("plain", "b", measurement(10), peak=7)]
+    assert compare([PLAIN], runs)["plain"]["peak_memory_bytes"] == 7

@@ -23,15 +23,24 @@ def suite(tmp_path: Path) -> Any:
     return write
 
 
-def test_quick_has_three_prompts_of_each_kind() -> None:
-    kinds = Counter(prompt.category for prompt in read_suite("quick"))
-    assert kinds == dict.fromkeys(["chat", "code", "code edit", "summary", "translation", "extraction"], 3)
+KINDS = ["chat", "code", "code edit", "summary", "translation", "extraction"]
+
+
+def test_quick_has_twelve_prompts_of_six_kinds_and_full_has_eight_of_each() -> None:
+    assert Counter(prompt.category for prompt in read_suite("quick")) == dict.fromkeys(KINDS, 2)
+    assert Counter(prompt.category for prompt in read_suite("full")) == dict.fromkeys(KINDS, 8)
+
+
+def test_full_marks_what_is_out_of_distribution_in_every_kind() -> None:
+    marks = {(prompt.category, prompt.distribution) for prompt in read_suite("full")}
+    assert marks == {(kind, mark) for kind in KINDS for mark in ("in", "out")}
 
 
 def test_quick_gives_work_on_a_text_the_text() -> None:
     """What lookup gains shows only where an answer repeats its prompt."""
     kinds = ("code edit", "summary", "extraction")
     assert min(len(prompt.text) for prompt in read_suite("quick") if prompt.category in kinds) > 800
+    assert min(len(prompt.text) for prompt in read_suite("full") if prompt.category in kinds) > 300
 
 
 def test_a_line_of_spec_bench_counts_with_its_first_turn(suite: Any) -> None:
@@ -40,8 +49,8 @@ def test_a_line_of_spec_bench_counts_with_its_first_turn(suite: Any) -> None:
 
 
 def test_a_line_of_our_own_is_named_by_its_number(suite: Any) -> None:
-    path = suite("", '{"prompt": "äh", "category": "chat"}', '{"prompt": "b"}', "")
-    assert read_suite(path) == [SuitePrompt("2", "chat", "äh"), SuitePrompt("3", "other", "b")]
+    path = suite("", '{"prompt": "äh", "category": "chat", "distribution": "out"}', '{"prompt": "b"}', "")
+    assert read_suite(path) == [SuitePrompt("2", "chat", "äh", "out"), SuitePrompt("3", "other", "b")]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +66,7 @@ def test_a_line_of_our_own_is_named_by_its_number(suite: Any) -> None:
         '{"turns": "text"}',
         '{"turns": [3]}',
         '{"prompt": "a", "category": 3}',
+        '{"prompt": "a", "distribution": "inside"}',
     ],
 )
 def test_a_bad_line_is_named_in_one_line(suite: Any, line: str) -> None:

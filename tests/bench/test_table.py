@@ -7,9 +7,8 @@ import pytest
 from specgen.bench import report
 from specgen.bench.roofline import Forwards
 from specgen.bench.table import render
-from tests.bench.made_up import Somebody, measurement, run
-
-MODEL = {"id": "org/big", "revision": "0123456789abcdef", "device": "cpu", "dtype": "float32", "quant": "int8"}
+from specgen.core import EngineOptions
+from tests.bench.made_up import Somebody, measurement, run, whole_report
 
 
 @pytest.fixture
@@ -21,24 +20,7 @@ def made() -> dict[str, Any]:
         for prompt, category in (("a", "chat"), ("b", "code"))
         for name, speed, accepted in (("plain", 10, 0), ("model", 25, 2), ("peer", 5, 0))
     ]
-    overall = report.compare(contenders, runs)
-    machine = {"processor": "CPU", "cores": 2, "threads": 1, "memory_bytes": 24e9, "accelerator": None}
-    return {
-        "machine": machine | {"system": "Linux", "python": "3.11", "torch": "2.13", "specgen": "0.1"},
-        "target": MODEL,
-        "draft": None,
-        "settings": {
-            "suite": "quick",
-            "max_new_tokens": 64,
-            "repeat": 1,
-            "sampling": {"temperature": 0.0, "seed": 0},
-            "engine": {"num_draft_tokens": 4},
-        },
-        "peak_memory_bytes": 3.5e9,
-        "overall": overall,
-        "categories": report.categories(contenders, runs),
-        "identical": report.identical(overall),
-    }
+    return whole_report(contenders, runs, engine=EngineOptions(num_draft_tokens=4))
 
 
 def line(text: str, start: str) -> list[str]:
@@ -48,9 +30,9 @@ def line(text: str, start: str) -> list[str]:
 
 def test_ratios_come_first(made: dict[str, Any]) -> None:
     text = render(made)
-    assert line(text, "overall")[:5] == ["x", "plain", "x", "peer", "tok/s"]
-    assert line(text, "model")[:3] == ["2.50", "5.00", "25.0"]
-    assert line(text, "peer")[:3] == ["0.50", "-", "5.0"]
+    assert line(text, "overall")[:9] == ["x", "plain", "95", "%", "worst", "x", "program", "of", "peer"]
+    assert line(text, "model")[:5] == ["2.50", "-", "2.50", "5.00", "25.0"]
+    assert line(text, "peer")[:5] == ["0.50", "-", "0.50", "-", "5.0"]
     assert [text.index(name) for name in ("overall", "chat", "code")] == sorted(
         text.index(name) for name in ("overall", "chat", "code")
     )
@@ -59,7 +41,7 @@ def test_ratios_come_first(made: dict[str, Any]) -> None:
 def test_columns_stand_under_each_other_and_fit_a_screen(made: dict[str, Any]) -> None:
     block = next(block for block in render(made).split("\n\n") if block.startswith("overall")).splitlines()
     assert len({len(row) for row in block}) == 1
-    assert len(block[0]) <= 100
+    assert len(block[0]) <= 120
 
 
 def test_the_head_says_what_ran_where(made: dict[str, Any]) -> None:
@@ -72,8 +54,8 @@ def test_the_head_says_what_ran_where(made: dict[str, Any]) -> None:
 def test_without_a_peer_there_is_no_column_for_it(made: dict[str, Any]) -> None:
     for table in (made["overall"], *made["categories"].values()):
         del table["peer"]
-        table["model"]["over_peer"] = None
-    assert "x peer" not in render(made)
+        table["model"]["over_peer"] = {}
+    assert "x program" not in render(made)
 
 
 def test_one_category_is_shown_once(made: dict[str, Any]) -> None:
@@ -101,3 +83,21 @@ def test_what_was_asked_for_besides_follows(made: dict[str, Any]) -> None:
     assert "read bandwidth 30.00 GB/s; weights that a pass reads: target 1.50 GB\n" in text
     assert "first run 5.25 s, second run 4.50 s\n" in text
     assert "peak resident memory, without any peer: 3.50 GB\n" in text
+
+
+def test_what_it_costs_is_said_where_a_price_is_named(made: dict[str, Any]) -> None:
+    assert "a million tokens" not in render(made)
+    made["settings"]["prices"]["per_hour"] = 2.0
+    text = render(made)
+    assert line(text, "a million tokens") == ["hours", "kWh", "money"]
+    assert "\n2 an hour; energy is not readable here\n" in text
+
+
+def test_a_sweep_says_how_near_auto_comes(made: dict[str, Any]) -> None:
+    made["hindsight"] = {
+        "model": {"overall": {"best_k": 2, "share": 0.9, "tokens_per_second": {"auto": 9.0, "1": 8.0, "2": 10.0}}}
+    }
+    text = render(made)
+    assert line(text, "model, tok/s by k") == ["auto", "1", "2", "best", "k", "auto", "reaches"]
+    row = text.partition("model, tok/s by k")[2].splitlines()[1]
+    assert row.split() == ["overall", "9.0", "8.0", "10.0", "2", "90", "%"]

@@ -24,7 +24,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     suite: Annotated[
         str | None,
         typer.Option(
-            metavar="SUITE", help="'quick', which comes with specgen and is the default, or a file of JSON lines."
+            metavar="SUITE", help="'quick', the default, or 'full', which come with specgen, or a file of JSON lines."
         ),
     ] = None,
     category: Annotated[

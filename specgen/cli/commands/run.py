@@ -11,6 +11,7 @@ from specgen.cli.constraints import check_complete, read_constraint
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
     ConstraintOptions,
+    CostOptions,
     GenerationOptions,
     InputOptions,
     ModelOptions,
@@ -22,7 +23,7 @@ from specgen.cli.options import (
 from specgen.cli.suggesting import named_model
 from specgen.cli.templating import current, filled, save, typed
 from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.events import Failed, Finished
+from specgen.events import Failed, Finished, Renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal, put, put_exact
 
@@ -42,6 +43,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     inputs: InputOptions,
     output: OutputOptions,
     one_shot: OneShotOptions,
+    costs: CostOptions,
     prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
@@ -79,7 +81,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         )
     target = named_model(models)
     wanted = read_constraint(constraint)
+    prices = costs.prices()
 
+    from specgen.cli.costing import Costed
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
@@ -117,7 +121,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             think=thinking.think,
             constraint=wanted,
         )
-        last = play(events, recorder.along(trace.along(block or renderer)), session.stop)
+        shown: Renderer = block or renderer
+        if prices is not None and not output.quiet:
+            shown = Costed(shown, sys.stderr, prices)
+        last = play(events, recorder.along(trace.along(shown)), session.stop)
         if isinstance(last, Failed):
             raise last.error
         _hand_over(one_shot, last, block, quiet=output.quiet)

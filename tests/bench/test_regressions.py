@@ -1,0 +1,115 @@
+"""What a comparison of two reports finds, and what it takes for noise."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from specgen.bench.regressions import Change, compare_reports
+from specgen.core import EngineOptions
+from specgen.errors import UsageError
+from tests.bench.made_up import Somebody, measurement, run, whole_report
+
+CONTENDERS = [Somebody("plain", []), Somebody("model", [])]
+IDS = (1, 2, 3, 4, 5)
+
+
+def measured(
+    *,
+    plain: float = 10.0,
+    gain: float = 2.0,
+    seed: int = 0,
+    accepted: int = 4,
+    k: int | None = None,
+    spread: float = 0.04,
+    **odd: Any,
+) -> dict[str, Any]:
+    """Twelve prompts of different speed, each moved by noise of `spread`; `odd` names the model's texts by prompt."""
+    noise = random.Random(seed)
+    runs = []
+    for index in range(12):
+        speed = plain * (1 + index / 6) * noise.uniform(0.8, 1.2)
+        drafted = speed * gain * (1 + index % 3 / 10) * noise.uniform(1 - spread, 1 + spread)
+        runs.append(run("plain", str(index), measurement(speed, ids=IDS)))
+        made = measurement(drafted, ids=odd.get(f"text_{index}", IDS), accepted=accepted)
+        runs.append(run("model", str(index), made))
+    return whole_report(CONTENDERS, runs, engine=EngineOptions(num_draft_tokens=k))
+
+
+def kinds(changes: list[Change]) -> list[tuple[str, str, bool]]:
+    return [(change.kind, change.contender, change.worse) for change in changes]
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_noise_is_no_change(seed: int) -> None:
+    assert compare_reports(measured(), measured(seed=seed)) == []
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_median_that_moves_as_far_as_its_prompts_do_is_no_change(seed: int) -> None:
+    """By more than what counts as large, on a machine as busy as that."""
+    assert compare_reports(measured(spread=0.3), measured(spread=0.3, seed=seed)) == []
+
+
+def test_a_slow_draft_is_found_also_where_the_machine_is_faster_today() -> None:
+    assert kinds(compare_reports(measured(), measured(gain=1.8, seed=1))) == [("speed", "model", True)]
+    assert kinds(compare_reports(measured(), measured(gain=1.8, plain=12.5, seed=1))) == [("speed", "model", True)]
+
+
+def test_a_faster_draft_is_a_change_and_no_regression() -> None:
+    (change,) = compare_reports(measured(), measured(gain=2.4, seed=1))
+    assert not change.worse
+    assert "1.2" in change.text
+
+
+def test_plain_decoding_that_is_much_slower_is_found() -> None:
+    assert kinds(compare_reports(measured(), measured(plain=5.0, seed=1))) == [("speed", "plain", True)]
+
+
+def test_a_wrong_token_is_found_with_its_prompt() -> None:
+    changes = compare_reports(measured(), measured(text_7=(1, 2, 3, 4, 6)))
+    assert kinds(changes) == [("output", "model", True)] * 2
+    assert changes[0].text == "1 of 12 texts are others: prompts 7"
+    assert "not those of plain decoding" in changes[1].text
+
+
+def test_a_draft_that_guesses_worse_is_found() -> None:
+    changes = compare_reports(measured(accepted=4), measured(accepted=3))
+    assert kinds(changes) == [("acceptance", "model", True)]
+    assert "40.0 % -> 30.0 %" in changes[0].text
+
+
+def test_with_a_fixed_draft_length_one_round_more_is_found() -> None:
+    """No clock decides about rounds then, so there is no noise in them."""
+    after = measured(k=3)
+    after["runs"][1]["rounds"] += 1
+    assert kinds(compare_reports(measured(k=3), after)) == [("acceptance", "model", True)]
+    assert compare_reports(measured(), after) == []
+
+
+def test_too_few_prompts_say_nothing_of_speed() -> None:
+    before, after = measured(), measured(gain=1.0)
+    for report in (before, after):
+        report["runs"] = report["runs"][:8]
+    assert compare_reports(before, after) == []
+
+
+def _other_suite(report: dict[str, Any]) -> None:
+    report["suite"] = "4567"
+
+
+def _other_length(report: dict[str, Any]) -> None:
+    report["settings"]["max_new_tokens"] = 9
+
+
+def _no_runs(report: dict[str, Any]) -> None:
+    del report["runs"]
+
+
+@pytest.mark.parametrize("spoil", [_other_suite, _other_length, _no_runs])
+def test_what_cannot_be_compared_is_refused(spoil: Callable[[dict[str, Any]], None]) -> None:
+    before = measured()
+    spoil(before)
+    with pytest.raises(UsageError, match="baseline"):
+        compare_reports(before, measured())
