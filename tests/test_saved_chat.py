@@ -11,7 +11,7 @@ from specgen.errors import BadFile
 from specgen.saved_chat import SavedChat, read, write
 
 CHAT = SavedChat(
-    target="org/target@" + "a" * 40,
+    target="org/target@" + "a" * 40 + ":m.gguf",
     draft="lookup",
     messages=(Message("system", "be kind"), Message("user", "hi\n日本"), Message("assistant", '"so" \x1b')),
     sampling=SamplingChoice(temperature=0.7, top_k=3, seed=5),
@@ -27,7 +27,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert read(path) == CHAT
     assert path.stat().st_mode & 0o777 == 0o600
     data = json.loads(path.read_text(encoding="utf-8"))
-    assert data["models"]["target"] == {"source": "org/target", "revision": "a" * 40}
+    assert data["models"]["target"] == {"source": "org/target", "revision": "a" * 40, "file": "m.gguf"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["chat.json"]
 
 

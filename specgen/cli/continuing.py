@@ -1,11 +1,11 @@
 """The last conversation of the history, and the next turn of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from specgen.cli.recording import history
-from specgen.core import Message
+from specgen.core import Message, ModelRef
 from specgen.errors import UsageError
 from specgen.events import Event
 
@@ -62,4 +62,5 @@ def last_conversation() -> Earlier:
 
 
 def _words(model: Mapping[str, str | None]) -> str:
-    return f"{model['id']}@{model['revision']}" if model["revision"] else str(model["id"])
+    named = ModelRef.parse(str(model["id"]))
+    return str(replace(named, revision=model["revision"])) if model["revision"] else str(named)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from specgen.cli.continuing import last_conversation
 from specgen.cli.playing import play
 from specgen.cli.recording import Recorder
 from specgen.core import Message
@@ -62,7 +63,8 @@ def test_an_answer_is_logged(run: Any, target: Path) -> None:
     assert (answer.kind, answer.reason, answer.raw, answer.template) == ("run", "length", False, None)
     assert answer.output == outcome.text
     assert said(answer.id) == ["be brief", PROMPT]
-    assert answer.settings["target"] == {"id": str(target), "revision": None}
+    assert (answer.settings["target"]["id"], answer.settings["target"]["revision"]) == (str(target), None)
+    assert len(answer.settings["target"]["files"]["model.safetensors"]) == 64
     assert answer.settings["sampling"]["seed"] == 3
     assert (answer.settings["num_draft_tokens"], answer.settings["drafter"]) == (2, "lookup")
     assert (answer.settings["dtype"], answer.settings["quant"]) == ("float32", "none")
@@ -184,6 +186,18 @@ def test_continue_without_a_template_goes_on_with_the_text(run: Any) -> None:
     more = invoke("-c", "-n", 2, "--temp", 0, " Then")
     assert more.code == 0
     assert said(3) == [f"Once upon a time{whole.text} Then"]
+
+
+def test_continue_names_the_models_with_their_commits() -> None:
+    settings = {
+        "target": {"id": "org/target:m.gguf", "revision": "a1"},
+        "draft": {"id": "org/draft", "revision": "b2"},
+        "drafter": "hybrid",
+    }
+    with History(location()) as log:
+        log.add(kind="run", messages=[Message("user", "x")], output="y", reason="end", settings=settings, stats={})
+    earlier = last_conversation()
+    assert (earlier.model, earlier.draft) == ("org/target@a1:m.gguf", "org/draft@b2")
 
 
 def test_continue_says_why_it_cannot(run: Any) -> None:
