@@ -331,7 +331,7 @@ def test_only_the_code_is_written_and_the_rest_is_never_generated(says: Any) -> 
 
 def test_no_code_is_an_error_and_the_text_is_not_lost(run: Any) -> None:
     plain, outcome = run(PROMPT), run(PROMPT, "--extract-code", "-q")
-    assert (outcome.code, outcome.out) == (14, b"")
+    assert (outcome.code, outcome.out) == (15, b"")
     *text, error = outcome.err.splitlines()
     assert "\n".join(text) == plain.text.rstrip("\n")
     assert error.startswith("specgen: the answer has no code block")
