@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking"},
+    {"session", "conversation", "loading", "recommended", "prompt", "render", "history", "bench", "checking", "serve"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs"},
@@ -72,7 +72,7 @@ def test_imports_point_down(file: Path) -> None:
 def test_neighbours_that_do_not_know_each_other() -> None:
     """In one layer, but apart: what is shown and what is run."""
     apart = {
-        "render": {"session", "conversation", "loading", "bench", "checking", "history"},
+        "render": {"session", "conversation", "loading", "bench", "checking", "history", "serve"},
         "session": {"render"},
         "loading": {"render"},
     }
@@ -96,6 +96,7 @@ FORBIDDEN = [
     ("loading", {"rich", "typer", "transformers"}),
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
+    ("serve", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
 
 
@@ -128,6 +129,9 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["chat", "--help"],
         ["bench", "--help"],
         ["check", "--help"],
+        ["serve", "--help"],
+        ["ps"],
+        ["stop"],
         ["no-such"],
     ],
 )
