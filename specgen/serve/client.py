@@ -1,5 +1,6 @@
 """Talking to this user's server."""
 
+import socket
 from typing import Any
 
 import httpx2
@@ -35,9 +36,11 @@ def _send(method: str, what: str) -> httpx2.Response | None:
     try:
         if not is_own(path):
             raise SpecgenError(f"{path} belongs to somebody else", hint="remove it")
+        with socket.socket(socket.AF_UNIX) as knock:
+            knock.connect(str(path))  # httpx2 does not close a socket that nobody answers
         with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=_ANSWER_S) as client:
             return client.request(method, f"http://localhost{PRIVATE}{what}").raise_for_status()
-    except (FileNotFoundError, httpx2.ConnectError):
+    except (FileNotFoundError, ConnectionRefusedError):
         return None
     except httpx2.HTTPError as error:
         raise SpecgenError(

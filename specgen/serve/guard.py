@@ -52,7 +52,7 @@ class Guard:
             return Refused(f"no such path: {path}", status=404)
         if self._key is not None and path != _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = secrets.compare_digest(given.strip().encode(), self._key.encode())
+            right = secrets.compare_digest(given.strip().encode("latin-1"), self._key.encode())
             if scheme.lower() != "bearer" or not right:
                 words = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
                 return Refused(words, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -33,6 +33,10 @@ class Place:
     url: str | None
     hosts: frozenset[str] | None
 
+    def __str__(self) -> str:
+        addresses = [f"{self.url}/v1"] if self.url else []
+        return " and ".join(addresses + ([str(self.path)] if self.path else []))
+
 
 def socket_path() -> Path:
     """The one socket of this user."""

@@ -127,7 +127,10 @@ class Server:
             self._engine.close()
 
     async def _live(self) -> None:
-        """Wait for the end, and end the answer that runs when its time is over."""
+        """Say where it answers, wait for the end, and end the answer that runs when its time is over."""
+        while not self._uvicorn.started:
+            await asyncio.sleep(_TICK_S)
+        self._show(Notice(f"{self._model} answers at {self._place}"))
         while not self._asked_to_stop.is_set():
             await asyncio.sleep(_TICK_S)
             if self._keep_alive_s is not None and self._engine.idle_s() >= self._keep_alive_s:

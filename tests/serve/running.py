@@ -36,7 +36,8 @@ class Running:
 
     @property
     def notices(self) -> list[str]:
-        return [event.text for event in self.told if isinstance(event, Notice)]
+        """What whoever runs the server was told, after where it answers."""
+        return [event.text for event in self.told if isinstance(event, Notice)][1:]
 
     def openai(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=LONG)

@@ -38,7 +38,6 @@ def command(
     """
     target = named_model(models)
 
-    from specgen.events import Notice
     from specgen.render import make_renderer
     from specgen.serve.place import take_place
     from specgen.serve.server import Server
@@ -52,9 +51,6 @@ def command(
         try:
             for event in session.open():
                 renderer.show(event)
-            addresses = [f"{place.url}/v1"] if place.url else []
-            addresses += [str(place.path)] if place.path else []
-            renderer.show(Notice(f"{target} answers at {' and '.join(addresses)}"))
             Server(
                 session,
                 target,
