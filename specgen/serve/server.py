@@ -13,6 +13,7 @@ import psutil
 import uvicorn
 
 from specgen import __version__
+from specgen.engine.runners.decoder import LeanModel
 from specgen.events import Event, Notice
 from specgen.serve.app import Parts, make_app
 from specgen.serve.engine import Engine
@@ -51,6 +52,9 @@ class Server:
         self._keep_alive_s = keep_alive_s
         self._show = show
         self._started_at = time.time()
+        target = session.pair.target
+        if isinstance(target, LeanModel):
+            target.keep_contexts(self._limits.contexts)
         self._asked_to_stop = threading.Event()
         self._at_once = False
         metrics = Metrics()

@@ -1,6 +1,7 @@
 """The real openai client against the pair that comes with specgen."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -171,6 +172,27 @@ def test_another_model_and_a_prompt_that_is_too_long_are_told(client: OpenAI) ->
             client.completions.create(model="fake", prompt="word " * 20_000, stream=stream)
         assert long.value.code == "context_length_exceeded"
         assert "the context holds" in str(long.value)
+
+
+def test_two_callers_with_long_prompts_do_not_read_each_others_again(
+    client: OpenAI, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target: Any = session.pair.target
+    compute, counts = target._compute, []
+
+    def counting(ids: list[int], *rest: object) -> object:
+        counts.append(len(ids))
+        return compute(ids, *rest)
+
+    monkeypatch.setattr(target, "_compute", counting)
+    texts = ["The king had a daughter. " * 20, "A wolf lived in the wood. " * 20]
+    read = []
+    for text in [*texts, *texts]:
+        counts.clear()
+        client.completions.create(model="fake", prompt=text, max_tokens=1, temperature=0)
+        read.append(sum(counts))
+    assert min(read[:2]) > 80
+    assert max(read[2:]) < 5
 
 
 def test_metrics_count_what_was_answered(server: Running) -> None:
