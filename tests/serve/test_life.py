@@ -1,6 +1,10 @@
 """How a server begins and ends, and the commands that speak to it."""
 
+import contextlib
+import io
 import json
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +16,8 @@ import pytest
 
 from tests.cli.command import invoke
 from tests.serve.running import ASK, LONG, gated, running
+
+DOCUMENTED = "http://127.0.0.1:8080"
 
 
 def test_it_ends_when_nobody_has_asked_anything_for_a_while(tmp_path: Path) -> None:
@@ -81,6 +87,7 @@ def test_the_command_from_start_to_stop(tmp_path: Path, monkeypatch: pytest.Monk
                 asked = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
                 said = httpx2.post(f"{url}/completions", json=asked, timeout=LONG).json()["choices"][0]["text"]
                 assert len(said) > 10
+                assert_examples_run(url.removesuffix("/v1"))
                 second = invoke("serve", "-m", "stories")
                 assert second.code == 1
                 assert second.err == "specgen: a server runs already; specgen ps shows it, specgen stop ends it\n"
@@ -91,6 +98,24 @@ def test_the_command_from_start_to_stop(tmp_path: Path, monkeypatch: pytest.Monk
             assert server.stdout
             assert server.stdout.read() == server.stderr.read() == ""
         assert invoke("ps").text == ""
+
+
+def assert_examples_run(url: str) -> None:
+    """What docs/serve.md shows, against this server."""
+    text = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8").replace(DOCUMENTED, url)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    assert "drafted tokens accepted" in printed.getvalue()
+    if shutil.which("curl") is None:
+        return
+    commands = re.findall(r"```sh\n(curl .*?)\n```", text, re.DOTALL)
+    shown = [
+        subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=LONG).stdout
+        for command in commands
+    ]
+    assert ['"text"' in shown[0], "[DONE]" in shown[1], '"id":"stories"' in shown[2]] == [True] * 3
 
 
 def test_an_address_is_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
