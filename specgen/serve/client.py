@@ -44,5 +44,6 @@ def _send(method: str, what: str) -> httpx2.Response | None:
         return None
     except httpx2.HTTPError as error:
         raise SpecgenError(
-            f"the server does not answer: {error or type(error).__name__}", hint="end its process, then try again"
+            f"the server does not answer: {error or type(error).__name__}",
+            hint="it may still be loading its models; try again",
         ) from error

@@ -10,7 +10,8 @@ class Limits:
     `contexts` is what keys and values of earlier contexts may take beside those in use.
 
     `head_s` and `body_s` are for a caller to send the head and the body of a request, `stalled_s` is how long it may
-    take nothing of an answer. `stop_s` is what the answer that runs may still take when the server is asked to end.
+    take nothing of an answer. `stop_s` is what the answer that runs may still take when the server is asked to end,
+    and `last_s` what its last round may take then.
     """
 
     body: int = 8 << 20
@@ -24,3 +25,4 @@ class Limits:
     stalled_s: float = 60.0
     idle_connection_s: int = 30
     stop_s: float = 10.0
+    last_s: float = 3.0

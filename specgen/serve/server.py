@@ -86,7 +86,6 @@ class Server:
             limit_concurrency=self._limits.connections,
             h11_max_incomplete_event_size=self._limits.head,
             timeout_keep_alive=self._limits.idle_connection_s,
-            timeout_graceful_shutdown=round(self._limits.stop_s) + 5,
         )
         self._uvicorn = _Uvicorn(config)
 
@@ -94,7 +93,7 @@ class Server:
         """Answer until the end. In the main thread SIGINT and SIGTERM ask for it, a second one ends it at once."""
         with self._signals():
             asyncio.run(self._run())
-        self._engine.join(self._limits.stop_s)
+        self._engine.join(self._limits.last_s)
 
     def stop(self) -> None:
         """Accept nothing more, give the answer that runs a little time, and end. From any thread."""
@@ -143,10 +142,13 @@ class Server:
         self._engine.close()
         self._uvicorn.should_exit = True
         end = time.monotonic() + self._limits.stop_s
-        while self._engine.running:
-            if self._at_once or time.monotonic() > end:
+        while time.monotonic() < end + self._limits.last_s:
+            if self._at_once:
+                end = min(end, time.monotonic())
+            if time.monotonic() >= end:
                 self._engine.stop()  # again and again, as an answer that just begins does not hear it
             await asyncio.sleep(_TICK_S)
+        self._uvicorn.force_exit = True  # a long prompt is being read, or a caller does not take the end of its answer
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

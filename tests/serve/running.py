@@ -58,15 +58,22 @@ class Running:
 def running(session: Session, folder: Path, *, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
     """A server over `session`, whose socket is in `folder`; its end is waited for."""
     told: list[Event] = []
+    answers = threading.Event()
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        answers.set()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
         with take_place("127.0.0.1:0", has_key=False) as place:
-            server = Server(session, "fake", place, limits=limits, show=told.append, **options)
+            server = Server(session, "fake", place, limits=limits, show=tell, **options)
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
             assert place.path
             try:
+                assert answers.wait(LONG)
                 yield Running(server, place.url, place.path, thread, told)
             finally:
                 server.stop()

@@ -177,3 +177,17 @@ def test_an_answer_that_ends_in_time_is_whole(tmp_path: Path) -> None:
         assert answer.result() == "aaa"
         server.thread.join(LONG)
         assert not server.thread.is_alive()
+
+
+def test_a_pass_that_does_not_end_does_not_keep_the_server(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    limits = Limits(stop_s=0.1, last_s=0.1)
+    with running(session, tmp_path, limits=limits) as server, ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask, server, 3)
+        model.wait_for_a_pass()
+        server.server.stop()
+        server.thread.join(LONG)
+        assert not server.thread.is_alive()
+        with pytest.raises(openai.APIError):
+            answer.result()
+        model.pass_on(10)
