@@ -114,9 +114,15 @@ class Engine:
         """End the answer that runs after its round."""
         self._session.stop()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the thread to end, after `close`."""
+    def abandon(self) -> None:
+        """Tell the caller whose answer runs that it is over, though a pass still goes on."""
+        if (job := self._running) is not None:
+            job.put(Failed(Ending()))
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread to end, after `close`. Whether it has."""
         self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _drop(self, job: Job) -> None:
         with self._changed:

@@ -89,11 +89,14 @@ class Server:
         )
         self._uvicorn = _Uvicorn(config)
 
-    def run(self) -> None:
-        """Answer until the end. In the main thread SIGINT and SIGTERM ask for it, a second one ends it at once."""
+    def run(self) -> bool:
+        """Answer until the end. In the main thread SIGINT and SIGTERM ask for it, a second one ends it at once.
+
+        Whether everything has ended: a thread may be in the middle of a pass, and Python aborts where one still is.
+        """
         with self._signals():
             asyncio.run(self._run())
-        self._engine.join(self._limits.last_s)
+        return self._engine.join(self._limits.last_s)
 
     def stop(self) -> None:
         """Accept nothing more, give the answer that runs a little time, and end. From any thread."""
@@ -148,7 +151,10 @@ class Server:
             if time.monotonic() >= end:
                 self._engine.stop()  # again and again, as an answer that just begins does not hear it
             await asyncio.sleep(_TICK_S)
-        self._uvicorn.force_exit = True  # a long prompt is being read, or a caller does not take the end of its answer
+        # A long prompt is being read, or a caller does not take the end of its answer.
+        self._engine.abandon()
+        await asyncio.sleep(4 * _TICK_S)
+        self._uvicorn.force_exit = True
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

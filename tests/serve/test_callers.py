@@ -188,6 +188,6 @@ def test_a_pass_that_does_not_end_does_not_keep_the_server(tmp_path: Path) -> No
         server.server.stop()
         server.thread.join(LONG)
         assert not server.thread.is_alive()
-        with pytest.raises(openai.APIError):
+        with pytest.raises(openai.InternalServerError, match="the server is ending"):
             answer.result()
         model.pass_on(10)

@@ -1,5 +1,6 @@
 """specgen serve: a pair that stays loaded, behind OpenAI's API."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def command(
         try:
             for event in session.open():
                 renderer.show(event)
-            Server(
+            ended = Server(
                 session,
                 target,
                 place,
@@ -61,3 +62,5 @@ def command(
             ).run()
         finally:
             renderer.close()
+    if not ended:
+        os._exit(0)  # a thread in the middle of a pass cannot be ended otherwise
