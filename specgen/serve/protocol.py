@@ -30,6 +30,8 @@ class _Connection(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
+        # So that any byte that the caller does not take pauses writing, the last ones of a closed connection too.
+        transport.set_write_buffer_limits(high=0)
         if may_connect(transport.get_extra_info("socket")):
             self._watch_head()
         else:
@@ -46,7 +48,7 @@ class _Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self.limits.stalled_s, self.transport.abort)
+        self._stall_timer = self.loop.call_later(self.limits.stalled_s, self._cut)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -58,6 +60,12 @@ class _Connection(H11Protocol):
             self._cancel_head()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.limits.head_s, self.transport.abort)
+
+    def _cut(self) -> None:
+        """Close at once, and let the system forget what the caller does not take, rather than offer it for minutes."""
+        now = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
+        self.transport.abort()
 
     def _cancel_head(self) -> None:
         if self._head_timer is not None:
