@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
     {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"render", "history", "bench", "checking", "doctor", "trends", "templates"},
+    | {"render", "history", "bench", "checking", "doctor", "serve", "trends", "templates"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs", "costs"},
@@ -73,7 +73,7 @@ def test_imports_point_down(file: Path) -> None:
 def test_neighbours_that_do_not_know_each_other() -> None:
     """In one layer, but apart: what is shown and what is run."""
     apart = {
-        "render": {"session", "conversation", "loading", "bench", "checking", "history"},
+        "render": {"session", "conversation", "loading", "bench", "checking", "history", "serve"},
         "session": {"render"},
         "loading": {"render"},
     }
@@ -104,6 +104,7 @@ FORBIDDEN = [
     ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
     ("doctor", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
     ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
+    ("serve", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
 ]
 
 
@@ -140,6 +141,9 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["stats"],
         ["templates"],
         ["doctor", "--help"],
+        ["serve", "--help"],
+        ["ps"],
+        ["stop"],
         ["no-such"],
     ],
 )

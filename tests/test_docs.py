@@ -31,7 +31,7 @@ def test_every_exit_code_is_listed() -> None:
     assert listed == kinds | {0, errors.INTERRUPTED, errors.TERMINATED}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md", "docs/serve.md"])
 def test_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:specgen|docs|tests)/[\w/.]+?)/?`", text):

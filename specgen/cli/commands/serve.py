@@ -1,0 +1,67 @@
+"""specgen serve: a pair that stays loaded, behind OpenAI's API."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.suggesting import named_model
+
+
+@grouped
+def command(
+    models: ModelOptions,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Answer OpenAI's API over HTTP here too, for example 127.0.0.1:8080."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SPECGEN_API_KEY",
+            metavar="KEY",
+            show_envvar=True,
+            help="What callers over HTTP must send. Needed where others can reach HOST.",
+        ),
+    ] = None,
+    keep_alive: Annotated[
+        float | None, typer.Option(min=0.01, metavar="MINUTES", help="End when nobody has asked anything for so long.")
+    ] = None,
+) -> None:
+    """Keep a pair loaded and answer OpenAI's API: at a Unix socket of this user, and with --http over HTTP.
+
+    `specgen ps` shows the server, `specgen stop` ends it, and so does Ctrl-C.
+
+    Example:
+
+        specgen serve -m stories --http 127.0.0.1:8080
+    """
+    target = named_model(models)
+
+    from specgen.render import make_renderer
+    from specgen.serve.place import take_place
+    from specgen.serve.server import Server
+    from specgen.session import Session
+
+    renderer = make_renderer(stdout=sys.stdout, stderr=sys.stderr, json=False, stream=True, quiet=False, stats=False)
+    with (
+        take_place(http, has_key=bool(api_key)) as place,
+        Session(target, models.draft, models.engine()) as session,
+    ):
+        try:
+            for event in session.open():
+                renderer.show(event)
+            ended = Server(
+                session,
+                target,
+                place,
+                key=api_key or None,
+                keep_alive_s=None if keep_alive is None else keep_alive * 60,
+                show=renderer.show,
+            ).run()
+        finally:
+            renderer.close()
+    if not ended:
+        os._exit(0)  # a thread in the middle of a pass cannot be ended otherwise

@@ -1,0 +1,58 @@
+"""Contexts that were computed before, beside the one in use: what many callers of one model share."""
+
+import torch
+
+from specgen.engine.tokens import Tokens
+
+# Losing so few positions, as every round does with a proposal, is never worth a second context.
+_FEW = 64
+
+
+class Kept:
+    """Contexts with their keys and values, at most so many bytes; the one that was used longest ago goes first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._contexts: list[tuple[Tokens, list[torch.Tensor]]] = []
+
+    def choose(self, tokens: Tokens, cached: Tokens, caches: list[torch.Tensor]) -> tuple[Tokens, list[torch.Tensor]]:
+        """What to roll back and go on from for `tokens`, given the context in use, which is kept if it gives way.
+
+        It is the context that shares most with `tokens`. Where rolling back would lose more of it than is shared, it
+        is kept as it is, and what is shared of it copied.
+        """
+        shared = tokens.common_prefix(cached)
+        if len(cached) - shared <= _FEW:
+            return cached, caches
+        lengths = [tokens.common_prefix(context) for context, _ in self._contexts]
+        if lengths and max(lengths) > shared:
+            shared = max(lengths)
+            chosen = self._contexts.pop(lengths.index(shared))
+            self._keep(cached, caches)
+            cached, caches = chosen
+        if len(cached) - shared <= max(_FEW, shared) or not self._keep(cached, caches):
+            return cached, caches
+        return cached.prefix(shared), [_copy(cache, shared) for cache in caches] if shared else []
+
+    def clear(self) -> None:
+        self._contexts.clear()
+
+    def _keep(self, cached: Tokens, caches: list[torch.Tensor]) -> bool:
+        """Whether there is room for it, others going where need be."""
+        if _bytes(caches) > self._size:
+            return False
+        self._contexts.append((cached, caches))
+        while sum(_bytes(held) for _, held in self._contexts) > self._size:
+            del self._contexts[0]
+        return True
+
+
+def _bytes(caches: list[torch.Tensor]) -> int:
+    return sum(cache.nbytes for cache in caches)
+
+
+def _copy(cache: torch.Tensor, positions: int) -> torch.Tensor:
+    """The first `positions` of a cache [2, kv_heads, capacity, head_size], the rest zeros."""
+    copied = torch.zeros_like(cache)
+    copied[:, :, :positions] = cache[:, :, :positions]
+    return copied

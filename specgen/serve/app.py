@@ -1,0 +1,212 @@
+"""OpenAI's API, and what tells how the server is."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from specgen.events import Event, Failed, Finished, Notice, Started, Step
+from specgen.serve.answers import Answer
+from specgen.serve.engine import Engine, Job
+from specgen.serve.failures import Refused, of_error
+from specgen.serve.guard import Guard, response
+from specgen.serve.limits import Limits
+from specgen.serve.metrics import CONTENT_TYPE, Metrics
+from specgen.serve.place import PRIVATE
+from specgen.serve.questions import Question, read_chat, read_completion
+
+Wanted = TypeVar("Wanted", Started, Finished)
+Read = Callable[[bytes, int], Question]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the paths speak of. `status` and `stop` are for the socket alone; `show` tells whoever runs the server."""
+
+    model: str
+    created: int
+    engine: Engine
+    metrics: Metrics
+    limits: Limits
+    key: str | None
+    hosts: frozenset[str] | None
+    status: Callable[[], dict[str, Any]]
+    stop: Callable[[], None]
+    show: Callable[[Event], None]
+
+
+def make_app(parts: Parts) -> ASGIApp:
+    """The application that uvicorn runs."""
+
+    async def models(_: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [_model(parts)]})
+
+    async def model(request: Request) -> Response:
+        _check_model(request.path_params["name"], parts)
+        return JSONResponse(_model(parts))
+
+    async def chat(request: Request) -> Response:
+        return await _answer(request, read_chat, parts)
+
+    async def completion(request: Request) -> Response:
+        return await _answer(request, read_completion, parts)
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def metrics(_: Request) -> Response:
+        return Response(parts.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(parts.status())
+
+    async def stop(_: Request) -> Response:
+        parts.stop()
+        return JSONResponse({"status": "ending"})
+
+    async def broken(request: Request, error: Exception) -> Response:
+        parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
+        return response(Refused(f"unexpected {type(error).__name__}", status=500))
+
+    app = Starlette(
+        routes=[
+            Route("/v1/models", models),
+            Route("/v1/models/{name:path}", model),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/completions", completion, methods=["POST"]),
+            Route("/health", health),
+            Route("/metrics", metrics),
+            Route(f"{PRIVATE}status", status),
+            Route(f"{PRIVATE}stop", stop, methods=["POST"]),
+        ],
+        exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
+    )
+    return Guard(app, key=parts.key, hosts=parts.hosts, metrics=parts.metrics)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - it is registered for nothing else
+    return response(error)
+
+
+async def _no_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    words = f"{request.method} {request.url.path}: {error.detail}"
+    return response(Refused(words, status=error.status_code, headers=error.headers))
+
+
+def _model(parts: Parts) -> dict[str, Any]:
+    return {"id": parts.model, "object": "model", "created": parts.created, "owned_by": "specgen"}
+
+
+def _check_model(name: str | None, parts: Parts) -> None:
+    if name not in (None, parts.model):
+        raise Refused(
+            f"no model '{name}' here; this server has '{parts.model}'",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
+
+
+async def _answer(request: Request, read: Read, parts: Parts) -> Response:
+    """Wait for the turn of a question, then answer it, whole or as it comes."""
+    question = read(await _body(request, parts.limits), parts.limits.stops)
+    _check_model(question.model, parts)
+    job = parts.engine.ask(question)
+    watcher = asyncio.create_task(_cancel_when_gone(request, job))
+    answer = Answer(parts.model, is_chat=question.is_chat)
+    streaming = False
+    try:
+        notices: list[str] = []
+        started = await _until(Started, job, notices)
+        if question.stream:
+            streaming = True
+            return StreamingResponse(
+                _chunks(job, watcher, answer, started, notices),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-cache"},
+            )
+        return JSONResponse(answer.whole(started, await _until(Finished, job, notices), notices))
+    finally:
+        if not streaming:
+            watcher.cancel()
+            job.cancel()
+
+
+async def _until(kind: type[Wanted], job: Job, notices: list[str]) -> Wanted:
+    """The next event of this kind; notices on the way are kept. Raises Refused where the answer fails."""
+    while True:
+        match await job.next():
+            case Notice(text):
+                notices.append(text)
+            case Failed(error):
+                raise of_error(error)
+            case event if isinstance(event, kind):
+                return event
+
+
+async def _chunks(
+    job: Job, watcher: "asyncio.Task[None]", answer: Answer, started: Started, notices: list[str]
+) -> AsyncIterator[bytes]:
+    """The answer as server-sent events. A failure is the last of them: the status has been sent."""
+    try:
+        if (first := answer.first()) is not None:
+            yield _sse(first)
+        while True:
+            match await job.next():
+                case Notice(text):
+                    notices.append(text)
+                case Step() as step if step.text:
+                    yield _sse(answer.piece(step.text))
+                case Failed(error):
+                    yield _sse(of_error(error).body())
+                    return
+                case Finished() as finished:
+                    yield _sse(answer.last(started, finished, notices))
+                    if job.question.with_usage:
+                        yield _sse(answer.usage(finished))
+                    yield b"data: [DONE]\n\n"
+                    return
+    finally:
+        watcher.cancel()
+        job.cancel()
+
+
+def _sse(what: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def _cancel_when_gone(request: Request, job: Job) -> None:
+    """Nobody reads on when the connection ends: give the engine to the next."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.cancel()
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The whole body. Raises Refused for one that is too large or too slow."""
+    close = {"Connection": "close"}  # what is still to come is not read
+    large = Refused(f"the body has more than {limits.body} bytes", status=413, code="body_too_large", headers=close)
+    if int(request.headers.get("content-length", 0)) > limits.body:
+        raise large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limits.body:
+                    raise large
+    except TimeoutError:
+        raise Refused(f"the body took longer than {limits.body_s:.0f} s", status=408, headers=close) from None
+    except ClientDisconnect:
+        raise Refused("the caller has gone") from None
+    return bytes(body)

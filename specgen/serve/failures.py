@@ -1,0 +1,73 @@
+"""What went wrong, in the form of OpenAI's API."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
+
+
+class Refused(Exception):
+    """A request that is not answered. `param` names the field at fault; `code` is for programs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class Ending(SpecgenError):
+    """The server ends before the answer does."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is ending", hint="ask again when it is back")
+
+
+def unsupported(field: str, what: str = "") -> Refused:
+    """The refusal of a field that would change the answer, and that specgen does not have."""
+    return Refused(
+        f"{field} is not supported{f': {what}' if what else ''}; leave it out",
+        param=field,
+        code="unsupported_parameter",
+    )
+
+
+def of_error(error: SpecgenError) -> Refused:
+    """The refusal that tells of a failure of the engine."""
+    if isinstance(error, Ending):
+        return Refused(str(error), status=503, code="server_ending", headers={"Retry-After": "5"})
+    if isinstance(error, PromptTooLong):
+        return Refused(str(error), code="context_length_exceeded")
+    if isinstance(error, UsageError):
+        return Refused(str(error))
+    return Refused(str(error), status=503 if isinstance(error, OutOfMemory) else 500)
+
+
+def of_body(error: ValidationError) -> Refused:
+    """The refusal of a body that is no JSON, or none that was asked for; the first fault counts."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    # Where a text or a list will do, pydantic adds which of them it tried, which is nothing that the caller wrote.
+    written = [str(part) for part in fault["loc"] if part != "str" and not str(part).startswith("list[")]
+    param = ".".join(written) or None
+    if fault["type"] == "json_invalid":
+        return Refused(f"the body is not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+    if fault["type"] == "extra_forbidden":
+        return Refused(f"unknown field: {param}", param=param, code="unknown_parameter")
+    return Refused(f"{param or 'the body'}: {fault['msg']}", param=param, code="invalid_value")

@@ -1,0 +1,130 @@
+"""Where a server is found: a socket in the user's runtime folder, and HTTP where it is asked for."""
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from platformdirs import user_runtime_path
+
+from specgen.errors import SpecgenError, UsageError
+
+# The paths that are reached only at the Unix socket.
+PRIVATE = "/specgen/"
+_BACKLOG = 128
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Sockets to listen at. `url` is the address of HTTP over TCP, None without.
+
+    `hosts` are the names under which a request may call it, None where any will do.
+    """
+
+    sockets: list[socket.socket]
+    path: Path | None
+    url: str | None
+    hosts: frozenset[str] | None
+
+    def __str__(self) -> str:
+        addresses = [f"{self.url}/v1"] if self.url else []
+        return " and ".join(addresses + ([str(self.path)] if self.path else []))
+
+
+def socket_path() -> Path:
+    """The one socket of this user."""
+    return user_runtime_path("specgen", appauthor=False) / "serve.sock"
+
+
+def lock() -> FileLock:
+    """What the server holds as long as it lives, however it ends."""
+    return FileLock(socket_path().with_suffix(".lock"), timeout=0)
+
+
+def is_own(path: Path) -> bool:
+    """Whether `path` is this user's, and no link to elsewhere."""
+    found = path.lstat()
+    return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode)
+
+
+@contextlib.contextmanager
+def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
+    """Listen at the user's socket, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
+
+    Raises UsageError for an address that is none, or that others reach where there is no key, and SpecgenError where
+    another server of this user runs, or the port is taken.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets: list[socket.socket] = []
+        url, hosts, path = None, None, None
+        if http is not None:
+            listener, url, hosts = _tcp(http, has_key=has_key)
+            sockets.append(stack.enter_context(listener))
+        if hasattr(socket, "AF_UNIX"):
+            path = socket_path()
+            sockets.append(stack.enter_context(_unix(path)))
+        elif http is None:
+            raise UsageError("this system has no Unix sockets", hint="give an address: --http 127.0.0.1:8080")
+        yield Place(sockets, path, url, hosts)
+
+
+@contextlib.contextmanager
+def _unix(path: Path) -> Iterator[socket.socket]:
+    """Listen at `path`. Whoever holds the lock may replace the socket that a server left when it was killed."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_own(path.parent):
+        raise SpecgenError(f"{path.parent} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
+    path.parent.chmod(0o700)
+    held = lock()
+    try:
+        held.acquire()
+    except Timeout:
+        raise SpecgenError("a server runs already", hint="specgen ps shows it, specgen stop ends it") from None
+    try:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            try:
+                listener.bind(str(path))
+            except OSError as error:
+                hint = "set XDG_RUNTIME_DIR to a folder with a short name"
+                raise SpecgenError(f"cannot listen at {path}: {error.strerror or error}", hint=hint) from error
+            path.chmod(0o600)  # nobody else can reach into the folder meanwhile
+            listener.listen(_BACKLOG)
+            yield listener
+            path.unlink(missing_ok=True)
+    finally:
+        held.release()
+
+
+def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str] | None]:
+    """A listening socket, its URL, and the names it may be called by. Raises UsageError or SpecgenError."""
+    host, colon, port_text = http.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port_text.isdecimal() or int(port_text) > 65535:
+        raise UsageError(f"--http is '{http}'", hint="give HOST:PORT, for example 127.0.0.1:8080")
+    try:
+        found = socket.getaddrinfo(host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise UsageError(f"--http: no address for {host}: {error.strerror or error}") from error
+    family, _, _, _, address = found[0]
+    is_loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
+    if not is_loopback and not has_key:
+        raise UsageError(
+            f"{host} can be reached by others", hint="set a key in SPECGEN_API_KEY, or listen at 127.0.0.1"
+        )
+    try:
+        listener = socket.create_server((str(address[0]), int(port_text)), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SpecgenError(f"{http} is in use", hint="choose another port") from error
+        raise SpecgenError(f"cannot listen at {http}: {error.strerror or error}", hint="choose another") from error
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listener.getsockname()[1]}"
+    return listener, url, _LOOPBACK | {host.lower()} if is_loopback else None

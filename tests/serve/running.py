@@ -1,0 +1,110 @@
+"""A server in this process, over fakes that answer when a test lets them."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+from openai import OpenAI
+
+from specgen.engine.interfaces import Rows
+from specgen.engine.tokens import Tokens
+from specgen.events import Event, Notice
+from specgen.serve.limits import Limits
+from specgen.serve.place import take_place
+from specgen.serve.server import Server
+from specgen.session import Session
+from tests.fakes import Speaker, encode, fake_session
+
+LONG = 60  # seconds that nothing here takes, unless something is broken
+ASK = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@dataclass
+class Running:
+    server: Server
+    url: str
+    path: Path
+    thread: threading.Thread
+    told: list[Event]
+
+    @property
+    def notices(self) -> list[str]:
+        """What whoever runs the server was told, after where it answers."""
+        return [event.text for event in self.told if isinstance(event, Notice)][1:]
+
+    def openai(self, key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=LONG)
+
+    def http(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=LONG)
+
+    def unix(self) -> httpx2.Client:
+        transport = httpx2.HTTPTransport(uds=str(self.path))
+        return httpx2.Client(transport=transport, base_url="http://localhost", timeout=LONG)
+
+    def connect(self) -> socket.socket:
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        return socket.create_connection((host, int(port)), timeout=LONG)
+
+
+@contextlib.contextmanager
+def running(session: Session, folder: Path, *, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
+    """A server over `session`, whose socket is in `folder`; its end is waited for."""
+    told: list[Event] = []
+    answers = threading.Event()
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        answers.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
+        with take_place("127.0.0.1:0", has_key=False) as place:
+            server = Server(session, "fake", place, limits=limits, show=tell, **options)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            assert place.url
+            assert place.path
+            try:
+                assert answers.wait(LONG)
+                yield Running(server, place.url, place.path, thread, told)
+            finally:
+                server.stop()
+                thread.join(LONG)
+                assert not thread.is_alive()
+
+
+class Gated(Speaker):
+    """Says `a` for ever, one forward pass for each `pass_on`."""
+
+    def __init__(self, *, opened: bool) -> None:
+        super().__init__([], 0)
+        self._gate = threading.Semaphore(10**6 if opened else 0)
+        self._begun = threading.Semaphore(0)
+
+    def row(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(encode("a")[0]), self.vocab_size).float()
+
+    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+        self._begun.release()
+        assert self._gate.acquire(timeout=LONG)
+        return super().forward(tokens, last, want)
+
+    def pass_on(self, passes: int = 1) -> None:
+        self._gate.release(passes)
+
+    def wait_for_a_pass(self) -> None:
+        assert self._begun.acquire(timeout=LONG)
+
+
+def gated(folder: Path, *, opened: bool = False) -> tuple[Session, Gated]:
+    """A session over a model that waits for the test; `opened` lets it run."""
+    model = Gated(opened=opened)
+    return fake_session(model, folder=folder, k=0), model

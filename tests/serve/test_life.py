@@ -1,0 +1,127 @@
+"""How a server begins and ends, and the commands that speak to it."""
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.cli.command import invoke
+from tests.serve.running import ASK, LONG, gated, running
+
+DOCUMENTED = "http://127.0.0.1:8080"
+
+
+def test_it_ends_when_nobody_has_asked_anything_for_a_while(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    with running(session, tmp_path, keep_alive_s=0.5) as server:
+        with server.connect() as caller:
+            body = json.dumps(ASK | {"max_tokens": 1}).encode()
+            caller.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            model.wait_for_a_pass()
+            # An answer that runs is no idle time, however long it takes.
+            server.thread.join(1.0)
+            assert server.thread.is_alive()
+            model.pass_on()
+            assert b"200 OK" in caller.recv(4096)
+        server.thread.join(LONG)
+        assert not server.thread.is_alive()
+        assert server.notices == ["nobody has asked anything for a while: ending"]
+
+
+def test_ps_shows_the_server_and_stop_ends_it(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    with running(session, tmp_path) as server:
+        with server.http() as client:
+            client.post("/v1/chat/completions", json=ASK | {"max_tokens": 1}).raise_for_status()
+        shown = invoke("ps")
+        heads, row = shown.text.splitlines()
+        assert heads.split()[:3] == ["MODEL", "DRAFT", "MEMORY"]
+        assert row.split()[:2] == ["fake", "none"]
+        assert server.url in row
+        (found,) = json.loads(invoke("ps", "--json").text)
+        assert found["requests"] == 1
+        assert found["memory"] > 1 << 20
+        assert found["waiting"] == 0
+        assert found["url"] == server.url
+        server.server.stop()
+        server.thread.join(LONG)
+
+
+def test_without_a_server_they_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "none")
+    for _ in range(2):
+        assert (invoke("ps").code, invoke("ps").text) == (0, "")
+        assert "no server runs" in invoke("ps").err
+        assert json.loads(invoke("ps", "--json").text) == []
+        assert invoke("stop").err == "specgen: no server runs\n"
+        # The second time with the socket of a server that was killed.
+        (tmp_path / "none").mkdir(exist_ok=True)
+        if not (tmp_path / "none" / "serve.sock").exists():
+            with socket.socket(socket.AF_UNIX) as left:
+                left.bind(str(tmp_path / "none" / "serve.sock"))
+
+
+def test_the_command_from_start_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a program: it says where it answers, refuses a second one, and ends by `stop` and by a signal with code 0."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    command = [sys.executable, "-m", "specgen", "serve", "-m", "stories", "--http", "127.0.0.1:0"]
+    for by_signal in (None, signal.SIGTERM):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+            assert server.stderr
+            line = server.stderr.readline()
+            assert line.startswith("specgen: stories answers at http://127.0.0.1:")
+            if by_signal is None:
+                url = line.split()[4]
+                asked = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
+                said = httpx2.post(f"{url}/completions", json=asked, timeout=LONG).json()["choices"][0]["text"]
+                assert len(said) > 10
+                assert_examples_run(url.removesuffix("/v1"))
+                second = invoke("serve", "-m", "stories")
+                assert second.code == 1
+                assert second.err == "specgen: a server runs already; specgen ps shows it, specgen stop ends it\n"
+                assert invoke("stop").code == 0
+            else:
+                server.send_signal(by_signal)
+            assert server.wait(LONG) == 0
+            assert server.stdout
+            assert server.stdout.read() == server.stderr.read() == ""
+        assert invoke("ps").text == ""
+
+
+def assert_examples_run(url: str) -> None:
+    """What docs/serve.md shows, against this server."""
+    text = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8").replace(DOCUMENTED, url)
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    assert "drafted tokens accepted" in printed.getvalue()
+    if shutil.which("curl") is None:
+        return
+    commands = re.findall(r"```sh\n(curl .*?)\n```", text, re.DOTALL)
+    shown = [
+        subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=LONG).stdout
+        for command in commands
+    ]
+    assert ['"text"' in shown[0], "[DONE]" in shown[1], '"id":"stories"' in shown[2]] == [True] * 3
+
+
+def test_an_address_is_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("SPECGEN_API_KEY", raising=False)
+    for address, words in {"0.0.0.0:0": "can be reached by others", "nowhere": "give HOST:PORT"}.items():
+        refused = invoke("serve", "-m", "no/such-model", "--http", address, "--offline")
+        assert refused.code == 2
+        assert words in refused.err
