@@ -103,8 +103,8 @@ _KNOBS = fields(SamplingChoice)
 
 
 def _model(data: Any) -> str:
-    revision = data["revision"]
-    return str(ModelRef(_word(data["source"]), None if revision is None else _word(revision)))
+    revision, file = (None if data[name] is None else _word(data[name]) for name in ("revision", "file"))
+    return str(ModelRef(_word(data["source"]), revision, file))
 
 
 def _word(value: Any) -> str:

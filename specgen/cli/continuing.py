@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specgen.cli.recording import history
-from specgen.core import Message
+from specgen.core import Message, ModelRef
 from specgen.errors import UsageError
 from specgen.events import Event
 
@@ -62,4 +62,4 @@ def last_conversation() -> Earlier:
 
 
 def _words(model: Mapping[str, str | None]) -> str:
-    return f"{model['id']}@{model['revision']}" if model["revision"] else str(model["id"])
+    return str(ModelRef.at(str(model["id"]), model["revision"]))

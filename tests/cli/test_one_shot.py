@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from specgen.cli.continuing import last_conversation
 from specgen.cli.playing import play
 from specgen.cli.recording import Recorder
 from specgen.core import Message
@@ -62,7 +63,9 @@ def test_an_answer_is_logged(run: Any, target: Path) -> None:
     assert (answer.kind, answer.reason, answer.raw, answer.template) == ("run", "length", False, None)
     assert answer.output == outcome.text
     assert said(answer.id) == ["be brief", PROMPT]
-    assert answer.settings["target"] == {"id": str(target), "revision": None}
+    logged = answer.settings["target"]
+    assert (logged["id"], logged["revision"]) == (str(target), None)
+    assert "model.safetensors" in logged["files"]
     assert answer.settings["sampling"]["seed"] == 3
     assert (answer.settings["num_draft_tokens"], answer.settings["drafter"]) == (2, "lookup")
     assert (answer.settings["dtype"], answer.settings["quant"]) == ("float32", "none")
@@ -184,6 +187,15 @@ def test_continue_without_a_template_goes_on_with_the_text(run: Any) -> None:
     more = invoke("-c", "-n", 2, "--temp", 0, " Then")
     assert more.code == 0
     assert said(3) == [f"Once upon a time{whole.text} Then"]
+
+
+def test_continue_names_a_gguf_file_of_the_hub_at_its_commit(data: Path) -> None:
+    model = {"id": "org/m:a.gguf", "revision": "b" * 40}
+    with History(location()) as log:
+        settings = {"target": model, "draft": model, "drafter": "hybrid"}
+        log.add(kind="run", messages=[Message("user", "x")], output="y", reason="end", settings=settings, stats={})
+    last = last_conversation()
+    assert (last.model, last.draft) == (f"org/m@{'b' * 40}:a.gguf",) * 2
 
 
 def test_continue_says_why_it_cannot(run: Any) -> None:
@@ -317,7 +329,7 @@ def test_only_the_code_is_written_and_the_rest_is_never_generated(says: Any) -> 
 
 def test_no_code_is_an_error_and_the_text_is_not_lost(run: Any) -> None:
     plain, outcome = run(PROMPT), run(PROMPT, "--extract-code", "-q")
-    assert (outcome.code, outcome.out) == (14, b"")
+    assert (outcome.code, outcome.out) == (15, b"")
     *text, error = outcome.err.splitlines()
     assert "\n".join(text) == plain.text.rstrip("\n")
     assert error.startswith("specgen: the answer has no code block")
