@@ -13,6 +13,7 @@ from specgen.engine.runners.int8 import choose_kernel
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.models.checkpoint import Checkpoint
 from specgen.pairs import models_of
+from specgen.sizes import in_words
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512
@@ -106,11 +107,6 @@ def _plan(
     return ModelPlan(
         checkpoint, placement, footprint(checkpoint, described, placement, context), context, max(0, size - here)
     )
-
-
-def in_words(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def check(plan: Plan, options: EngineOptions) -> str | None:

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     | {"render", "history", "bench", "checking", "doctor", "trends", "templates"},
     {"engine"},
     {"models"},
-    {"errors", "core", "events", "settings", "pairs", "costs"},
+    {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},
 ]
 SLOW = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors")
 

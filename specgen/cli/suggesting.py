@@ -8,6 +8,7 @@ from specgen.cli.options import ModelOptions
 from specgen.core import Device, ModelPair
 from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
+from specgen.sizes import in_words
 
 # On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
 _MOST_ON_CPU = 4e9
@@ -65,7 +66,6 @@ def _agreed(pair: ModelPair) -> bool:
 def _question(pair: ModelPair) -> str:
     from specgen.models.cache import cached_models  # noqa: PLC0415
     from specgen.pairs import models_of  # noqa: PLC0415
-    from specgen.planning import in_words  # noqa: PLC0415
 
     cached = {model.id for model in cached_models()}
     both = models_of(pair)

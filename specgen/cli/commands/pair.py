@@ -67,8 +67,8 @@ def _row(candidate: Any) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], acceptance: float) -> None:
-    from specgen.planning import in_words
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     for row in rows:
         name = f"{sanitize(row['draft'])} ({row['origin']})"

@@ -26,7 +26,8 @@ def command(
     from specgen.engine.devices import choose_device
     from specgen.models.cache import cached_models
     from specgen.pairs import curated, is_verified, models_of
-    from specgen.planning import fits_roughly, in_words
+    from specgen.planning import fits_roughly
+    from specgen.sizes import in_words
 
     device = choose_device(Device.AUTO)
     cached = {model.id for model in cached_models()}

@@ -80,8 +80,8 @@ def _figures(plan: Any) -> dict[str, Any]:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from specgen.planning import in_words
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     for model in figures["models"]:
         form = "int8" if model["quant"] == "int8" else model["dtype"]

@@ -24,12 +24,11 @@ def command(
 
         specgen update org/name@v2 --yes
     """
-    from rich.filesize import decimal
-
     from specgen.models.checkpoint import follow
     from specgen.models.updates import look, take
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)
@@ -45,7 +44,7 @@ def command(
             typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
         if not update.changes:
             typer.echo("  nothing that a model computes with")
-        question = f"Download {decimal(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
+        question = f"Download {in_words(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
             raise typer.Exit(1)
