@@ -86,14 +86,14 @@ def _explain(error: Exception, given: Sequence[str]) -> tuple[str, int]:
     """One line for a failure of the arguments `given`, and its exit code."""
     if isinstance(error, SpecgenError):
         meant = model_meant(error, given)
-        return f"{error.message}; did you mean {meant}?" if meant else str(error), error.exit_code
+        return f"{error.message}; did you mean '{meant}'?" if meant else str(error), error.exit_code
     # Typer's own usage errors, whose class it does not export.
     if show := getattr(error, "format_message", None):
         context = getattr(error, "ctx", None)
         message = show()
         if option := getattr(error, "option_name", None):
             near = getattr(error, "possibilities", None)
-            message = f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+            message = f"no option {option}" + (f"; did you mean '{near[0]}'?" if near else "")
         return f"{message}; see {context.command_path if context else 'specgen'} --help", UsageError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.strerror}; make room and run it again", 1

@@ -11,8 +11,8 @@ from specgen import templates
 from specgen.cli.asking import confirm
 from specgen.cli.configured import default
 from specgen.errors import BadFile, UsageError
+from specgen.nearest import meant
 from specgen.render.terminal import is_terminal
-from specgen.settings import nearest
 from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
@@ -35,7 +35,7 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
         if option not in known:
             raise BadFile(
                 f"template '{template.name}' sets '{option}', which is no option",
-                hint=nearest(option, known, "specgen run --help lists them"),
+                hint=meant(option, known, "specgen run --help lists them"),
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
     if "model" in template.options:  # a draft that is set elsewhere fits another target

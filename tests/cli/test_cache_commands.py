@@ -271,4 +271,4 @@ def test_rm_of_what_is_not_cached(hub: HubServer, commit: str, run: Run) -> None
     run("pull", "org/m")
     code, out, err = run("rm", "-y", "org/n")
     assert (code, out) == (3, "")
-    assert err.endswith("did you mean org/m?\n")
+    assert err.endswith("did you mean 'org/m'?\n")

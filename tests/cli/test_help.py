@@ -64,15 +64,15 @@ def test_options_stand_under_headings() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "--temprature", "1"], "no option --temprature; did you mean --temperature?; see specgen run --help"),
+        (["run", "--temprature", "1"], "no option --temprature; did you mean '--temperature'?; see specgen run --help"),
         (["config", "lst"], "Did you mean 'list'"),
         (["confg", "list"], "no command 'confg'; did you mean 'config'?"),
         (["cht"], "no command 'cht'; did you mean 'chat'?"),
         (["run", "--profile", "x", "-m", "stories", "hi"], "there is no profile 'x'"),
         (["show", "--offline", "storeis"], "storeis is not in the cache"),
-        (["show", "--offline", "storeis"], "did you mean stories?"),
-        (["run", "--offline", "-m", "org/targte", "hi"], "did you mean org/Target?"),
-        (["show", "--offline", "org/target@v9"], "did you mean org/Target?"),
+        (["show", "--offline", "storeis"], "did you mean 'stories'?"),
+        (["run", "--offline", "-m", "org/targte", "hi"], "did you mean 'org/Target'?"),
+        (["show", "--offline", "org/target@v9"], "did you mean 'org/Target'?"),
     ],
 )
 def test_what_is_misspelt_gets_a_suggestion(
