@@ -1,6 +1,6 @@
 """Settings on the command line: the defaults of a command's options come from specgen.settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -49,7 +49,7 @@ def checked(context: typer.Context, parameter: Any, setting: Setting) -> Any:
     of range.
     """
     kind = _kind(parameter)
-    value = _typed(setting.value, kind) if setting.source is Source.ENVIRONMENT else setting.value
+    value = _converted(setting.value, kind) if setting.source is Source.ENVIRONMENT else setting.value
     fits = isinstance(value, kind if kind is not float else (int, float)) and (kind is bool or value is not True)
     own_words = _has_parser(parameter) and isinstance(value, int) and not isinstance(value, bool)
     if not (fits or own_words) or (kind is list and not all(isinstance(each, str) for each in value)):
@@ -73,8 +73,8 @@ def guard(context: typer.Context) -> None:
     found: Settings | None = context.meta.get(_META)
     if found is None:
         return
-    typed, params = _typed_by_user(context), context.params
-    if found.paired and "model" in typed and "draft" not in typed and "draft" in params:
+    params = context.params
+    if found.paired and typed(context, "model") and not typed(context, "draft") and "draft" in params:
         params["draft"] = default(context, "draft")  # the one that is set fits another target
     if not params.get("trust_remote_code"):
         return
@@ -82,7 +82,7 @@ def guard(context: typer.Context) -> None:
         setting = found.found.get(key)
         if setting is None or setting.source is not Source.PROJECT or setting.value in _NO_MODELS:
             continue
-        if key not in typed and params.get(key) == setting.value:
+        if not typed(context, key) and params.get(key) == setting.value:
             raise UsageError(
                 f"--trust-remote-code with the {key} that {setting.where} names",
                 hint=f"say yourself whose code may run: {flag} {setting.value}",
@@ -101,7 +101,7 @@ def _has_parser(parameter: Any) -> bool:
     return parameter.type_descriptor.parameter_info.parser is not None
 
 
-def _typed(text: str, kind: type) -> Any:
+def _converted(text: str, kind: type) -> Any:
     """What the environment says, as `kind`; the text itself where it is nothing of the kind."""
     if kind is list:
         return [text]
@@ -113,9 +113,10 @@ def _typed(text: str, kind: type) -> Any:
         return text
 
 
-def _typed_by_user(context: typer.Context) -> set[str]:
-    sources: Mapping[str, Any] = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+def typed(context: typer.Context, parameter: str) -> bool:
+    """Whether the user wrote this parameter on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def default(context: typer.Context, name: str) -> Any:

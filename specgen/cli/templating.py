@@ -9,7 +9,7 @@ import typer
 
 from specgen import templates
 from specgen.cli.asking import confirm
-from specgen.cli.configured import default
+from specgen.cli.configured import default, typed
 from specgen.errors import BadFile, UsageError
 from specgen.nearest import meant
 from specgen.render.terminal import is_terminal
@@ -17,12 +17,6 @@ from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
 _NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")
-
-
-def typed(context: typer.Context, parameter: str) -> bool:
-    """Whether the user wrote this parameter on the command line."""
-    source = context.get_parameter_source(parameter)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def preset(context: typer.Context, template: Template | None) -> Template | None:
