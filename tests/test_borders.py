@@ -16,7 +16,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
+    {
+        "session",
+        "answer",
+        "conversation",
+        "loading",
+        "choosing",
+        "planning",
+        "tokenizing",
+        "recommended",
+        "prompt",
+        "saved_chat",
+    }
     | {"render", "history", "bench", "checking", "doctor", "trends", "templates"},
     {"engine"},
     {"models"},
@@ -75,6 +86,7 @@ def test_neighbours_that_do_not_know_each_other() -> None:
     apart = {
         "render": {"session", "conversation", "loading", "bench", "checking", "history"},
         "session": {"render"},
+        "answer": {"render"},
         "loading": {"render"},
     }
     for file in FILES:
@@ -94,6 +106,7 @@ FORBIDDEN = [
     ("settings", {"torch", "rich", "typer", "transformers"}),
     ("pairs", {"torch", "rich", "typer", "transformers"}),
     ("session", {"rich", "typer", "transformers"}),
+    ("answer", {"rich", "typer", "transformers"}),
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
     ("history", {"torch", "rich", "typer", "transformers"}),
