@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.options import grouped
 
+
+@grouped
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
@@ -19,7 +22,6 @@ def command(
     Examples:
 
         specgen doctor
-
         specgen doctor --json --offline
     """
     from specgen.doctor.examination import examine

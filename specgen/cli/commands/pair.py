@@ -6,12 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from specgen.cli.completing import models
+from specgen.cli.options import grouped
 from specgen.core import Device, EngineOptions
 
 
+@grouped
 def command(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            autocompletion=models,
+            help="A curated pair, org/name[@revision], a folder, a .gguf file.",
+        ),
     ],
     device: Annotated[Device, typer.Option(help="Where the pair would run.")] = Device.AUTO,
     ctx_size: Annotated[int | None, typer.Option(min=2, metavar="N", help="Context length in tokens.")] = None,
@@ -26,7 +34,6 @@ def command(
     Examples:
 
         specgen pair stories
-
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
     from specgen.choosing import ACCEPTANCE, rank_drafts

@@ -23,7 +23,6 @@ def command(
     Examples:
 
         specgen plan -m stories
-
         specgen plan -m qwen2.5-coder-7b --ctx-size 16384 --json
     """
     target = named_model(models)

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from specgen.cli.asking import confirm
+from specgen.cli.completing import cached
 from specgen.core import ModelRef
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[@revision][:file.gguf] of the hub.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=cached, help="org/name[@revision][:file.gguf] of the hub.")
+    ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """Compare the model that you use with what the hub has now, and use that from then on.
@@ -21,7 +24,6 @@ def command(
     Examples:
 
         specgen update org/name
-
         specgen update org/name@v2 --yes
     """
     from specgen.models.checkpoint import follow
