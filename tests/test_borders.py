@@ -16,19 +16,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {
-        "session",
-        "answer",
-        "conversation",
-        "loading",
-        "choosing",
-        "planning",
-        "tokenizing",
-        "recommended",
-        "prompt",
-        "saved_chat",
-    }
-    | {"render", "history", "bench", "checking", "doctor", "trends", "templates"},
+    {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
+    | {"answer", "render", "history", "bench", "checking", "doctor", "trends", "templates"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},
