@@ -132,6 +132,17 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
     )
 
 
+def check_draft(plan: Plan) -> None:
+    """Raise OutOfMemory where the draft does not fit what is free, the target being loaded already."""
+    draft = plan.draft
+    if draft is None or draft.placement.spread or (needed := peak([draft.footprint])) <= plan.free:
+        return
+    raise OutOfMemory(
+        f"{draft.checkpoint.ref.source} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
+        hint="choose a smaller draft, or lookup",
+    )
+
+
 def what_fits(plan: Plan, options: EngineOptions) -> list[str]:
     """Options with which the models of `plan` fit: another number format, or a shorter context, or both if need be."""
 
