@@ -91,7 +91,7 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
 def _settled(
     draft: str, target: Checkpoint, options: EngineOptions, device: torch.device
 ) -> Reporting[tuple[str, Checkpoint | None, tuple[Tokenizer, int] | None]]:
-    """What `draft` asks for, `auto` settled; its model, if it is one; what tokenizing.compare gave, if choosing took it."""
+    """What `draft` asks for, `auto` settled; its model, if any; what tokenizing.compare gave, if choosing took it."""
     if draft == AUTO:
         chosen = yield from choose_draft(target, options, device)
         if chosen.why:

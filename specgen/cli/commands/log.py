@@ -20,7 +20,8 @@ _LIMIT = 20
 def default(context: typer.Context, limit: _Limit = _LIMIT, json: _Json = False) -> None:
     """Read the history of answers, which stays on this machine.
 
-    specgen run and chat log every answer with its prompt, models, settings and statistics, unless --no-log is given.
+    specgen run, chat and map log every answer with its prompt, models, settings and statistics, unless --no-log is
+    given.
     Without a sub-command the latest answers are listed.
 
     Examples:
@@ -208,7 +209,7 @@ def _safe(text: str) -> str:
 
 def _unknown(id: int | None) -> UsageError:  # noqa: A002
     if id is None:
-        return UsageError("the history is empty", hint="specgen run and chat log their answers")
+        return UsageError("the history is empty", hint="specgen run, chat and map log their answers")
     return UsageError(f"there is no answer {id}", hint="specgen log lists those there are")
 
 
