@@ -2,8 +2,7 @@
 
 import sys
 
-import typer
-
+from specgen.cli.asking import agreed
 from specgen.cli.options import ModelOptions
 from specgen.core import Device, ModelPair
 from specgen.errors import UsageError
@@ -24,7 +23,7 @@ def named_model(models: ModelOptions) -> str:
         return models.model
     asks = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     pair = suggest(models) if asks or models.yes else None
-    if pair and (models.yes or _agreed(pair)):
+    if pair and (models.yes or agreed(_question(pair), default=True)):
         return pair.name
     raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
 
@@ -54,13 +53,6 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     found = [pair for pair in curated().values() if suits(pair) and (here(pair) or not models.offline)]
     found = [pair for pair in found if fits_roughly(pair, device)]
     return max(found, key=lambda pair: (here(pair), models_of(pair)[0].parameters), default=None)
-
-
-def _agreed(pair: ModelPair) -> bool:
-    try:
-        return typer.confirm(_question(pair), default=True, err=True)
-    except typer.Abort:  # Ctrl-C or Ctrl-D
-        raise KeyboardInterrupt from None
 
 
 def _question(pair: ModelPair) -> str:
