@@ -14,7 +14,8 @@ _LITTLE = 5 << 30
 def check_models() -> Finding:
     """The Hugging Face cache."""
     models = cache.cached_models()
-    found = f"{len(models)} models, {in_words(sum(model.size for model in models))} in {cache.folder()}"
+    count = f"{len(models)} {'model' if len(models) == 1 else 'models'}"
+    found = f"{count}, {in_words(sum(model.size for model in models))} in {cache.folder()}"
     return _on_disk("model cache", found, cache.folder(), "set HF_HOME to a folder that you can write to")
 
 
