@@ -41,7 +41,8 @@ def command(
         line.close()
     plan = prepared.plan
     alternatives = [] if plan.fits else what_fits(plan, options)
-    figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else "model"}
+    by_model = "hybrid" if options.lookup else "model"
+    figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else by_model}
     figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives
     if json:
         typer.echo(json_format.dumps(figures, indent=2))
