@@ -7,11 +7,13 @@ import typer
 
 from specgen import settings
 from specgen.core import AUTO, LOOKUP, NONE
-from specgen.errors import UsageError
+from specgen.errors import SpecgenError, UsageError
 from specgen.settings import Setting, Settings, Source
 
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.
 _MEASURING = ("bench", "check")
+# Goes on without settings that are wrong, and says in its findings what is wrong with them.
+_EXAMINING = "doctor"
 _FOR_ANSWERS = settings.KEYS[settings.KEYS.index("max-tokens") :]
 _NO_MODELS = (AUTO, LOOKUP, NONE)
 _META = "specgen.settings"
@@ -23,7 +25,15 @@ def configure(context: typer.Context, profile: str | None) -> str | None:
     """Make the settings the defaults of this command; a template's options, set before or after, stay above them."""
     if context.resilient_parsing:
         return profile
-    found = settings.resolve(profile)
+    try:
+        _set_defaults(context, settings.resolve(profile))
+    except SpecgenError:
+        if context.info_name != _EXAMINING or profile is not None:
+            raise
+    return profile
+
+
+def _set_defaults(context: typer.Context, found: Settings) -> None:
     context.meta[_META] = found
     defaults = {}
     for key, parameter in configurable(context.command.params):
@@ -31,7 +41,6 @@ def configure(context: typer.Context, profile: str | None) -> str | None:
         if (setting := found.found.get(key)) and key != "profile" and not measured:
             defaults[parameter.name] = checked(context, parameter, setting)
     context.default_map = {**defaults, **(context.default_map or {})}
-    return profile
 
 
 def configurable(parameters: list[Any]) -> Iterator[tuple[str, Any]]:
