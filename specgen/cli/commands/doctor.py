@@ -1,13 +1,13 @@
 """specgen doctor: is everything here that fast and correct generation needs?"""
 
 import dataclasses
-import json as json_format
 import sys
 from typing import Annotated
 
 import typer
 
 from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 
 
 @grouped
@@ -47,6 +47,6 @@ def command(
     worst = next((each for each in reversed(Verdict) if any(found.verdict is each for found in findings)), Verdict.OK)
     if json:
         checks = [dataclasses.asdict(found) for found in findings]
-        typer.echo(json_format.dumps({"verdict": worst, "checks": checks}, indent=2))
+        print_json({"verdict": worst, "checks": checks})
     if worst is Verdict.FAIL:
         raise typer.Exit(1)

@@ -1,9 +1,10 @@
 """specgen list: the models that are here."""
 
-import json as json_format
 from typing import Annotated
 
 import typer
+
+from specgen.cli.printing import print_json
 
 
 def command(
@@ -44,7 +45,7 @@ def command(
             for model in models
         ]
         bundled = [{"id": name, "size": size, "bundled": True} for name, size in _bundled()]
-        typer.echo(json_format.dumps([*bundled, *cached], indent=2))
+        print_json([*bundled, *cached])
         return
     table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
     table += [(name, in_words(size), "", "bundled: target and draft") for name, size in _bundled()]

@@ -1,12 +1,12 @@
 """specgen log: the answers so far."""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.asking import confirm
+from specgen.cli.printing import print_json
 from specgen.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None)
@@ -91,7 +91,7 @@ def show(
         messages = answers.messages(answer.id)
     if json:
         data = as_data(answer) | {"messages": [{"role": each.role, "content": each.content} for each in messages]}
-        _print_json(data)
+        print_json(data)
     elif text:
         put_exact(sys.stdout, _safe(answer.output) + "\n" * is_terminal(sys.stdout))
     else:
@@ -128,7 +128,7 @@ def delete(
             raise typer.Exit(1)
         deleted = answers.clear() if all_ else answers.delete(wanted)
     if json:
-        _print_json({"deleted": deleted})
+        print_json({"deleted": deleted})
     else:
         typer.echo(f"deleted {_count(deleted)}")
 
@@ -144,7 +144,7 @@ def path(json: _Json = False) -> None:
     from specgen.history import location, logging_is_on
 
     if json:
-        _print_json({"path": str(location()), "exists": location().exists(), "logging": logging_is_on()})
+        print_json({"path": str(location()), "exists": location().exists(), "logging": logging_is_on()})
     else:
         typer.echo(location())
 
@@ -188,7 +188,7 @@ def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
     from specgen.render.terminal import columns, is_terminal, put_exact
 
     if json:
-        _print_json([as_data(answer) for answer in answers])
+        print_json([as_data(answer) for answer in answers])
         return
     if answers:
         width = columns(sys.stdout) if is_terminal(sys.stdout) else None
@@ -215,7 +215,3 @@ def _unknown(id: int | None) -> UsageError:  # noqa: A002
 
 def _count(number: int) -> str:
     return f"{number} answer" if number == 1 else f"{number} answers"
-
-
-def _print_json(data: object) -> None:
-    typer.echo(json_format.dumps(data, indent=2))

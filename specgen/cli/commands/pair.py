@@ -1,6 +1,5 @@
 """specgen pair: which draft for a target?"""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 from specgen.core import Device, EngineOptions
 
 
@@ -52,7 +52,7 @@ def command(
     rows = [_row(candidate) for candidate in candidates]
     if json:
         figures = {"target": checkpoint.ref.source, "acceptance_rate": ACCEPTANCE, "candidates": rows}
-        typer.echo(json_format.dumps(figures, indent=2))
+        print_json(figures)
         return
     _print(rows, ACCEPTANCE)
 

@@ -1,11 +1,11 @@
 """specgen pairs: the curated pairs."""
 
 import dataclasses
-import json as json_format
 from typing import Annotated
 
 import typer
 
+from specgen.cli.printing import print_json
 from specgen.core import LOOKUP, Device
 
 
@@ -49,7 +49,7 @@ def command(
             }
         )
     if json:
-        typer.echo(json_format.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = [("NAME", "TARGET", "DRAFT", "SIZE", "LICENCE", "HERE", "FITS")]
     for pair, row in zip(curated().values(), rows, strict=True):

@@ -1,12 +1,12 @@
 """specgen plan: does a pair fit this machine?"""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.printing import print_json
 from specgen.cli.suggesting import named_model
 from specgen.errors import OutOfMemory
 
@@ -45,7 +45,7 @@ def command(
     figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else by_model}
     figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives
     if json:
-        typer.echo(json_format.dumps(figures, indent=2))
+        print_json(figures)
     else:
         _print(figures)
     if not plan.fits:

@@ -1,7 +1,6 @@
 """specgen show: what a model is."""
 
 import dataclasses
-import json as json_format
 import sys
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 from specgen.core import LOOKUP, ModelRef
 
 
@@ -57,7 +57,7 @@ def command(
     if pair:
         summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft or LOOKUP)} | summary
     if json:
-        typer.echo(json_format.dumps(summary, indent=2, default=str))
+        print_json(summary)
         return
     files, hashes = summary.pop("files"), summary.pop("hashes")
     if pin:
