@@ -11,7 +11,8 @@ from specgen.models.checkpoint import Checkpoint, Reporting, find
 from specgen.models.summary import summarize
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import is_verified, pair_of_target
-from specgen.planning import ModelPlan, Plan, in_words, plan_pair
+from specgen.planning import ModelPlan, Plan, plan_pair
+from specgen.sizes import in_words
 from specgen.tokenizing import compare
 
 Origin = Literal["curated", "cached", "hub"]

@@ -1,6 +1,6 @@
 """The value types that every layer shares, and the one place where a default is written down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -59,6 +59,11 @@ class ModelRef:
         if colon and file.endswith(".gguf"):
             return cls(source, revision or None, file)
         return cls(source, revision) if at and not text.endswith(".gguf") else cls(text)
+
+    @classmethod
+    def at(cls, name: str, revision: str | None) -> "ModelRef":
+        """The model of that `name`, see there, at a revision."""
+        return replace(cls.parse(name), revision=revision)
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
 from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
-from specgen.planning import Plan, check, plan_pair
+from specgen.planning import Plan, check, check_draft, plan_pair
 from specgen.tokenizing import compare
 
 # The context of a model that names no limit of its own (recurrent ones).
@@ -81,18 +81,25 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
     """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
     device = choose_device(options.device)
     checkpoint = yield from _find(target, options)
-    draft_checkpoint, compared = None, None
-    if draft == AUTO:
-        chosen = yield from choose_draft(checkpoint, options, device)
-        draft, draft_checkpoint, compared = LOOKUP, chosen.checkpoint, chosen.compared
-        if chosen.why:
-            yield Notice(chosen.why)
-    elif draft not in (LOOKUP, NONE):
-        draft_checkpoint = yield from _find(ModelRef.parse(draft), options)
+    draft, draft_checkpoint, compared = yield from _settled(draft, checkpoint, options, device)
     for each in filter(None, (checkpoint, draft_checkpoint)):
         check_backend(each)
     plan = plan_pair(checkpoint, draft_checkpoint, options, device)
     return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
+
+
+def _settled(
+    draft: str, target: Checkpoint, options: EngineOptions, device: torch.device
+) -> Reporting[tuple[str, Checkpoint | None, tuple[Tokenizer, int] | None]]:
+    """What `draft` asks for, `auto` settled; its model, if any; what tokenizing.compare gave, if choosing took it."""
+    if draft == AUTO:
+        chosen = yield from choose_draft(target, options, device)
+        if chosen.why:
+            yield Notice(chosen.why)
+        return LOOKUP, chosen.checkpoint, chosen.compared
+    if draft in (LOOKUP, NONE):
+        return draft, None, None
+    return draft, (yield from _find(ModelRef.parse(draft), options)), None
 
 
 def open_pair(
@@ -148,14 +155,7 @@ def open_pair(
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
     """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError."""
     device = choose_device(options.device)
-    checkpoint, compared = None, None
-    if draft == AUTO:
-        chosen = yield from choose_draft(pair.checkpoint, options, device)
-        draft, checkpoint, compared = LOOKUP, chosen.checkpoint, chosen.compared
-        if chosen.why:
-            yield Notice(chosen.why)
-    elif draft not in (LOOKUP, NONE):
-        checkpoint = yield from _find(ModelRef.parse(draft), options)
+    draft, checkpoint, compared = yield from _settled(draft, pair.checkpoint, options, device)
     if draft != NONE and not pair.target.can_verify:
         yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
         draft, checkpoint = NONE, None
@@ -172,6 +172,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
         return alone
     check_backend(checkpoint)
     _, shared = compared or compare(pair.checkpoint, checkpoint, options)
+    check_draft(plan_pair(pair.checkpoint, checkpoint, options, device))
     return (yield from _with_model(alone, checkpoint, shared, device, options))
 
 

@@ -13,6 +13,7 @@ from specgen.engine.runners.int8 import choose_kernel
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.models.checkpoint import Checkpoint
 from specgen.pairs import models_of
+from specgen.sizes import in_words
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512
@@ -108,11 +109,6 @@ def _plan(
     )
 
 
-def in_words(count: int) -> str:
-    """A number of bytes for people."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
 def check(plan: Plan, options: EngineOptions) -> str | None:
     """None where the pair fits; a sentence for the user where only the target does.
 
@@ -133,6 +129,17 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
         hint="this fits: " + "; or ".join(fitting)
         if fitting
         else "choose a smaller one: `specgen pairs` says which fit",
+    )
+
+
+def check_draft(plan: Plan) -> None:
+    """Raise OutOfMemory where the draft does not fit what is free, the target being loaded already."""
+    draft = plan.draft
+    if draft is None or draft.placement.spread or (needed := peak([draft.footprint])) <= plan.free:
+        return
+    raise OutOfMemory(
+        f"{draft.checkpoint.ref.source} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
+        hint="choose a smaller draft, or lookup",
     )
 
 

@@ -1,17 +1,17 @@
 """The public interface: a loaded pair that turns prompts into streams of events."""
 
 import contextlib
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
 import torch
 
+from specgen.answer import Answer
 from specgen.core import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.constraint import Follower, Vocabulary
 from specgen.engine.controller import make_controller
-from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.decode import Limits, decode
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.grammar import compile_grammar
@@ -21,7 +21,7 @@ from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Span, Started, Stats, Step
+from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
 from specgen.loading import Examine, Pair, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
@@ -172,10 +172,12 @@ class Session:
             limits,
             self._controller,
         )
+        answer = Answer(TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context))
         with memory_errors():
-            yield from self._stream(
-                rounds, TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context), grammar
-            )
+            reason = yield from answer.steps(rounds, lambda: self._stopping)
+        # The end token is allowed only where the grammar lets the text end.
+        complete = grammar is None or reason == "end" or self._accepts(grammar, answer.text)
+        yield Finished(reason, answer.text, answer.stats, complete)
 
     def _drafter(self, follower: Follower | None, length: int) -> Drafter:
         """The pair's drafter, helped along a constraint where anything is drafted."""
@@ -185,38 +187,6 @@ class Session:
         if follower is None or pair.drafter_name == NONE or self._options.num_draft_tokens == 0:
             return pair.drafter
         return ForcedDrafter(pair.drafter, follower, length)
-
-    def _stream(
-        self, rounds: Iterator[Round], text: TextStream, split: ThinkingSplit, prompt_tokens: int, grammar: str | None
-    ) -> Generator[Event, None, None]:
-        """Rounds as steps, then `Finished`."""
-        start = time.perf_counter()
-        stats = Stats(prompt_tokens=prompt_tokens)
-        answer: list[str] = []
-        reason: Reason | None = None
-        while reason is None:
-            done = next(rounds)
-            written = text.write(done.tokens, done.sources)
-            reason = "stop" if written.stopped else done.finish or self._stopping
-            step = _step(done, split.write(written.spans), written.used)
-            stats = stats.add(step, time.perf_counter() - start)
-            answer.append(step.text)
-            yield step
-            if done.notice:
-                yield Notice(done.notice)
-        last: tuple[Span, ...] = ()
-        if reason != "stop":
-            written = text.flush()
-            reason = "stop" if written.stopped else reason
-            last = split.write(written.spans)
-        if last := (*last, *split.flush()):
-            step = Step((), last)
-            answer.append(step.text)
-            yield step
-        whole = "".join(answer)
-        # The end token is allowed only where the grammar lets the text end.
-        complete = grammar is None or reason == "end" or self._accepts(grammar, whole)
-        yield Finished(reason, whole, stats, complete)
 
     def _accepts(self, grammar: str, text: str) -> bool:
         return self._vocabulary is not None and self._vocabulary.accepts(grammar, text)
@@ -288,17 +258,3 @@ def _check_length(prompt_tokens: int, longest: int) -> None:
         raise UsageError("the prompt is empty", hint="give the model something to read")
     if prompt_tokens >= longest:
         raise too_long(str(prompt_tokens), longest)
-
-
-def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
-    """A round as far as its first `used` tokens: a stop string may end it inside an accepted run."""
-    return Step(
-        tokens=done.tokens[:used],
-        spans=spans,
-        drafted=done.drafted,
-        accepted=min(done.accepted, used),
-        drafted_tokens=done.drafted_tokens,
-        drafted_sources=done.drafted_sources,
-        draft_s=done.draft_s,
-        verify_s=done.verify_s,
-    )

@@ -6,14 +6,14 @@ resolves settings checks the values against them, so that nothing is written dow
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from specgen.errors import BadFile, SpecgenError, UsageError
+from specgen.nearest import meant, nearest
 
 KEYS = (
     "model",
@@ -162,7 +162,7 @@ def resolve(profile: str | None = None) -> Settings:
     if profile is not None:
         names = [name for each in files for name in each.profiles]
         if profile not in names:
-            hint = nearest(profile, names, f"add a table [{_PROFILES}.{profile}]: specgen config edit")
+            hint = meant(profile, names, f"add a table [{_PROFILES}.{profile}]: specgen config edit")
             raise UsageError(f"there is no profile '{profile}'", hint=hint)
         layers += [each.profiles.get(profile, {}) for each in files]
     layers.append(environment)
@@ -219,14 +219,8 @@ def variable(key: str) -> str:
     return PREFIX + key.upper().replace("-", "_")
 
 
-def nearest(name: str, names: Iterable[str], otherwise: str) -> str:
-    """A hint: the nearest of `names`, or else `otherwise`."""
-    near = get_close_matches(name, list(names), 1)
-    return f"did you mean '{near[0]}'?" if near else otherwise
-
-
 def _nearest_key(name: str) -> str:
-    return nearest(name, (*KEYS, *OTHER_NAMES), "specgen config list shows those there are")
+    return meant(name, (*KEYS, *OTHER_NAMES), "specgen config list shows those there are")
 
 
 def _settings(
@@ -259,10 +253,8 @@ def _environment() -> Iterator[tuple[str, Setting]]:
             continue
         if key := known.get(name):
             yield key, Setting(key, value, Source.ENVIRONMENT, name)
-        elif near := get_close_matches(
-            name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], 1, _NEAR
-        ):
-            raise UsageError(f"there is no variable {name}", hint=f"did you mean {PREFIX}{near[0]}?")
+        elif near := nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], _NEAR):
+            raise UsageError(f"there is no variable {name}", hint=f"did you mean '{PREFIX}{near}'?")
 
 
 def _line(text: str, key: str, profile: str | None) -> int | None:

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -14,6 +13,7 @@ import tomli_w
 
 from specgen import settings
 from specgen.errors import BadFile, UsageError
+from specgen.nearest import meant
 
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -49,9 +49,8 @@ class Template:
         wanted = [name for name in self.variables if name != INPUT]
         for name in given:
             if name not in wanted:
-                near = get_close_matches(name, wanted, 1)
-                known = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(wanted) or 'none'}"
-                raise UsageError(f"template '{self.name}' has no variable '{name}'", hint=known)
+                hint = meant(name, wanted, f"it has {', '.join(wanted) or 'none'}")
+                raise UsageError(f"template '{self.name}' has no variable '{name}'", hint=hint)
         if missing := [name for name in wanted if name not in {**self.defaults, **given}]:
             needed = " ".join(f"-p {name}=..." for name in missing)
             raise UsageError(f"template '{self.name}' needs {', '.join(missing)}", hint=f"give {needed}")
@@ -106,8 +105,7 @@ def load(name: str) -> Template:
     try:
         table = tomli.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        near = get_close_matches(name, names(), 1)
-        hint = f"did you mean '{near[0]}'?" if near else "specgen templates lists those there are; --save makes one"
+        hint = meant(name, names(), "specgen templates lists those there are; --save makes one")
         raise UsageError(f"there is no template '{name}'", hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
         raise BadFile(f"cannot read the template {path}: {error}", hint="correct the file, or delete it") from error
@@ -133,9 +131,7 @@ def save(template: Template) -> Path:
 def _check(table: Mapping[str, Any], path: Path) -> None:
     for key, value in table.items():
         if key not in _KEYS:
-            near = get_close_matches(key, _KEYS, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_KEYS)}"
-            raise BadFile(f"{path} has an unknown key '{key}'", hint=hint)
+            raise BadFile(f"{path} has an unknown key '{key}'", hint=meant(key, _KEYS, f"there are {', '.join(_KEYS)}"))
         texts = [value] if key in ("about", "prompt", "system") else []
         if key == "defaults" and isinstance(value, dict):
             texts += value.values()

@@ -17,10 +17,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
     {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"render", "history", "bench", "checking", "doctor", "serve", "trends", "templates"},
+    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates"},
     {"engine"},
     {"models"},
-    {"errors", "core", "events", "settings", "pairs", "costs"},
+    {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},
 ]
 SLOW = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors")
 
@@ -75,6 +75,7 @@ def test_neighbours_that_do_not_know_each_other() -> None:
     apart = {
         "render": {"session", "conversation", "loading", "bench", "checking", "history", "serve"},
         "session": {"render"},
+        "answer": {"render"},
         "loading": {"render"},
     }
     for file in FILES:
@@ -94,6 +95,7 @@ FORBIDDEN = [
     ("settings", {"torch", "rich", "typer", "transformers"}),
     ("pairs", {"torch", "rich", "typer", "transformers"}),
     ("session", {"rich", "typer", "transformers"}),
+    ("answer", {"rich", "typer", "transformers"}),
     ("conversation", {"rich", "typer", "transformers"}),
     ("loading", {"rich", "typer", "transformers"}),
     ("history", {"torch", "rich", "typer", "transformers"}),

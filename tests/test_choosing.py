@@ -1,12 +1,10 @@
 """Which draft a target gets, against a hub on this machine with several small checkpoints."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from specgen import choosing, planning
 from specgen.cli import suggesting
@@ -156,16 +154,9 @@ def twelve_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], list[str]]:
-    """Answer the question; the questions so far."""
-
-    def answer(yes: bool) -> list[str]:
-        questions: list[str] = []
-        monkeypatch.setattr(suggesting, "is_terminal", lambda _: True)
-        monkeypatch.setattr(typer, "confirm", lambda question, **_: questions.append(question) or yes)
-        return questions
-
-    return answer
+def asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stdin and stderr count as terminals for the question."""
+    monkeypatch.setattr(suggesting, "is_terminal", lambda _: True)
 
 
 def test_in_a_pipe_nobody_is_asked(hub: HubServer) -> None:
@@ -174,32 +165,25 @@ def test_in_a_pipe_nobody_is_asked(hub: HubServer) -> None:
     assert outcome.err == "specgen: no model is named; try -m stories, or name one of the hub: -m org/name\n"
 
 
-def test_on_a_terminal_a_pair_that_fits_is_suggested(
-    published: HubServer, twelve_gigabytes: None, asked: Callable[[bool], list[str]]
-) -> None:
-    questions = asked(False)
-    assert invoke("plan").code == 2
-    assert len(questions) == 1
-    assert questions[0].startswith("No model is named. ")
-    assert "GB to download, apache-2.0)" in questions[0]
+def test_on_a_terminal_a_pair_that_fits_is_suggested(published: HubServer, twelve_gigabytes: None, asked: None) -> None:
+    outcome = invoke("plan", stdin=b"n\n")
+    assert (outcome.code, outcome.err.count("[Y/n]")) == (2, 1)
+    assert outcome.err.startswith("No model is named. ")
+    assert "GB to download, apache-2.0)" in outcome.err
     opened(CURATED)
-    questions = asked(True)
-    assert f"target    {CURATED}: " in invoke("plan").text
-    assert questions[0].startswith(
+    outcome = invoke("plan", stdin=b"\n")
+    assert f"target    {CURATED}: " in outcome.text
+    assert outcome.err.startswith(
         f"No model is named. {CURATED} with {CURATED_DRAFT} fits this machine (cached already,"
     )
 
 
-def test_ctrl_c_at_the_question_leaves(
-    hub: HubServer, twelve_gigabytes: None, asked: Callable[[bool], list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def abort(*_: object, **__: object) -> bool:
-        raise typer.Abort
-
-    asked(True)
-    monkeypatch.setattr(typer, "confirm", abort)
-    outcome = invoke("plan")
-    assert (outcome.code, outcome.err) == (130, "")
+def test_the_end_of_input_at_the_question_is_a_no(hub: HubServer, twelve_gigabytes: None, asked: None) -> None:
+    outcome = invoke("plan", stdin=b"")
+    assert outcome.code == 2
+    assert outcome.err.endswith(
+        "[Y/n] \nspecgen: no model is named; try -m stories, or name one of the hub: -m org/name\n"
+    )
 
 
 def test_yes_takes_the_suggestion_unasked(published: HubServer, twelve_gigabytes: None) -> None:

@@ -452,7 +452,7 @@ def test_without_speculation_nothing_is_drafted(tmp_path: Path) -> None:
     assert drafter.verdicts
 
 
-def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any) -> None:
+def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(str(checkpoints.target("llama")), "none", EngineOptions(threads=1))
     conversation = Conversation(session, max_new_tokens=8)
     plain = answered(list(conversation.say("hello")))
@@ -463,6 +463,10 @@ def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any) -> None:
     assert answered(list(conversation.again("hello"))) == plain
     with pytest.raises(SpecgenError):
         list(session.change_draft("./no-such-model"))
+    with monkeypatch.context() as patch:
+        patch.setattr("specgen.planning.free_memory", lambda _: 1000)
+        with pytest.raises(OutOfMemory, match="of memory, and 1 kB are free"):
+            list(session.change_draft(str(checkpoints.draft("llama"))))
     assert session.pair.drafter_name == "hybrid"
     list(session.change_draft("lookup"))
     assert session.pair.loaded_draft is None

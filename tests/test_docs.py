@@ -31,14 +31,24 @@ def test_every_exit_code_is_listed() -> None:
     assert listed == kinds | {0, errors.INTERRUPTED, errors.TERMINATED}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md", "docs/serve.md"])
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:specgen|docs|tests)/[\w/.]+?)/?`", text):
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/models.md"])
+def test_every_file_has_its_place_in_the_structure() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    files = [path for path in (ROOT / "specgen").rglob("*.py") if not path.name.startswith("__")]
+    placed = ("commands", "drafters")  # one file a command, one file a drafter
+    assert not [path for path in files if path.parent.name not in placed and f"{path.name}`" not in text]
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_only_commands_that_exist_are_named(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     commands = "\n".join("".join(parts) for parts in re.findall(r"```sh\n(.*?)```|(`specgen [^`]*`)", text, re.DOTALL))

@@ -1,5 +1,6 @@
 """What a pair takes of memory: foretold, checked, and refused with what would fit."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,13 @@ def test_the_command_shows_the_plan(stories: Plan) -> None:
     assert outcome.text.startswith("target    bundled:stories/target: 30 MB of weights, 10 MB of cache, float32\n")
     assert "context   512 tokens (assumed; --ctx-size plans for another)" in outcome.text
     assert outcome.text.endswith("verdict   fits\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "drafter"), [([], "hybrid"), (["--no-lookup"], "model"), (["-d", "lookup"], "lookup")]
+)
+def test_the_plan_names_the_drafter_as_a_run_does(options: list[str], drafter: str) -> None:
+    assert json.loads(invoke("plan", "-m", "stories", "--json", *options).text)["drafter"] == drafter
 
 
 def test_the_command_exits_with_8_where_nothing_fits(free: Any) -> None:

@@ -1,6 +1,7 @@
 """A chat in a file: what is saved is loaded, and what is no chat is refused with a line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     data = json.loads(path.read_text(encoding="utf-8"))
     assert data["models"]["target"] == {"source": "org/target", "revision": "a" * 40, "file": "m.gguf"}
     assert [entry.name for entry in tmp_path.iterdir()] == ["chat.json"]
+
+
+def test_a_gguf_file_of_the_hub_keeps_its_name(tmp_path: Path) -> None:
+    chat = replace(CHAT, target=f"org/m@{'a' * 40}:sub/a.gguf", draft="org/m:b.gguf")
+    write(tmp_path / "chat.json", chat)
+    assert read(tmp_path / "chat.json") == chat
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

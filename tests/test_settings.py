@@ -100,7 +100,7 @@ def test_a_misspelt_variable_is_refused_and_one_of_somebody_else_is_not(monkeypa
     monkeypatch.setenv("SPECGEN_MODEL", "")
     assert values() == {}
     monkeypatch.setenv("SPECGEN_MAX_TOKEN", "3")
-    with pytest.raises(UsageError, match="no variable SPECGEN_MAX_TOKEN; did you mean SPECGEN_MAX_TOKENS"):
+    with pytest.raises(UsageError, match="no variable SPECGEN_MAX_TOKEN; did you mean 'SPECGEN_MAX_TOKENS'"):
         resolve()
 
 

@@ -1,4 +1,4 @@
-"""A question that a person answers; in a pipe only --yes does."""
+"""Questions that a person answers with yes or no."""
 
 import sys
 
@@ -9,10 +9,23 @@ from specgen.render.terminal import is_terminal
 
 
 def confirm(question: str, *, yes: bool, needs: str) -> bool:
-    """Whether to go on. `needs` says what does, in the UsageError that is raised where nobody can be asked."""
+    """Whether to go on; in a pipe only --yes does.
+
+    `needs` says what needs a yes, in the UsageError that is raised where nobody can be asked.
+    """
     if yes:
         return True
     if not is_terminal(sys.stdin):
         raise UsageError(f"{needs} needs a yes", hint="add --yes where nobody can be asked")
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return agreed(question, default=False)
+
+
+def agreed(question: str, *, default: bool) -> bool:
+    """What a person says; an empty line is the default, and the end of input (Ctrl-D) a no."""
+    typer.echo(f"{question} [{'Y/n' if default else 'y/N'}] ", nl=False, err=True)
+    line = sys.stdin.readline()
+    if not line:
+        typer.echo(err=True)
+        return False
+    said = line.strip().lower()
+    return said in ("y", "yes") or (default and not said)

@@ -1,17 +1,19 @@
 """Settings on the command line: the defaults of a command's options come from specgen.settings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import typer
 
 from specgen import settings
 from specgen.core import AUTO, LOOKUP, NONE
-from specgen.errors import UsageError
+from specgen.errors import SpecgenError, UsageError
 from specgen.settings import Setting, Settings, Source
 
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.
 _MEASURING = ("bench", "check")
+# Goes on without settings that are wrong, and says in its findings what is wrong with them.
+_EXAMINING = "doctor"
 _FOR_ANSWERS = settings.KEYS[settings.KEYS.index("max-tokens") :]
 _NO_MODELS = (AUTO, LOOKUP, NONE)
 _META = "specgen.settings"
@@ -23,7 +25,15 @@ def configure(context: typer.Context, profile: str | None) -> str | None:
     """Make the settings the defaults of this command; a template's options, set before or after, stay above them."""
     if context.resilient_parsing:
         return profile
-    found = settings.resolve(profile)
+    try:
+        _set_defaults(context, settings.resolve(profile))
+    except SpecgenError:
+        if context.info_name != _EXAMINING or profile is not None:
+            raise
+    return profile
+
+
+def _set_defaults(context: typer.Context, found: Settings) -> None:
     context.meta[_META] = found
     defaults = {}
     for key, parameter in configurable(context.command.params):
@@ -31,7 +41,6 @@ def configure(context: typer.Context, profile: str | None) -> str | None:
         if (setting := found.found.get(key)) and key != "profile" and not measured:
             defaults[parameter.name] = checked(context, parameter, setting)
     context.default_map = {**defaults, **(context.default_map or {})}
-    return profile
 
 
 def configurable(parameters: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -49,7 +58,7 @@ def checked(context: typer.Context, parameter: Any, setting: Setting) -> Any:
     of range.
     """
     kind = _kind(parameter)
-    value = _typed(setting.value, kind) if setting.source is Source.ENVIRONMENT else setting.value
+    value = _converted(setting.value, kind) if setting.source is Source.ENVIRONMENT else setting.value
     fits = isinstance(value, kind if kind is not float else (int, float)) and (kind is bool or value is not True)
     own_words = _has_parser(parameter) and isinstance(value, int) and not isinstance(value, bool)
     if not (fits or own_words) or (kind is list and not all(isinstance(each, str) for each in value)):
@@ -73,8 +82,8 @@ def guard(context: typer.Context) -> None:
     found: Settings | None = context.meta.get(_META)
     if found is None:
         return
-    typed, params = _typed_by_user(context), context.params
-    if found.paired and "model" in typed and "draft" not in typed and "draft" in params:
+    params = context.params
+    if found.paired and typed(context, "model") and not typed(context, "draft") and "draft" in params:
         params["draft"] = default(context, "draft")  # the one that is set fits another target
     if not params.get("trust_remote_code"):
         return
@@ -82,7 +91,7 @@ def guard(context: typer.Context) -> None:
         setting = found.found.get(key)
         if setting is None or setting.source is not Source.PROJECT or setting.value in _NO_MODELS:
             continue
-        if key not in typed and params.get(key) == setting.value:
+        if not typed(context, key) and params.get(key) == setting.value:
             raise UsageError(
                 f"--trust-remote-code with the {key} that {setting.where} names",
                 hint=f"say yourself whose code may run: {flag} {setting.value}",
@@ -101,7 +110,7 @@ def _has_parser(parameter: Any) -> bool:
     return parameter.type_descriptor.parameter_info.parser is not None
 
 
-def _typed(text: str, kind: type) -> Any:
+def _converted(text: str, kind: type) -> Any:
     """What the environment says, as `kind`; the text itself where it is nothing of the kind."""
     if kind is list:
         return [text]
@@ -113,9 +122,10 @@ def _typed(text: str, kind: type) -> Any:
         return text
 
 
-def _typed_by_user(context: typer.Context) -> set[str]:
-    sources: Mapping[str, Any] = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+def typed(context: typer.Context, parameter: str) -> bool:
+    """Whether the user wrote this parameter on the command line."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def default(context: typer.Context, name: str) -> Any:

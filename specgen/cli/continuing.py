@@ -1,7 +1,7 @@
 """The last conversation of the history, and the next turn of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specgen.cli.recording import history
@@ -62,5 +62,4 @@ def last_conversation() -> Earlier:
 
 
 def _words(model: Mapping[str, str | None]) -> str:
-    named = ModelRef.parse(str(model["id"]))
-    return str(replace(named, revision=model["revision"])) if model["revision"] else str(named)
+    return str(ModelRef.at(str(model["id"]), model["revision"]))

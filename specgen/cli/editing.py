@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from specgen.cli.asking import agreed
 from specgen.cli.inspecting import check_text, place, write
 from specgen.errors import BadFile, SpecgenError, UsageError
 from specgen.render.sanitize import sanitize
@@ -65,5 +66,5 @@ def _open(path: Path) -> None:
 def _again(error: SpecgenError) -> bool:
     if not is_terminal(sys.stdin):
         return False
-    typer.echo(f"specgen: {sanitize(str(error))}\nEdit it again? [Y/n] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    typer.echo(f"specgen: {sanitize(str(error))}", err=True)
+    return agreed("Edit it again?", default=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from specgen.cli.app import build, command_names
 from specgen.cli.misspelt import command_meant, model_meant
-from specgen.errors import INTERRUPTED, SpecgenError, UsageError
+from specgen.errors import INTERRUPTED, DownloadFailed, SpecgenError, UsageError
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal
 
@@ -86,14 +86,18 @@ def _explain(error: Exception, given: Sequence[str]) -> tuple[str, int]:
     """One line for a failure of the arguments `given`, and its exit code."""
     if isinstance(error, SpecgenError):
         meant = model_meant(error, given)
-        return f"{error.message}; did you mean {meant}?" if meant else str(error), error.exit_code
+        if meant is None:
+            return str(error), error.exit_code
+        # Where the hub does not answer the name may be right, and then the hint is what helps.
+        rest = f"; {error.hint}" if isinstance(error, DownloadFailed) and error.hint else ""
+        return f"{error.message}; did you mean '{meant}'?{rest}", error.exit_code
     # Typer's own usage errors, whose class it does not export.
     if show := getattr(error, "format_message", None):
         context = getattr(error, "ctx", None)
         message = show()
         if option := getattr(error, "option_name", None):
             near = getattr(error, "possibilities", None)
-            message = f"no option {option}" + (f"; did you mean {near[0]}?" if near else "")
+            message = f"no option {option}" + (f"; did you mean '{near[0]}'?" if near else "")
         return f"{message}; see {context.command_path if context else 'specgen'} --help", UsageError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.strerror}; make room and run it again", 1

@@ -1,12 +1,12 @@
-"""Did you mean: what the user may have meant by a name that leads nowhere."""
+"""What the user may have meant by a command or a model that there is not."""
 
 import importlib
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 from specgen.cli import commands
 from specgen.cli.completing import model_names
 from specgen.errors import DownloadFailed, ModelNotFound, NotCached
+from specgen.nearest import nearest
 
 _NEAR = 0.65  # rnu is that near to run
 
@@ -21,19 +21,19 @@ def model_meant(error: Exception, words: Sequence[str]) -> str | None:
         if name and name in error.message and name not in known:
             # Capitals are often wrong, and never the only difference between two models.
             by_lower = {each.lower(): each for each in known}
-            if near := get_close_matches(name.lower(), by_lower, 1, _NEAR):
-                return by_lower[near[0]]
+            if near := nearest(name.lower(), by_lower, _NEAR):
+                return by_lower[near]
     return None
 
 
 def command_meant(words: Sequence[str], names: Iterable[str]) -> str | None:
     """The command that is nearest to the first word, where the words look like one more than like a prompt."""
     first, *rest = words
-    near = get_close_matches(first, list(names), 1, _NEAR) if first.isalpha() else []
-    if not near:
+    near = nearest(first, names, _NEAR) if first.isalpha() else None
+    if near is None:
         return None
     alone = not rest or rest[0].startswith("-")
-    return near[0] if alone or rest[0] in _sub_commands(near[0]) else None
+    return near if alone or rest[0] in _sub_commands(near) else None
 
 
 def _sub_commands(name: str) -> set[str]:

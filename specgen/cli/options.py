@@ -171,13 +171,16 @@ class GenerationOptions:
         return SamplingChoice(**{name: getattr(self, name) for name in SamplingChoice.__slots__})
 
 
+Think = Annotated[
+    bool | None,
+    typer.Option("--think/--no-think", help="Switch a reasoning model's thinking on or off, if its template can."),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ThinkingOptions:
     heading: ClassVar = "Thinking"
-    think: Annotated[
-        bool | None,
-        typer.Option("--think/--no-think", help="Switch a reasoning model's thinking on or off, if its template can."),
-    ] = None
+    think: Think = None
     hide_thinking: Annotated[
         bool,
         typer.Option("--hide-thinking", help="Do not show thinking on a terminal; in a pipe there is never any."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from specgen.core import Message
+from specgen.core import Message, ModelRef
 from specgen.history import Answer
 
 _MODEL_WIDTH = 24
@@ -70,7 +70,7 @@ def _length(settings: Mapping[str, Any]) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> str:
-    return f"{model['id']}@{model['revision']}" if model["revision"] else str(model["id"])
+    return str(ModelRef.at(str(model["id"]), model["revision"]))
 
 
 def _short(id: str) -> str:  # noqa: A002

@@ -2,12 +2,12 @@
 
 import sys
 
-import typer
-
+from specgen.cli.asking import agreed
 from specgen.cli.options import ModelOptions
 from specgen.core import Device, ModelPair
 from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
+from specgen.sizes import in_words
 
 # On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
 _MOST_ON_CPU = 4e9
@@ -23,7 +23,7 @@ def named_model(models: ModelOptions) -> str:
         return models.model
     asks = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     pair = suggest(models) if asks or models.yes else None
-    if pair and (models.yes or _agreed(pair)):
+    if pair and (models.yes or agreed(_question(pair), default=True)):
         return pair.name
     raise UsageError("no model is named", hint="try -m stories, or name one of the hub: -m org/name")
 
@@ -55,17 +55,9 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     return max(found, key=lambda pair: (here(pair), models_of(pair)[0].parameters), default=None)
 
 
-def _agreed(pair: ModelPair) -> bool:
-    try:
-        return typer.confirm(_question(pair), default=True, err=True)
-    except typer.Abort:  # Ctrl-C or Ctrl-D
-        raise KeyboardInterrupt from None
-
-
 def _question(pair: ModelPair) -> str:
     from specgen.models.cache import cached_models  # noqa: PLC0415
     from specgen.pairs import models_of  # noqa: PLC0415
-    from specgen.planning import in_words  # noqa: PLC0415
 
     cached = {model.id for model in cached_models()}
     both = models_of(pair)

@@ -9,20 +9,14 @@ import typer
 
 from specgen import templates
 from specgen.cli.asking import confirm
-from specgen.cli.configured import default
+from specgen.cli.configured import default, typed
 from specgen.errors import BadFile, UsageError
+from specgen.nearest import meant
 from specgen.render.terminal import is_terminal
-from specgen.settings import nearest
 from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
 _NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")
-
-
-def typed(context: typer.Context, parameter: str) -> bool:
-    """Whether the user wrote this parameter on the command line."""
-    source = context.get_parameter_source(parameter)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def preset(context: typer.Context, template: Template | None) -> Template | None:
@@ -35,7 +29,7 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
         if option not in known:
             raise BadFile(
                 f"template '{template.name}' sets '{option}', which is no option",
-                hint=nearest(option, known, "specgen run --help lists them"),
+                hint=meant(option, known, "specgen run --help lists them"),
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
     if "model" in template.options:  # a draft that is set elsewhere fits another target

@@ -6,13 +6,14 @@ import torch
 
 from specgen.doctor.finding import Finding, Verdict
 from specgen.engine.runners.graphs import CudaGraphs
+from specgen.sizes import in_words
 
 
 def check_gpu() -> Finding:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
-        return Finding("gpu", Verdict.OK, f"{', '.join(names)}; {free / 1e9:.1f} GB free of {total / 1e9:.1f} GB")
+        return Finding("gpu", Verdict.OK, f"{', '.join(names)}; {in_words(free)} free of {in_words(total)}")
     for name, module in (("mps", torch.backends.mps), ("xpu", torch.xpu)):
         if module.is_available():
             return Finding("gpu", Verdict.OK, f"{name} is there")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from specgen.doctor.finding import Finding, Verdict
 from specgen.models import cache, packed
+from specgen.sizes import in_words
 
 _LITTLE = 5 << 30
 
@@ -13,7 +14,8 @@ _LITTLE = 5 << 30
 def check_models() -> Finding:
     """The Hugging Face cache."""
     models = cache.cached_models()
-    found = f"{len(models)} models, {sum(model.size for model in models) / 1e9:.2f} GB in {cache.folder()}"
+    count = f"{len(models)} {'model' if len(models) == 1 else 'models'}"
+    found = f"{count}, {in_words(sum(model.size for model in models))} in {cache.folder()}"
     return _on_disk("model cache", found, cache.folder(), "set HF_HOME to a folder that you can write to")
 
 
@@ -21,7 +23,7 @@ def check_packed() -> Finding:
     """The weights that specgen packed for int8."""
     folder = packed.folder()
     size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0
-    found = f"{size / 1e9:.2f} GB in {folder}"
+    found = f"{in_words(size)} in {folder}"
     return _on_disk("packed weights", found, folder, "make it writable: without it every start packs again")
 
 
@@ -31,7 +33,7 @@ def _on_disk(check: str, found: str, folder: Path, when_closed: str) -> Finding:
     if not os.access(there, os.W_OK):
         return Finding(check, Verdict.WARN, f"{found}, not writable", when_closed)
     free = shutil.disk_usage(there).free
-    found = f"{found}, {free / 1e9:.1f} GB free there"
+    found = f"{found}, {in_words(free)} free there"
     if free < _LITTLE:
         return Finding(check, Verdict.WARN, found, "free some space; specgen rm deletes models")
     return Finding(check, Verdict.OK, found)

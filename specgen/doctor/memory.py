@@ -5,6 +5,7 @@ import torch
 
 from specgen.bench.roofline import bandwidth
 from specgen.doctor.finding import Finding, Verdict
+from specgen.sizes import in_words
 
 _LITTLE = 2 << 30
 # Large enough to leave the caches of most processors, and read in a fraction of a second.
@@ -15,7 +16,7 @@ _SLOW = 8e9
 
 def check_memory() -> Finding:
     memory = psutil.virtual_memory()
-    found = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+    found = f"{in_words(memory.available)} free of {in_words(memory.total)}"
     if memory.available < _LITTLE:
         return Finding("memory", Verdict.WARN, found, "close something, or take a small model: -m stories needs little")
     return Finding("memory", Verdict.OK, found)

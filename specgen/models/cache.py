@@ -1,6 +1,5 @@
 """The models in the Hugging Face cache, which other tools use too: what is there, and deleting some of it."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from specgen.models import pins
 from specgen.models.hub_client import constants
 from specgen.models.snapshot import Snapshot
 from specgen.models.weights import CONFIG
+from specgen.nearest import meant
 
 _SHORTEST_HASH = 7  # as git abbreviates
 
@@ -84,8 +84,7 @@ def plan_removal(refs: Sequence[ModelRef]) -> Removal:
     for ref in refs:
         repo = known.get(ref.source)
         if repo is None:
-            close = difflib.get_close_matches(ref.source, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "`specgen list` shows what is"
+            hint = meant(ref.source, known, "`specgen list` shows what is")
             raise ModelNotFound(f"{ref.source} is not in the cache ({folder()})", hint=hint)
         chosen.setdefault(repo, set()).update(_commits(repo, ref.revision))
     # Each repository by itself: a copy of it under another name has the same commits, and would go too.

@@ -12,6 +12,7 @@ from specgen.models.hub_errors import explain
 from specgen.models.reporting import Meter, Reporting, Stopped, run_jobs
 from specgen.models.snapshot import Snapshot
 from specgen.models.transfer import Damaged, Transfer, sweep
+from specgen.sizes import in_words
 
 
 def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:
@@ -45,7 +46,7 @@ def _check_space(what: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadFailed(
-            f"{what}: {needed / 1e9:.1f} GB to download and {constants.HF_HUB_CACHE} has {free / 1e9:.1f} GB left",
+            f"{what}: {in_words(needed)} to download and {constants.HF_HUB_CACHE} has {in_words(free)} left",
             hint="free some space, or set HF_HOME to another disk",
         )
 

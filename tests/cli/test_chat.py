@@ -167,8 +167,8 @@ def test_another_pair_goes_on_with_the_conversation_and_a_failure_keeps_the_old(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("/sett", "no command /sett; did you mean /set?"),
-        ("/set temprature 1", "there is no setting 'temprature'; did you mean temperature?"),
+        ("/sett", "no command /sett; did you mean '/set'?"),
+        ("/set temprature 1", "there is no setting 'temprature'; did you mean 'temperature'?"),
         ("/set top_p 2", "top_p cannot be '2'; it takes 0 to 1, or auto"),
         ("/set top_k", "top_k is auto; /set top_k takes a number of tokens, 0 for all, or auto"),
         ("/spec maybe", "/spec is 'on' or 'off', not 'maybe'"),

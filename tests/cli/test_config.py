@@ -70,9 +70,11 @@ def test_sampling_of_answers_is_none_of_a_check(user: Path, target: Path) -> Non
 
 def test_who_is_offline_for_good_is_so_in_every_command(user: Path) -> None:
     user.write_text('model = "stories"\noffline = true\n')
-    for command in ("show", "pull"):
+    for command in ("show", "pull", "pair"):
         outcome = invoke(command, "org/nowhere")
         assert outcome.code == 5
+    hub = json.loads(invoke("doctor", "--json").text)["checks"][-1]
+    assert (hub["check"], hub["found"]) == ("hub", "not asked: offline; cached models work")
     assert invoke("show").code == 2  # its argument is none of the settings
 
 

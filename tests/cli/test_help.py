@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from specgen.cli.reference import contexts, reference
+from specgen.errors import DownloadFailed
 from tests.cli.command import Outcome, invoke
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -67,15 +68,15 @@ def test_options_stand_under_headings() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "--temprature", "1"], "no option --temprature; did you mean --temperature?; see specgen run --help"),
+        (["run", "--temprature", "1"], "no option --temprature; did you mean '--temperature'?; see specgen run --help"),
         (["config", "lst"], "Did you mean 'list'"),
         (["confg", "list"], "no command 'confg'; did you mean 'config'?"),
         (["cht"], "no command 'cht'; did you mean 'chat'?"),
         (["run", "--profile", "x", "-m", "stories", "hi"], "there is no profile 'x'"),
         (["show", "--offline", "storeis"], "storeis is not in the cache"),
-        (["show", "--offline", "storeis"], "did you mean stories?"),
-        (["run", "--offline", "-m", "org/targte", "hi"], "did you mean org/Target?"),
-        (["show", "--offline", "org/target@v9"], "did you mean org/Target?"),
+        (["show", "--offline", "storeis"], "did you mean 'stories'?"),
+        (["run", "--offline", "-m", "org/targte", "hi"], "did you mean 'org/Target'?"),
+        (["show", "--offline", "org/target@v9"], "did you mean 'org/Target'?"),
     ],
 )
 def test_what_is_misspelt_gets_a_suggestion(
@@ -87,6 +88,14 @@ def test_what_is_misspelt_gets_a_suggestion(
     assert outcome.code != 0
     assert says in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_hub_that_does_not_answer_is_named_beside_the_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*_: object, **__: object) -> None:
+        raise DownloadFailed("cannot reach the hub for storeis", hint="check the connection")
+
+    monkeypatch.setattr("specgen.models.checkpoint.find", find)
+    assert "; did you mean 'stories'?; check the connection\n" in invoke("show", "storeis").err
 
 
 def test_a_model_that_is_like_none_gets_no_suggestion() -> None:

@@ -57,6 +57,11 @@ def test_every_line_has_its_answer_in_one_line(mapped: Any, answer: Any) -> None
     assert outcome.text.split("\n") == [*(answer(line) for line in LINES), ""]
 
 
+def test_thinking_is_switched_as_in_run(target: Path) -> None:
+    outcome = invoke("map", "-m", target, "-n", 4, "--no-think", stdin=b"hello\nworld\n")
+    assert (outcome.code, outcome.err.count("cannot switch thinking on or off")) == (0, 1)
+
+
 def test_line_ends_blank_lines_and_a_mark_at_the_start_are_no_text(mapped: Any) -> None:
     plain = mapped(stdin="\n".join(LINES).encode())
     assert mapped(stdin=b"\xef\xbb\xbf" + "\r\n\r\n".join(LINES).encode() + b"\r\n  \n").out == plain.out

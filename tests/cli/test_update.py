@@ -57,7 +57,7 @@ def test_update_compares_and_asks(
     ]
     notice, question = err.splitlines()
     assert notice == f"specgen: org/m is not for commercial use: its licence is cc-by-nc-4.0, see {hub.url}/org/m"
-    assert question == f"Download 800.1 kB and use it? [y/N] org/m stays at {commits[0][:8]}."
+    assert question == f"Download 800 kB and use it? [y/N] org/m stays at {commits[0][:8]}."
     assert in_use(run) == commits[0]
     assert not [request for request in hub.asked("cdn") if "two" in request.path]
 

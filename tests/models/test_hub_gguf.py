@@ -44,6 +44,7 @@ def test_names(text: str, parts: tuple[str, str | None, str | None]) -> None:
     ref = ModelRef.parse(text)
     assert (ref.source, ref.revision, ref.file) == parts
     assert str(ref) == text
+    assert ModelRef.at(ref.name, ref.revision) == ref
 
 
 def test_the_file_and_the_card_are_all_that_is_downloaded(hub: HubServer, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The commands of the chat: a table from names to functions, each with its help."""
 
-import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from specgen.cli.chat import files, pair, settings
 from specgen.cli.chat.loop import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name
 from specgen.errors import SpecgenError, UsageError
+from specgen.nearest import meant
 from specgen.render.summary import summary
 from specgen.render.terminal import columns, is_terminal, wants_color
 from specgen.render.text import legend
@@ -34,11 +34,15 @@ def run(chat: Chat, name: str, argument: str) -> None:
     """Do a command. Raises SpecgenError."""
     command = COMMANDS.get(_ALIASES.get(name, name))
     if command is None:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        raise UsageError(f"no command /{name}", hint=f"did you mean /{close[0]}?" if close else "/help lists them all")
+        raise _unknown(name)
     if argument and not command.takes:
         raise UsageError(f"/{name} takes nothing after it", hint=f"/{name} alone: {command.about}")
     command.do(chat, argument)
+
+
+def _unknown(name: str) -> UsageError:
+    known = [f"/{each}" for each in COMMANDS]
+    return UsageError(f"no command /{name}", hint=meant(f"/{name}", known, "/help lists them all"))
 
 
 def completions() -> dict[str, list[str] | None]:
@@ -50,7 +54,7 @@ def _help(chat: Chat, argument: str) -> None:
     if argument:
         command = COMMANDS.get(_ALIASES.get(argument.lstrip("/"), argument.lstrip("/")))
         if command is None:
-            raise UsageError(f"no command /{argument.lstrip('/')}", hint="/help lists them all")
+            raise _unknown(argument.lstrip("/"))
         chat.tell(f"/{argument.lstrip('/')} {command.takes}".rstrip() + f": {command.about}")
         return
     left = [f"/{name} {command.takes}".rstrip() for name, command in COMMANDS.items()]

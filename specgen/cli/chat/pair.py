@@ -45,7 +45,7 @@ def open_pair(chat: Chat, target: str, draft: str) -> None:
 
 def model_name(model: LoadedModel) -> str:
     """A model as -m and -d take it, with the revision in use."""
-    return str(ModelRef(model.id, model.revision))
+    return str(ModelRef.at(model.id, model.revision))
 
 
 def draft_name(session: Session) -> str:

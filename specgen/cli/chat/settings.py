@@ -1,7 +1,6 @@
 """What /set changes: how answers are drawn and shown, from the next one on."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from specgen.cli.chat.loop import Chat
 from specgen.core import SamplingChoice
 from specgen.errors import UsageError
+from specgen.nearest import meant
 
 _UNSET = ("auto", "none", "default")
 
@@ -27,10 +27,7 @@ def change(chat: Chat, name: str, value: str) -> None:
     """Set `name` to what `value` says. Raises UsageError."""
     setting = SETTINGS.get(name)
     if setting is None:
-        close = difflib.get_close_matches(name, SETTINGS, 1)
-        raise UsageError(
-            f"there is no setting '{name}'", hint=f"did you mean {close[0]}?" if close else "/set lists them"
-        )
+        raise UsageError(f"there is no setting '{name}'", hint=meant(name, SETTINGS, "/set lists them"))
     if not value:
         raise UsageError(f"{name} is {shown(setting.get(chat))}", hint=f"/set {name} takes {setting.takes}")
     try:

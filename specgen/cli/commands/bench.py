@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from specgen.bench.settings import BenchSettings, Format, RegressionKind, parse_sweep
+from specgen.cli.configured import typed
 from specgen.cli.options import ModelOptions, grouped
 from specgen.cli.suggesting import named_model
 from specgen.core import Dtype, SamplingParams
@@ -189,6 +190,5 @@ def _refuse_settings(context: typer.Context) -> None:
     """With --rerun what is measured is what the report says. Raises UsageError for an option that says otherwise."""
     about_reports = ("rerun", "save_baseline", "compare", "fail_on", "format", "output", "json")
     for name in context.params:
-        given = context.get_parameter_source(name)
-        if name not in about_reports and given is not None and given.name == "COMMANDLINE":
+        if name not in about_reports and typed(context, name):
             raise UsageError(f"--rerun and --{name.replace('_', '-')} at once", hint="the report says what is measured")

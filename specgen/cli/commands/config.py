@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from specgen.cli.completing import profiles, setting_keys
+from specgen.cli.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -53,7 +54,7 @@ def list_(profile: _Profile = None, json: _Json = False) -> None:
 
     rows = inspected(profile)
     if json:
-        typer.echo(json_format.dumps({row.key: _plain(row) for row in rows}, indent=2))
+        print_json({row.key: _plain(row) for row in rows})
         return
     values = ["" if row.value is None else _text(row.value) for row in rows]
     widths = max(len(row.key) for row in rows), max(map(len, values))
@@ -76,7 +77,7 @@ def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
     wanted = canonical(key)
     row = next(row for row in inspected(profile) if row.key == wanted)
     if json:
-        typer.echo(json_format.dumps({"key": row.key, **_plain(row)}, indent=2))
+        print_json({"key": row.key, **_plain(row)})
     elif row.value is not None:
         _say("\n".join(row.value) if isinstance(row.value, list) else _text(row.value))
 
@@ -98,10 +99,10 @@ def set_(
     """
     from specgen.cli.inspecting import change
     from specgen.errors import UsageError
-    from specgen.settings import nearest
+    from specgen.nearest import meant
 
     if options := [word for word in value if word.startswith("--")]:
-        hint = nearest(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
+        hint = meant(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
         raise UsageError(f"no option {options[0]}", hint=hint)
     path = change(key, value, profile=profile, project=project)
     typer.echo(f"set {key} in {path}", err=True)

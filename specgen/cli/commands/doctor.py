@@ -1,13 +1,16 @@
 """specgen doctor: is everything here that fast and correct generation needs?"""
 
 import dataclasses
-import json as json_format
 import sys
 from typing import Annotated
 
 import typer
 
+from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 
+
+@grouped
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
@@ -19,7 +22,6 @@ def command(
     Examples:
 
         specgen doctor
-
         specgen doctor --json --offline
     """
     from specgen.doctor.examination import examine
@@ -45,6 +47,6 @@ def command(
     worst = next((each for each in reversed(Verdict) if any(found.verdict is each for found in findings)), Verdict.OK)
     if json:
         checks = [dataclasses.asdict(found) for found in findings]
-        typer.echo(json_format.dumps({"verdict": worst, "checks": checks}, indent=2))
+        print_json({"verdict": worst, "checks": checks})
     if worst is Verdict.FAIL:
         raise typer.Exit(1)

@@ -1,9 +1,10 @@
 """specgen list: the models that are here."""
 
-import json as json_format
 from typing import Annotated
 
 import typer
+
+from specgen.cli.printing import print_json
 
 
 def command(
@@ -20,6 +21,7 @@ def command(
     """
     from specgen.models import pins
     from specgen.models.cache import cached_models, folder
+    from specgen.sizes import in_words
 
     models = cached_models()
     pinned = {(model, pin.commit) for model, pin in pins.pins().items()}
@@ -43,17 +45,17 @@ def command(
             for model in models
         ]
         bundled = [{"id": name, "size": size, "bundled": True} for name, size in _bundled()]
-        typer.echo(json_format.dumps([*bundled, *cached], indent=2))
+        print_json([*bundled, *cached])
         return
     table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
-    table += [(name, _size(size), "", "bundled: target and draft") for name, size in _bundled()]
+    table += [(name, in_words(size), "", "bundled: target and draft") for name, size in _bundled()]
     for model in models:
         revisions = []
         for revision in model.revisions:
             names = [*revision.names, *(["in use"] if (model.id, revision.commit) in pinned else [])]
             revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.append((model.id, _size(model.size), used, ", ".join(revisions)))
+        table.append((model.id, in_words(model.size), used, ", ".join(revisions)))
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     for name, size, used, revisions_text in table:
         typer.echo(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {used:<{widths[2]}}  {revisions_text}")
@@ -68,9 +70,3 @@ def _bundled() -> list[tuple[str, int]]:
 
     sizes = {name: [bundled_size(ref) for ref in (pair.target, pair.draft) if ref] for name, pair in curated().items()}
     return [(name, sum(filter(None, both))) for name, both in sizes.items() if None not in both]
-
-
-def _size(count: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(count)

@@ -1,12 +1,12 @@
 """specgen log: the answers so far."""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.asking import confirm
+from specgen.cli.printing import print_json
 from specgen.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,7 +20,8 @@ _LIMIT = 20
 def default(context: typer.Context, limit: _Limit = _LIMIT, json: _Json = False) -> None:
     """Read the history of answers, which stays on this machine.
 
-    specgen run and chat log every answer with its prompt, models, settings and statistics, unless --no-log is given.
+    specgen run, chat and map log every answer with its prompt, models, settings and statistics, unless --no-log is
+    given.
     Without a sub-command the latest answers are listed.
 
     Examples:
@@ -90,7 +91,7 @@ def show(
         messages = answers.messages(answer.id)
     if json:
         data = as_data(answer) | {"messages": [{"role": each.role, "content": each.content} for each in messages]}
-        _print_json(data)
+        print_json(data)
     elif text:
         put_exact(sys.stdout, _safe(answer.output) + "\n" * is_terminal(sys.stdout))
     else:
@@ -127,7 +128,7 @@ def delete(
             raise typer.Exit(1)
         deleted = answers.clear() if all_ else answers.delete(wanted)
     if json:
-        _print_json({"deleted": deleted})
+        print_json({"deleted": deleted})
     else:
         typer.echo(f"deleted {_count(deleted)}")
 
@@ -143,7 +144,7 @@ def path(json: _Json = False) -> None:
     from specgen.history import location, logging_is_on
 
     if json:
-        _print_json({"path": str(location()), "exists": location().exists(), "logging": logging_is_on()})
+        print_json({"path": str(location()), "exists": location().exists(), "logging": logging_is_on()})
     else:
         typer.echo(location())
 
@@ -187,7 +188,7 @@ def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
     from specgen.render.terminal import columns, is_terminal, put_exact
 
     if json:
-        _print_json([as_data(answer) for answer in answers])
+        print_json([as_data(answer) for answer in answers])
         return
     if answers:
         width = columns(sys.stdout) if is_terminal(sys.stdout) else None
@@ -208,13 +209,9 @@ def _safe(text: str) -> str:
 
 def _unknown(id: int | None) -> UsageError:  # noqa: A002
     if id is None:
-        return UsageError("the history is empty", hint="specgen run and chat log their answers")
+        return UsageError("the history is empty", hint="specgen run, chat and map log their answers")
     return UsageError(f"there is no answer {id}", hint="specgen log lists those there are")
 
 
 def _count(number: int) -> str:
     return f"{number} answer" if number == 1 else f"{number} answers"
-
-
-def _print_json(data: object) -> None:
-    typer.echo(json_format.dumps(data, indent=2))

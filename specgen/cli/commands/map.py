@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.constraints import read_constraint
-from specgen.cli.options import ConstraintOptions, GenerationOptions, ModelOptions, NoLog, grouped
+from specgen.cli.options import ConstraintOptions, GenerationOptions, ModelOptions, NoLog, Think, grouped
 from specgen.cli.records import INPUT, Records, check_template, prompt_of
 from specgen.cli.suggesting import named_model
 from specgen.errors import UsageError
@@ -38,6 +38,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     lines: Annotated[bool, typer.Option("--lines", help="Every line is text, also where it looks like JSON.")] = False,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False,
+    think: Think = None,
     json: Annotated[
         bool, typer.Option("--json", help="Write JSON lines: the fields of the record, output, stats.")
     ] = False,
@@ -84,6 +85,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
                 "sampling": generation.sampling(),
                 "max_new_tokens": generation.max_tokens,
                 "stop": generation.stop,
+                "think": think,
                 "constraint": wanted,
             },
             results=Results(resume, as_json=json),

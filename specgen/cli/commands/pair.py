@@ -1,17 +1,25 @@
 """specgen pair: which draft for a target?"""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from specgen.cli.completing import models
+from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 from specgen.core import Device, EngineOptions
 
 
+@grouped
 def command(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A curated pair, org/name[@revision], a folder, a .gguf file.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            autocompletion=models,
+            help="A curated pair, org/name[@revision], a folder, a .gguf file.",
+        ),
     ],
     device: Annotated[Device, typer.Option(help="Where the pair would run.")] = Device.AUTO,
     ctx_size: Annotated[int | None, typer.Option(min=2, metavar="N", help="Context length in tokens.")] = None,
@@ -26,7 +34,6 @@ def command(
     Examples:
 
         specgen pair stories
-
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
     from specgen.choosing import ACCEPTANCE, rank_drafts
@@ -45,7 +52,7 @@ def command(
     rows = [_row(candidate) for candidate in candidates]
     if json:
         figures = {"target": checkpoint.ref.source, "acceptance_rate": ACCEPTANCE, "candidates": rows}
-        typer.echo(json_format.dumps(figures, indent=2))
+        print_json(figures)
         return
     _print(rows, ACCEPTANCE)
 
@@ -67,8 +74,8 @@ def _row(candidate: Any) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], acceptance: float) -> None:
-    from specgen.planning import in_words
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     for row in rows:
         name = f"{sanitize(row['draft'])} ({row['origin']})"

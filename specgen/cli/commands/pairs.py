@@ -1,11 +1,11 @@
 """specgen pairs: the curated pairs."""
 
 import dataclasses
-import json as json_format
 from typing import Annotated
 
 import typer
 
+from specgen.cli.printing import print_json
 from specgen.core import LOOKUP, Device
 
 
@@ -26,7 +26,8 @@ def command(
     from specgen.engine.devices import choose_device
     from specgen.models.cache import cached_models
     from specgen.pairs import curated, is_verified, models_of
-    from specgen.planning import fits_roughly, in_words
+    from specgen.planning import fits_roughly
+    from specgen.sizes import in_words
 
     device = choose_device(Device.AUTO)
     cached = {model.id for model in cached_models()}
@@ -48,7 +49,7 @@ def command(
             }
         )
     if json:
-        typer.echo(json_format.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = [("NAME", "TARGET", "DRAFT", "SIZE", "LICENCE", "HERE", "FITS")]
     for pair, row in zip(curated().values(), rows, strict=True):

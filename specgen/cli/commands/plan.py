@@ -1,12 +1,12 @@
 """specgen plan: does a pair fit this machine?"""
 
-import json as json_format
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.printing import print_json
 from specgen.cli.suggesting import named_model
 from specgen.errors import OutOfMemory
 
@@ -23,7 +23,6 @@ def command(
     Examples:
 
         specgen plan -m stories
-
         specgen plan -m qwen2.5-coder-7b --ctx-size 16384 --json
     """
     target = named_model(models)
@@ -42,10 +41,11 @@ def command(
         line.close()
     plan = prepared.plan
     alternatives = [] if plan.fits else what_fits(plan, options)
-    figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else "model"}
+    by_model = "hybrid" if options.lookup else "model"
+    figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else by_model}
     figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives
     if json:
-        typer.echo(json_format.dumps(figures, indent=2))
+        print_json(figures)
     else:
         _print(figures)
     if not plan.fits:
@@ -80,8 +80,8 @@ def _figures(plan: Any) -> dict[str, Any]:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from specgen.planning import in_words
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     for model in figures["models"]:
         form = "int8" if model["quant"] == "int8" else model["dtype"]

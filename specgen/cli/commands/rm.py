@@ -27,13 +27,12 @@ def command(
         specgen rm org/name
         specgen rm --yes org/name@v1.0 org/other
     """
-    from rich.filesize import decimal
-
     from specgen.models import packed
     from specgen.models.cache import folder, plan_removal
+    from specgen.sizes import in_words
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
-    size = decimal(plan.freed)
+    size = in_words(plan.freed)
     names = ", ".join(plan.models)
     if not yes and is_terminal(sys.stdin):
         typer.echo(f"{names}: {size} in {folder()}, which other tools share.", err=True)
@@ -41,4 +40,4 @@ def command(
         typer.echo("Nothing was deleted.", err=True)
         raise typer.Exit(1)
     plan.execute()
-    typer.echo(f"deleted {names}, {decimal(plan.freed + packed.prune())} freed")
+    typer.echo(f"deleted {names}, {in_words(plan.freed + packed.prune())} freed")

@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.completing import cached
+from specgen.cli.options import grouped
 from specgen.core import ModelRef
 
 
+@grouped
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[:file.gguf] of the hub.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=cached, help="org/name[:file.gguf] of the hub.")
+    ],
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
     """Use the commit again that a model had before its last update. Again goes back one more.

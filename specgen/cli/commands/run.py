@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from specgen.cli.configured import typed
 from specgen.cli.constraints import check_complete, read_constraint
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
@@ -21,7 +22,7 @@ from specgen.cli.options import (
     grouped,
 )
 from specgen.cli.suggesting import named_model
-from specgen.cli.templating import current, filled, save, typed
+from specgen.cli.templating import current, filled, save
 from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.events import Failed, Finished, Renderer
 from specgen.render.sanitize import sanitize

@@ -1,7 +1,6 @@
 """specgen show: what a model is."""
 
 import dataclasses
-import json as json_format
 import sys
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
+from specgen.cli.printing import print_json
 from specgen.core import LOOKUP, ModelRef
 
 
@@ -42,6 +42,7 @@ def command(
     from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     pair = find_pair(model)
     line = ProgressLine(sys.stderr)
@@ -56,14 +57,12 @@ def command(
     if pair:
         summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft or LOOKUP)} | summary
     if json:
-        typer.echo(json_format.dumps(summary, indent=2, default=str))
+        print_json(summary)
         return
-    from rich.filesize import decimal
-
     files, hashes = summary.pop("files"), summary.pop("hashes")
     if pin:
         summary["former"] = ", ".join(commit[:8] for commit in pin.former) or "none"
-    summary["weight_bytes"] = decimal(summary["weight_bytes"]) if summary["weight_bytes"] else None
+    summary["weight_bytes"] = in_words(summary["weight_bytes"]) if summary["weight_bytes"] else None
     labels = {name: name.replace("_", " ") for name in summary} | {"weight_bytes": "weights"}
     for name, value in summary.items():
         shown = "unknown" if value is None else _shown(value)
@@ -71,7 +70,7 @@ def command(
             typer.echo(f"{labels[name]:<15} {sanitize(str(shown))}")
     for number, (name, size) in enumerate(files.items()):
         digest = hashes.get(name, "")[:12]
-        typer.echo(f"{'' if number else 'files':<15} {decimal(size):>9}  {digest:<12}  {sanitize(name)}")
+        typer.echo(f"{'' if number else 'files':<15} {in_words(size):>9}  {digest:<12}  {sanitize(name)}")
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,6 @@
 """specgen stats: what drafting has gained so far."""
 
 import dataclasses
-import json as json_format
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from specgen.cli.printing import print_json
 
 if TYPE_CHECKING:
     from specgen.trends import Trend
@@ -47,7 +48,7 @@ def command(
             ],
             "templates": [{"template": name, **dataclasses.asdict(trend)} for name, trend in templates.items()],
         }
-        typer.echo(json_format.dumps(data, indent=2))
+        print_json(data)
         return
     if not samples:
         typer.echo("specgen: the history is empty", err=True)

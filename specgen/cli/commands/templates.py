@@ -1,9 +1,10 @@
 """specgen templates: the prompts that are kept under a name."""
 
-import json as json_format
 from typing import Annotated, Any
 
 import typer
+
+from specgen.cli.printing import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -48,7 +49,7 @@ def list_(json: _Json = False) -> None:
             rows.append((name, template.about or _first_line(template.prompt or template.system)))
             data.append({"name": name, **_data(template)})
     if json:
-        typer.echo(json_format.dumps(data, indent=2))
+        print_json(data)
         return
     width = max((len(name) for name, _ in rows), default=0)
     for name, about in rows:
@@ -73,7 +74,7 @@ def show(
     template = templates.load(name)
     if json:
         data = {"name": name, "path": str(templates.location(name)), "variables": template.variables}
-        typer.echo(json_format.dumps(data | _data(template), indent=2))
+        print_json(data | _data(template))
         return
     typer.echo(_safe(templates.location(name).read_text(encoding="utf-8").rstrip("\n")))
     if template.variables:
@@ -96,7 +97,10 @@ def path(
     if name is not None:
         templates.load(name)
     where = templates.folder() if name is None else templates.location(name)
-    typer.echo(json_format.dumps({"path": str(where)}) if json else where)
+    if json:
+        print_json({"path": str(where)})
+    else:
+        typer.echo(where)
 
 
 def _data(template: Any) -> dict[str, Any]:

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from specgen.cli.asking import confirm
+from specgen.cli.completing import cached
 from specgen.core import ModelRef
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="org/name[@revision][:file.gguf] of the hub.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", autocompletion=cached, help="org/name[@revision][:file.gguf] of the hub.")
+    ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
     """Compare the model that you use with what the hub has now, and use that from then on.
@@ -21,15 +24,13 @@ def command(
     Examples:
 
         specgen update org/name
-
         specgen update org/name@v2 --yes
     """
-    from rich.filesize import decimal
-
     from specgen.models.checkpoint import follow
     from specgen.models.updates import look, take
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
+    from specgen.sizes import in_words
 
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)
@@ -45,7 +46,7 @@ def command(
             typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
         if not update.changes:
             typer.echo("  nothing that a model computes with")
-        question = f"Download {decimal(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
+        question = f"Download {in_words(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
             raise typer.Exit(1)

@@ -1,0 +1,62 @@
+"""One answer: the rounds of the engine as steps, with the text, the reason and the statistics that come of them."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+
+from specgen.engine.decode import Round
+from specgen.engine.text import TextStream
+from specgen.engine.thinking import ThinkingSplit
+from specgen.events import Event, Notice, Reason, Span, Stats, Step
+
+
+class Answer:
+    """`text` and `stats` are those of the steps so far."""
+
+    def __init__(self, stream: TextStream, split: ThinkingSplit, prompt_tokens: int) -> None:
+        self.stats = Stats(prompt_tokens=prompt_tokens)
+        self._stream = stream
+        self._split = split
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def steps(self, rounds: Iterator[Round], stopping: Callable[[], Reason | None]) -> Generator[Event, None, Reason]:
+        """Rounds as steps until one ends the answer, and why. `stopping` says after a round whether to end early."""
+        start = time.perf_counter()
+        reason: Reason | None = None
+        while reason is None:
+            done = next(rounds)
+            written = self._stream.write(done.tokens, done.sources)
+            reason = "stop" if written.stopped else done.finish or stopping()
+            step = _step(done, self._split.write(written.spans), written.used)
+            self.stats = self.stats.add(step, time.perf_counter() - start)
+            self._texts.append(step.text)
+            yield step
+            if done.notice:
+                yield Notice(done.notice)
+        last: tuple[Span, ...] = ()
+        if reason != "stop":
+            written = self._stream.flush()
+            reason = "stop" if written.stopped else reason
+            last = self._split.write(written.spans)
+        if last := (*last, *self._split.flush()):
+            step = Step((), last)
+            self._texts.append(step.text)
+            yield step
+        return reason
+
+
+def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
+    """A round as far as its first `used` tokens: a stop string may end it inside an accepted run."""
+    return Step(
+        tokens=done.tokens[:used],
+        spans=spans,
+        drafted=done.drafted,
+        accepted=min(done.accepted, used),
+        drafted_tokens=done.drafted_tokens,
+        drafted_sources=done.drafted_sources,
+        draft_s=done.draft_s,
+        verify_s=done.verify_s,
+    )
