@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from specgen import history
 from specgen.bench.files import read_report
 from specgen.errors import BadFile, UsageError
 
@@ -16,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def folder() -> Path:
     """Where they are, whether or not it exists."""
-    return platformdirs.user_data_path("specgen") / "baselines"
+    return history.folder() / "baselines"
 
 
 def check_name(name: str) -> None:
