@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -31,16 +32,26 @@ def test_every_exit_code_is_listed() -> None:
     assert listed == kinds | {0, errors.INTERRUPTED, errors.TERMINATED}
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/structure.md", "docs/models.md", "docs/guide.md"])
 def test_files_that_are_named_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:specgen|docs|tests)/[\w/.]+?)/?`", text):
         assert (ROOT / name).exists(), name
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/models.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/models.md", "docs/guide.md"])
 def test_only_commands_that_exist_are_named(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    commands = "\n".join("".join(parts) for parts in re.findall(r"```sh\n(.*?)```|(`specgen [^`]*`)", text, re.DOTALL))
-    for word in re.findall(r"(?:^|[`|&] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
+    found = re.findall(r"(`{3,4})(?:sh|console)\n(.*?)^\1$|(`specgen [^`]*`)", text, re.DOTALL | re.MULTILINE)
+    commands = "\n".join("".join(parts) for parts in found)
+    for word in re.findall(r"(?:^|[`|&$] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
         assert word in command_names(), word
+
+
+def test_every_picture_is_shown_and_needs_nothing_from_elsewhere() -> None:
+    shown = re.findall(r"\]\((screenshots/[^)]+)\)", (ROOT / "docs" / "screenshots.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(f"screenshots/{file.name}" for file in (ROOT / "docs" / "screenshots").iterdir())
+    for name in shown:
+        picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        ElementTree.fromstring(picture)
+        assert "url(http" not in picture.replace('"', "")
