@@ -23,7 +23,7 @@ ROWS = 400  # nothing may scroll away
 _BLOCK = re.compile(r"(?<=^````console\n).*?(?=^````$)", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 _TYPED = re.compile(r"^> (.+)$", re.MULTILINE)
-_FIGURES = re.compile(r".*tok/s|acceptance rate|.*by position|accept lengths|time \d|.*drafted in vain")
+_FIGURES = re.compile(r".*tok/s|acceptance rate|.*by position|accept lengths|time \d|.*drafted in vain|nothing drafted")
 
 
 def run(command: str, typed: list[str], workplace: Path) -> str:
