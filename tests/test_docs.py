@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_every_file_has_its_place_in_the_structure() -> None:
 @pytest.mark.parametrize("document", PAGES)
 def test_only_commands_that_exist_are_named(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    commands = "\n".join("".join(parts) for parts in re.findall(r"```sh\n(.*?)```|(`specgen [^`]*`)", text, re.DOTALL))
-    for word in re.findall(r"(?:^|[`|&] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
+    found = re.findall(r"(`{3,4})(?:sh|console)\n(.*?)^\1$|(`specgen [^`]*`)", text, re.DOTALL | re.MULTILINE)
+    commands = "\n".join("".join(parts) for parts in found)
+    for word in re.findall(r"(?:^|[`|&$] ?)specgen ([a-z]+)\b", commands, re.MULTILINE):
         assert word in command_names(), word
+
+
+def test_every_picture_is_shown_and_needs_nothing_from_elsewhere() -> None:
+    shown = re.findall(r"\]\((screenshots/[^)]+)\)", (ROOT / "docs" / "screenshots.md").read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(f"screenshots/{file.name}" for file in (ROOT / "docs" / "screenshots").iterdir())
+    for name in shown:
+        picture = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        ElementTree.fromstring(picture)
+        assert "url(http" not in picture.replace('"', "")

@@ -1,6 +1,8 @@
 """The commands of the chat: a table from names to functions, each with its help."""
 
+import functools
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,8 +61,13 @@ def _help(chat: Chat, argument: str) -> None:
         return
     left = [f"/{name} {command.takes}".rstrip() for name, command in COMMANDS.items()]
     width = max(map(len, left))
-    lines = [f"{usage:{width}}  {command.about}" for usage, command in zip(left, COMMANDS.values(), strict=True)]
-    chat.tell("\n".join([*lines, _CLOSING]))
+    fold = functools.partial(textwrap.fill, width=columns(sys.stderr), break_long_words=False, break_on_hyphens=False)
+    hang = " " * (width + 2)
+    lines = [
+        fold(f"{usage:{width}}  {command.about}", subsequent_indent=hang)
+        for usage, command in zip(left, COMMANDS.values(), strict=True)
+    ]
+    chat.tell("\n".join([*lines, fold(_CLOSING)]))
 
 
 def _system(chat: Chat, argument: str) -> None:
