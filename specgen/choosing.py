@@ -62,7 +62,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     """
     pair = pair_of_target(target.ref)
     if pair and pair.draft is None:
-        return Chosen(None, f"lookup drafts for {target.ref.source}: {pair.why}")
+        return Chosen(None, f"lookup drafts for {target.ref.name}: {pair.why}")
     if pair and pair.draft and is_verified(pair):
         try:
             draft = yield from find(pair.draft, offline=options.offline)
@@ -80,7 +80,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
     # Of a local file lookup is what people expect; a line at every start would only be in the way.
     tells = options.verbose or target.commit is not None
-    why = f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found"
+    why = f"lookup drafts for {target.ref.name}: no smaller model with its tokens was found"
     return Chosen(None, why if tells else "")
 
 
@@ -92,7 +92,7 @@ def _is_offline(options: EngineOptions) -> bool:
 
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
     """What was chosen and why; what will be downloaded is said before it is."""
-    sentence = f"{draft.ref.source} drafts for {target.ref.source}: {why.rstrip('.')}"
+    sentence = f"{draft.ref.name} drafts for {target.ref.name}: {why.rstrip('.')}"
     if draft.is_whole:
         return sentence
     licence = summarize(draft).licence or "no licence named"

@@ -227,7 +227,7 @@ def _load(
     checkpoint: Checkpoint, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
     """Our own decoder where it knows the model, else transformers."""
-    yield Progress(f"loading {checkpoint.ref.source}")
+    yield Progress(f"loading {checkpoint.ref.name}")
     description = describe_checkpoint(checkpoint)
     lean = not isinstance(description, str)
     placement = place(device, options, checkpoint.weight_bytes, lean=lean)
@@ -243,7 +243,7 @@ def _load(
             description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
     if options.verbose or options.compile:
         without = ", without --compile" if options.compile else ""
-        yield Notice(f"{checkpoint.ref.source} runs on transformers{without}: {description}")
+        yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {description}")
     from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement

@@ -119,12 +119,12 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
     alone = plan.without_draft
     if alone.fits and plan.draft:
         return (
-            f"{plan.draft.checkpoint.ref.source} does not fit beside {plan.target.checkpoint.ref.source} "
+            f"{plan.draft.checkpoint.ref.name} does not fit beside {plan.target.checkpoint.ref.name} "
             f"({in_words(plan.total)} of memory, {in_words(plan.free)} free): lookup drafts instead"
         )
     fitting = what_fits(alone, options)
     raise OutOfMemory(
-        f"{plan.target.checkpoint.ref.source} takes {in_words(alone.total)} of memory "
+        f"{plan.target.checkpoint.ref.name} takes {in_words(alone.total)} of memory "
         f"with a context of {plan.context}, and {in_words(plan.free)} are free",
         hint="this fits: " + "; or ".join(fitting)
         if fitting
@@ -138,7 +138,7 @@ def check_draft(plan: Plan) -> None:
     if draft is None or draft.placement.spread or (needed := peak([draft.footprint])) <= plan.free:
         return
     raise OutOfMemory(
-        f"{draft.checkpoint.ref.source} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
+        f"{draft.checkpoint.ref.name} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
         hint="choose a smaller draft, or lookup",
     )
 

@@ -272,11 +272,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.garbled[path.name] -= 1
             data = data[:-1] + bytes([data[-1] ^ 1])
         asked = self.headers.get("Range") if self.hub.resumes else None
-        start = int((asked or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:
-            headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or len(data)), len(data) - 1)
+        if asked:
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}"}
         half = self.command == "GET" and (path.name in self.hub.stalled or self.hub.cuts.get(path.name, 0) > 0)
-        self._send(206 if start else 200, data[start:], headers, half=half)
+        self._send(206 if asked else 200, data[start : end + 1], headers, half=half)
         if half:
             self._break_off(path.name)
         return None

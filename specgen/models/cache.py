@@ -68,7 +68,7 @@ def folder() -> Path:
 
 
 def cached_models() -> list[CachedModel]:
-    """The models in the cache that have a config.json, by name."""
+    """The models in the cache that have a config.json or a .gguf file, by name."""
     models = [_model(repo) for repo in _repositories(_scan())]
     return [model for model in models if model.revisions]
 
@@ -125,7 +125,7 @@ def _model(repo: CachedRepoInfo) -> CachedModel:
     revisions = [
         CachedRevision(found.commit_hash, tuple(sorted(found.refs)), found.snapshot_path)
         for found in sorted(repo.revisions, key=lambda found: -found.last_modified)
-        if any(file.file_name == CONFIG for file in found.files)
+        if any(file.file_name == CONFIG or file.file_name.endswith(".gguf") for file in found.files)
     ]
     last_used = datetime.fromtimestamp(repo.last_accessed, UTC)
     return CachedModel(repo.repo_id, repo.repo_path, repo.size_on_disk, last_used, tuple(revisions))

@@ -59,12 +59,17 @@ def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
 
 def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
     """The first id that means another token, where the vocabularies can be read."""
-    if old.is_gguf or all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
+    if not old.is_gguf and all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
         return
     try:
-        ours, theirs = Tokenizer.from_folder(old.path), Tokenizer.from_folder(new.path)
+        ours, theirs = _tokenizer(old), _tokenizer(new)
     except SpecgenError:
         ours = theirs = None
+    if old.is_gguf and ours and theirs:
+        if ours.chat_template != theirs.chat_template:
+            yield Change("chat template", "its text", "another text")
+        if ours.to_json() == theirs.to_json():
+            return
     if ours is None or theirs is None:
         yield Change("tokenizer", "its files", "other files", risky=True)
         return
@@ -78,6 +83,14 @@ def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
         f"{len(each):,} tokens, id {differing} {token!r}" for each, token in zip((before, after), tokens, strict=True)
     ]
     yield Change("tokenizer", shown[0], shown[1], risky=True)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    if not checkpoint.is_gguf:
+        return Tokenizer.from_folder(checkpoint.path)
+    from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
+
+    return read_tokenizer(checkpoint.header)
 
 
 def _others(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:

@@ -94,7 +94,7 @@ def sweep(repository: Path) -> None:
 _http_get = file_download.http_get
 
 
-def _get_patiently(
+def get_patiently(
     url: str, temp_file: BinaryIO, *, tqdm_class: Any = None, _tqdm_bar: Any = None, **options: Any
 ) -> None:
     """huggingface_hub's http_get, see above. Raises what it raises, Stopped and Damaged."""
@@ -117,7 +117,7 @@ def _get_patiently(
         tries += 1
 
 
-file_download.http_get = _get_patiently
+file_download.http_get = get_patiently
 
 
 def _passes(error: Exception) -> bool:

@@ -51,7 +51,7 @@ def command(
         line.close()
     rows = [_row(candidate) for candidate in candidates]
     if json:
-        figures = {"target": checkpoint.ref.source, "acceptance_rate": ACCEPTANCE, "candidates": rows}
+        figures = {"target": checkpoint.ref.name, "acceptance_rate": ACCEPTANCE, "candidates": rows}
         print_json(figures)
         return
     _print(rows, ACCEPTANCE)
@@ -61,7 +61,7 @@ def _row(candidate: Any) -> dict[str, Any]:
     """A candidate as plain data; sizes in bytes."""
     plan = candidate.plan
     return {
-        "draft": candidate.ref.source,
+        "draft": candidate.ref.name,
         "origin": candidate.origin,
         "shared_tokens": candidate.compared[1] if candidate.compared else None,
         "memory": plan.total if plan else None,

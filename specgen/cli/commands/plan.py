@@ -61,7 +61,7 @@ def _figures(plan: Any) -> dict[str, Any]:
         "models": [
             {
                 "role": role,
-                "id": model.checkpoint.ref.source,
+                "id": model.checkpoint.ref.name,
                 "dtype": str(model.placement.dtype).removeprefix("torch."),
                 "quant": "int8" if model.placement.int8 else "none",
                 "weights": model.footprint.weights,
