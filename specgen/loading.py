@@ -108,7 +108,8 @@ def open_pair(
     """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
 
     Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
-    is the memory that both take: a draft that does not fit beside the target gives way to lookup. `examine` is called
+    is the memory that both take: a draft that does not fit beside the target gives way to lookup. A target that takes
+    what several devices have is loaded after its draft. `examine` is called
     as soon as the tokenizer is there, and what it raises ends the loading.
     """
     if options.threads is not None:
@@ -127,9 +128,11 @@ def open_pair(
             yield from fetch_all(models, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded
             pool.submit(loaded_model, each)
+        before: tuple[Runner, Placement] | None = None
         try:
-            yield from fetch_weights(checkpoint, offline=options.offline)
-            model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
+            if draft_checkpoint and prepared.plan.target.placement.spread:  # over all that is free then
+                before = yield from _unless_failed(comparing, _ready(draft_checkpoint, device, options))
+            model, placement = yield from _unless_failed(comparing, _ready(checkpoint, device, options))
         except SpecgenError:
             comparing.result()  # what is wrong with the prompt or the pair would be wrong with whole weights, too
             raise
@@ -149,7 +152,8 @@ def open_pair(
         return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
     if draft_checkpoint is None:
         return pair
-    return (yield from _with_model(pair, draft_checkpoint, shared, device, options))
+    drafting = before or (yield from _ready(draft_checkpoint, device, options))
+    return _with_model(pair, draft_checkpoint, drafting, shared, options)
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
@@ -173,15 +177,15 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     check_backend(checkpoint)
     _, shared = compared or compare(pair.checkpoint, checkpoint, options)
     check_draft(plan_pair(pair.checkpoint, checkpoint, options, device))
-    return (yield from _with_model(alone, checkpoint, shared, device, options))
+    drafting = yield from _ready(checkpoint, device, options)
+    return _with_model(alone, checkpoint, drafting, shared, options)
 
 
 def _with_model(
-    pair: Pair, checkpoint: Checkpoint, shared: int, device: torch.device, options: EngineOptions
-) -> Generator[Event, None, Pair]:
+    pair: Pair, checkpoint: Checkpoint, loaded: tuple[Runner, Placement], shared: int, options: EngineOptions
+) -> Pair:
     """`pair` with the model of `checkpoint`, whose first `shared` ids mean the same, as its draft."""
-    yield from fetch_weights(checkpoint, offline=options.offline)
-    model, placement = yield from _load(checkpoint, device, options)
+    model, placement = loaded
     shared = min(shared, pair.target.vocab_size)
     by_model = ModelDrafter(model, shared, model.context_length or UNLIMITED)
     return replace(
@@ -221,6 +225,14 @@ def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Gen
 
 def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
+
+
+def _ready(
+    checkpoint: Checkpoint, device: torch.device, options: EngineOptions
+) -> Generator[Event, None, tuple[Runner, Placement]]:
+    """The model of `checkpoint`, fetched if need be, and loaded."""
+    yield from fetch_weights(checkpoint, offline=options.offline)
+    return (yield from _load(checkpoint, device, options))
 
 
 def _load(

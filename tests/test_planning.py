@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from specgen import loading, planning
 from specgen.core import Dtype, EngineOptions, ModelRef, Quant
+from specgen.engine import devices
+from specgen.engine.devices import Placement
 from specgen.engine.memory import peak
 from specgen.engine.runners import decoder
 from specgen.engine.tokens import Tokens
@@ -138,6 +141,21 @@ def test_a_shorter_context_is_offered(checkpoints: Any, free: Any) -> None:
     whole = plan_pair(checkpoint(folder), None, options, CPU)
     free(whole.total - whole.target.footprint.cache // 3)
     assert what_fits(plan_pair(checkpoint(folder), None, options, CPU), options) == ["--ctx-size 32768"]
+
+
+@pytest.mark.parametrize(("spread", "order"), [(False, ["target", "draft"]), (True, ["draft", "target"])])
+def test_the_draft_is_loaded_before_a_target_that_takes_all_devices(
+    spread: bool, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(*given: Any, **more: Any) -> Placement:
+        return replace(devices.place(*given, **more), spread=spread)
+
+    monkeypatch.setattr(planning, "place", place)
+    with Session("stories", options=FLOAT32) as session:
+        told = [event.what for event in session.open() if isinstance(event, Progress) and event.done == 0]
+        assert (session.pair.drafter_name, session.pair.draft_placement) == ("hybrid", Placement(CPU, torch.float32))
+        assert session.pair.draft is not session.pair.target
+    assert list(dict.fromkeys(told)) == [f"loading bundled:stories/{name}" for name in order]
 
 
 def test_the_command_shows_the_plan(stories: Plan) -> None:
