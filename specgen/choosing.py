@@ -1,12 +1,13 @@
 """Which draft a target gets: the curated one, else a smaller model of its family that is cached or on the hub."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
 from specgen.core import EngineOptions, ModelRef
 from specgen.errors import DraftMismatch, SpecgenError
+from specgen.expected import Expected, expected_acceptance
 from specgen.models.checkpoint import Checkpoint, Reporting, find
 from specgen.models.summary import summarize
 from specgen.models.tokenizer import Tokenizer
@@ -17,17 +18,17 @@ from specgen.tokenizing import compare
 
 Origin = Literal["curated", "cached", "hub"]
 
-ACCEPTANCE = 0.7
-"""The share of drafted tokens that is taken to be accepted before anything was measured. Measured on pairs of one
-family: 0.5 to 0.6 on prose, 0.8 to 0.95 on code."""
 _LONGEST = 8
+# With every token accepted the sum of the formula has another form.
+_HIGHEST = 0.999
 # So many models of the hub are looked at, from the smallest on.
 _LOOKED_AT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction.
+    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction for the
+    acceptance rate that is `expected`.
 
     `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
     draft, None where it is one; what is None could not be found out before that.
@@ -40,6 +41,7 @@ class Candidate:
     plan: Plan | None = None
     speed_up: float | None = None
     draft_length: int | None = None
+    expected: Expected = field(default_factory=Expected)
     rejected: str | None = None
 
 
@@ -77,6 +79,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             assert best.checkpoint is not None  # noqa: S101
             assert best.compared is not None  # noqa: S101
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
+            words += f" (~{best.speed_up:.1f}x for {best.expected.rate:.0%} accepted, {best.expected.basis})"
             return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
     # Of a local file lookup is what people expect; a line at every start would only be in the way.
     tells = options.verbose or target.commit is not None
@@ -113,13 +116,14 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     return _sorted(found)
 
 
-def predict(target: ModelPlan, draft: ModelPlan, acceptance: float = ACCEPTANCE) -> tuple[float, int]:
-    """The best speed-up over plain decoding, and the draft length that gives it.
+def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[float, int]:
+    """The best speed-up over plain decoding, and the draft length that gives it, at this acceptance rate.
 
     tau = (1 - a^(k+1)) / (1 - a) tokens a round, for 1 + k * c passes of the target: verifying k + 1 tokens takes as
     long as one, and the draft takes the share c of that. On a CPU a pass takes as long as its weights take to be read;
     elsewhere small drafts wait for their kernels to start, and c is that of their layers.
     """
+    acceptance = min(acceptance, _HIGHEST)
     by_layers = target.placement.device.type != "cpu" and target.footprint.layers and draft.footprint.layers
     if by_layers:
         share = draft.footprint.layers / target.footprint.layers
@@ -175,10 +179,14 @@ def _assess(
     try:
         plan = plan_pair(target, draft, options, device)
         assert plan.draft is not None  # noqa: S101
-        speed_up, length = predict(plan.target, plan.draft)
+        expected = expected_acceptance(target.ref, draft.ref)
+        speed_up, length = predict(plan.target, plan.draft, expected.rate)
+        found = Candidate(
+            draft.ref, origin, draft, plan=plan, speed_up=speed_up, draft_length=length, expected=expected
+        )
 
         def rejected(why: str) -> Candidate:
-            return Candidate(draft.ref, origin, draft, plan=plan, speed_up=speed_up, draft_length=length, rejected=why)
+            return replace(found, rejected=why)
 
         if speed_up <= 1:
             return rejected("it is not small enough to gain anything")
@@ -189,7 +197,7 @@ def _assess(
         return rejected(error.message)
     except SpecgenError as error:
         return Candidate(draft.ref, origin, draft, rejected=error.message)
-    return Candidate(draft.ref, origin, draft, compared, plan, speed_up, length)
+    return replace(found, compared=compared)
 
 
 def _sorted(candidates: list[Candidate]) -> list[Candidate]:

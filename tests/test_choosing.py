@@ -8,8 +8,9 @@ import pytest
 
 from specgen import choosing, planning
 from specgen.cli import suggesting
-from specgen.core import Dtype, EngineOptions, Quant
+from specgen.core import Dtype, EngineOptions, Message, Quant
 from specgen.events import Notice
+from specgen.history import History, location
 from specgen.planning import ModelPlan
 from specgen.session import Session
 from tests.cli.command import invoke
@@ -65,9 +66,8 @@ def test_a_target_alone_finds_its_draft_on_the_hub(published: HubServer) -> None
     draft, told = opened(TARGET)
     assert draft == "fam/Tiny-1B-Instruct"
     assert len(told) == 1
-    assert told[0].startswith(
-        f"{draft} drafts for {TARGET}: a smaller model of its family, on the hub; it will be down"
-    )
+    assert told[0].startswith(f"{draft} drafts for {TARGET}: a smaller model of its family, on the hub (~")
+    assert "x for 70% accepted, assumed); it will be downloaded (" in told[0]
     weights = {request.path for request in published.asked(".safetensors", "GET")}
     assert not any("3B" in path or "0.5B" in path for path in weights), "only what was chosen is downloaded"
 
@@ -77,7 +77,9 @@ def test_offline_only_what_is_cached_drafts(published: HubServer) -> None:
     published.requests.clear()
     draft, told = opened(TARGET, offline=True)
     assert draft == "fam/Tiny-1B-Instruct"
-    assert told == [f"{draft} drafts for {TARGET}: a smaller model of its family, in the cache"]
+    assert len(told) == 1
+    assert told[0].startswith(f"{draft} drafts for {TARGET}: a smaller model of its family, in the cache (~")
+    assert told[0].endswith("x for 70% accepted, assumed)")
     assert published.requests == []
 
 
@@ -120,6 +122,41 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
 
 
+def log(target: str, draft: str | None, drafted: int, accepted: int) -> None:
+    stats = {"drafted_tokens": 5 * drafted, "accepted_tokens": 0, "by_source": {}}
+    if draft:
+        stats["by_source"] = {"draft": {"drafted": drafted, "accepted": accepted}}
+    settings = {"target": {"id": target}, "draft": {"id": draft} if draft else None, "drafter": "hybrid"}
+    said = {"kind": "run", "messages": [Message("user", "hello")], "output": "yes", "reason": "end"}
+    with History(location()) as history:
+        history.add(settings=settings, stats=stats, **said)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def past_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECGEN_DATA_DIR", str(tmp_path / "data"))
+    log(TARGET, "fam/Tiny-1B-Instruct", 300, 270)
+    log(TARGET, "fam/Tiny-1B-Instruct", 100, 30)
+    log(TARGET, "fam/Tiny-1B-Instruct", 0, 0)  # lookup drafted everything
+    log(TARGET, None, 1000, 1000)
+    log("fam/Tiny-13B-Instruct", "fam/Tiny-1B-Instruct", 1000, 1000)
+    log(TARGET, "fam/Tiny-0.5B-Instruct", 199, 199)  # too few to say anything
+
+
+def test_predictions_use_what_past_answers_accepted(published: HubServer, past_answers: None) -> None:
+    found = {row["draft"]: row for row in json.loads(invoke("pair", TARGET, "--json").text)["candidates"]}
+    figures = [(row["acceptance_rate"], row["acceptance_basis"], row["past_answers"]) for row in found.values()]
+    assert figures[0] == (0.75, "from 2 past answers", 2)
+    assert set(figures[1:]) == {(0.7, "assumed", 0)}
+    assert " for 75% accepted (from 2 past answers), 320 tokens shared" in invoke("pair", TARGET).text
+    assert "x for 75% accepted, from 2 past answers); it will be downloaded" in opened(TARGET)[1][0]
+
+
+def test_a_history_that_cannot_be_read_says_nothing(published: HubServer, past_answers: None, pins_file: Path) -> None:
+    location().write_bytes(b"no database")
+    assert "for 70% accepted (assumed)" in invoke("pair", TARGET).text
+
+
 def test_a_padded_vocabulary_is_accepted(hub: HubServer, checkpoints: Any) -> None:
     narrow = {"hidden_size": 8, "head_dim": 2, "intermediate_size": 8}
     hub.publish("fam/Wide-7B", checkpoints.make("wide-7b", "llama", vocab_size=152064, num_hidden_layers=2, **narrow))
@@ -141,6 +178,7 @@ def test_the_prediction_follows_the_formula() -> None:
 
     speed_up, length = choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 0.5)
     assert (round(speed_up, 4), length) == (1.4583, 2)  # 1 + 0.5 + 0.25 tokens in 1 + 2 * 0.1 passes
+    assert choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 1.0)[0] > 4
     slow, _ = choosing.predict(plan(100, 10, "cuda"), plan(10, 9, "cuda"), 0.5)
     assert slow < 1, "on a GPU layers cost, not bytes"
 
