@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 
 from specgen.core import EngineOptions, ModelRef
-from specgen.errors import DraftMismatch, SpecgenError
+from specgen.engine.memory import peak
+from specgen.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.expected import Expected, expected_acceptance
 from specgen.models.checkpoint import Checkpoint, Reporting, find
 from specgen.models.summary import summarize
@@ -116,6 +117,28 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     return _sorted(found)
 
 
+def smaller_draft(plan: Plan, options: EngineOptions, *, target_is_loaded: bool = False) -> Reporting[ModelRef | None]:
+    """Another draft for the target of `plan`, of which the draft does not fit the memory, that would."""
+    assert plan.draft is not None  # noqa: S101
+    for each in (yield from rank_drafts(plan.target.checkpoint, options, plan.target.placement.device)):
+        fits = each.plan is not None and (each.plan.draft_fits if target_is_loaded else each.plan.fits)
+        if fits and each.compared and each.ref.name != plan.draft.checkpoint.ref.name:
+            return each.ref
+    return None
+
+
+def check_draft(plan: Plan, options: EngineOptions) -> Reporting[None]:
+    """Raise OutOfMemory where the draft does not fit beside a target that is loaded already."""
+    if plan.draft is None or plan.draft_fits:
+        return
+    smaller = yield from smaller_draft(plan, options, target_is_loaded=True)
+    needed = in_words(peak([plan.draft.footprint]))
+    raise OutOfMemory(
+        f"{plan.draft.checkpoint.ref.name} takes {needed} of memory, and {in_words(plan.free)} are free",
+        hint=f"a draft that fits: {smaller}; or lookup" if smaller else "choose a smaller draft, or lookup",
+    )
+
+
 def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[float, int]:
     """The best speed-up over plain decoding, and the draft length that gives it, at this acceptance rate.
 
@@ -190,14 +213,14 @@ def _assess(
 
         if speed_up <= 1:
             return rejected("it is not small enough to gain anything")
-        compared = compare(target, draft, options)
+        found = replace(found, compared=compare(target, draft, options))
         if not plan.fits:
             return rejected(f"both take {in_words(plan.total)} of memory, and {in_words(plan.free)} are free")
     except DraftMismatch as error:
         return rejected(error.message)
     except SpecgenError as error:
         return Candidate(draft.ref, origin, draft, rejected=error.message)
-    return replace(found, compared=compared)
+    return found
 
 
 def _sorted(candidates: list[Candidate]) -> list[Candidate]:

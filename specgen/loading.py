@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from specgen.choosing import choose_draft
+from specgen.choosing import check_draft, choose_draft, smaller_draft
 from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
@@ -23,7 +23,7 @@ from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
 from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
-from specgen.planning import Plan, check, check_draft, plan_pair
+from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
 
 # The context of a model that names no limit of its own (recurrent ones).
@@ -118,7 +118,8 @@ def open_pair(
     draft, device = prepared.drafter, prepared.device
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
     if dropped := check(prepared.plan, options):
-        yield Notice(dropped)
+        smaller = yield from smaller_draft(prepared.plan, replace(options, offline=True))
+        yield Notice(f"{dropped}; a draft that fits: -d {smaller}" if smaller else dropped)
         draft, draft_checkpoint = LOOKUP, None
     models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -176,7 +177,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
         return alone
     check_backend(checkpoint)
     _, shared = compared or compare(pair.checkpoint, checkpoint, options)
-    check_draft(plan_pair(pair.checkpoint, checkpoint, options, device))
+    yield from check_draft(plan_pair(pair.checkpoint, checkpoint, options, device), options)
     drafting = yield from _ready(checkpoint, device, options)
     return _with_model(alone, checkpoint, drafting, shared, options)
 

@@ -60,6 +60,11 @@ class Plan:
         return self.total <= self.free or self.target.placement.spread
 
     @property
+    def draft_fits(self) -> bool:
+        """Whether the draft fits what is free, the target being loaded already."""
+        return self.draft is None or self.draft.placement.spread or peak([self.draft.footprint]) <= self.free
+
+    @property
     def without_draft(self) -> "Plan":
         return replace(self, draft=None)
 
@@ -129,17 +134,6 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
         hint="this fits: " + "; or ".join(fitting)
         if fitting
         else "choose a smaller one: `specgen pairs` says which fit",
-    )
-
-
-def check_draft(plan: Plan) -> None:
-    """Raise OutOfMemory where the draft does not fit what is free, the target being loaded already."""
-    draft = plan.draft
-    if draft is None or draft.placement.spread or (needed := peak([draft.footprint])) <= plan.free:
-        return
-    raise OutOfMemory(
-        f"{draft.checkpoint.ref.name} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
-        hint="choose a smaller draft, or lookup",
     )
 
 

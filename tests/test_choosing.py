@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from specgen import choosing, planning
 from specgen.cli import suggesting
 from specgen.core import Dtype, EngineOptions, Message, Quant
+from specgen.errors import OutOfMemory
 from specgen.events import Notice
 from specgen.history import History, location
+from specgen.loading import with_draft
 from specgen.planning import ModelPlan
 from specgen.session import Session
 from tests.cli.command import invoke
 from tests.hub_server import HubServer, serve_hub
+from tests.models.pulling import small as small_files
 
 hub = pytest.fixture(serve_hub)
 FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
+IN_FLOAT32 = ("--quant", "none", "--dtype", "float32")
 TARGET = "fam/Tiny-7B-Instruct"
 CURATED = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
 CURATED_DRAFT = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
@@ -181,6 +186,54 @@ def test_the_prediction_follows_the_formula() -> None:
     assert choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 1.0)[0] > 4
     slow, _ = choosing.predict(plan(100, 10, "cuda"), plan(10, 9, "cuda"), 0.5)
     assert slow < 1, "on a GPU layers cost, not bytes"
+
+
+# What does not fit
+
+
+@pytest.fixture
+def room_for_a_small_draft(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is here, and beside it its draft of one layer fits, but none of eight."""
+    opened(TARGET)
+    figures = json.loads(invoke("plan", "-m", TARGET, *IN_FLOAT32, "--json").text)
+    assert figures["models"][1]["id"] == "fam/Tiny-1B-Instruct"
+    monkeypatch.setattr(planning, "free_memory", lambda _: figures["total"] + 1000)
+
+
+def test_a_plan_that_does_not_fit_names_a_smaller_draft(room_for_a_small_draft: None) -> None:
+    outcome = invoke("plan", "-m", TARGET, "-d", "fam/Tiny-3B-Instruct", *IN_FLOAT32)
+    assert outcome.code == 8
+    verdict = outcome.text.splitlines()[-1]
+    assert verdict.startswith("verdict   does not fit; this does: ")
+    assert verdict.endswith("--draft fam/Tiny-1B-Instruct or --draft lookup")
+
+
+def test_a_draft_that_gives_way_to_lookup_names_a_cached_one_that_fits(
+    published: HubServer, room_for_a_small_draft: None
+) -> None:
+    published.requests.clear()
+    with Session(TARGET, "fam/Tiny-3B-Instruct", FLOAT32) as session:
+        (told,) = [event.text for event in session.open() if isinstance(event, Notice)]
+        assert session.pair.drafter_name == "lookup"
+    assert told.endswith("lookup drafts instead; a draft that fits: -d fam/Tiny-1B-Instruct")
+    assert not published.asked("api/models", "GET")[2:], "nobody but the draft's own repository is asked"
+
+
+def test_a_draft_for_a_loaded_target_that_does_not_fit_names_a_smaller_one(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(TARGET, "none", FLOAT32) as session:
+        list(session.open())
+        small, large = (plan_of(f"fam/Tiny-{size}-Instruct").without_draft.total for size in ("1B", "3B"))
+        monkeypatch.setattr(planning, "free_memory", lambda _: (small + large) // 2)
+        with pytest.raises(
+            OutOfMemory, match=r"fam/Tiny-3B-Instruct takes \d+ MB of memory.*; a draft that fits: (.*); or"
+        ):
+            list(with_draft(session.pair, "fam/Tiny-3B-Instruct", FLOAT32))
+
+
+def plan_of(model: str) -> planning.Plan:
+    return planning.plan_pair(small_files(model), None, FLOAT32, torch.device("cpu"))
 
 
 # No model named

@@ -87,8 +87,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
         more = f", {in_words(row['download'])} to download" if row["download"] else ""
         rate = f"{row['acceptance_rate']:.0%} accepted ({row['acceptance_basis']})"
         typer.echo(
-            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, {row['shared_tokens']} tokens shared, "
-            f"{in_words(row['memory'])} of memory for both{more}"
+            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, "
+            f"{row['shared_tokens']} tokens shared, {in_words(row['memory'])} of memory for both{more}"
         )
     if any(row["rejected"] is None for row in rows):
         typer.echo("These are predictions; `specgen bench` measures.")
