@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,6 +83,8 @@ class HubServer:
     reset: bool = False  # break off with a reset connection instead of a closed one
     garbled: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers have a wrong bit
     busy: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers are a 503
+    signature: str | None = "1"  # with which the addresses of large files are good now; None: with none
+    after_cut: Callable[[], object] | None = None  # what happens when an answer has broken off
     resumes: bool = True  # whether a Range is obeyed
     prefix: str = ""  # a path that all others are below, as on a mirror
     stalled: set[str] = field(default_factory=set)  # files that stop half-way until the server ends
@@ -210,6 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(self.hub.failing, "")
         elif path == "api/models":
             self._json([{"id": repo} for repo in self.hub.repositories])  # whatever was searched for
+        elif path.startswith("cdn/") and urlsplit(self.path).query != self.hub.signature:
+            self._send(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>", {})
         elif path.startswith("cdn/"):
             self._file(Path("/" + path.removeprefix("cdn/")), {})
         else:
@@ -260,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not _is_lfs(name):
             return self._file(path, headers)
         headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-ETag": headers["ETag"]}
-        headers["Location"] = f"http://localhost:{self.hub.port}/cdn{path}"
+        headers["Location"] = f"http://localhost:{self.hub.port}/cdn{path}?{self.hub.signature}"
         return self._send(302, b"", headers)
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
@@ -288,6 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.over.wait(30)
             return
         self.hub.cuts[name] -= 1
+        if self.hub.after_cut:
+            self.hub.after_cut()
         if self.hub.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -309,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(body[: len(body) // 2] if half else body)
 
     def _body(self, body: bytes) -> None:
-        slow = self.command == "GET" and Path(unquote(self.path)).name in self.hub.trickling
+        slow = self.command == "GET" and Path(unquote(urlsplit(self.path).path)).name in self.hub.trickling
         step = 2048 if slow else len(body) or 1
         for start in range(0, len(body), step):
             self.wfile.write(body[start : start + step])
