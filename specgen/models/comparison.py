@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from specgen.errors import SpecgenError
 from specgen.models.checkpoint import Checkpoint
+from specgen.models.licence import forbids_commerce
 from specgen.models.snapshot import Snapshot
 from specgen.models.summary import ModelSummary, summarize
 from specgen.models.tokenizer import Tokenizer
@@ -40,7 +41,8 @@ def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[Change]:
         both_known = before is not None and after is not None  # the weights of one of them may not be here
         if before != after and (both_known or name == "licence"):
             what = _NAMES.get(name, name)
-            yield Change(what, _shown(before), _shown(after), risky=name in ("licence", "architecture"))
+            nc = " (not for commercial use)" if name == "licence" and forbids_commerce(after) else ""
+            yield Change(what, _shown(before), _shown(after) + nc, risky=name in ("licence", "architecture"))
 
 
 def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:

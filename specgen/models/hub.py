@@ -84,11 +84,12 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
             pins.keep(snapshot.ref.source, snapshot.commit, revision_of(snapshot.ref))
 
 
-def resolve(ref: ModelRef) -> str:
-    """The commit that `ref` means on the hub now. Raises NotCached offline, and what `find` raises."""
+def resolve(ref: ModelRef) -> tuple[str, bool]:
+    """The commit that `ref` means on the hub now, and whether it is gated. Raises NotCached offline, and what `find`
+    raises."""
     if constants.is_offline_mode():
         raise NotCached(f"HF_HUB_OFFLINE is set, and only the hub knows what {ref} is now", hint="unset it")
-    return _resolve(ref)[0]
+    return _resolve(ref)
 
 
 def _pinned(ref: ModelRef) -> ModelRef:
@@ -135,12 +136,22 @@ def _header(snapshot: Snapshot) -> Reporting[None]:
 
 def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:
     """What to know before the weights are downloaded."""
-    page = f"{constants.ENDPOINT}/{snapshot.ref.source}"
     licence = read_licence(snapshot.folder)
     if forbids_commerce(licence):
-        yield Notice(f"{snapshot.ref.source} is not for commercial use: its licence is {licence}, see {page}")
+        yield Notice(
+            f"{snapshot.ref.source} is not for commercial use: its licence is {licence}, see {_page(snapshot.ref)}"
+        )
     if gated:
-        yield Notice(f"{snapshot.ref.source} is gated: you are bound by the terms that you accepted at {page}")
+        yield bound_by_terms(snapshot.ref)
+
+
+def bound_by_terms(ref: ModelRef) -> Notice:
+    """What to know of a gated model."""
+    return Notice(f"{ref.source} is gated: you are bound by the terms that you accepted at {_page(ref)}")
+
+
+def _page(ref: ModelRef) -> str:
+    return f"{constants.ENDPOINT}/{ref.source}"
 
 
 def _get_online(ref: ModelRef) -> str:

@@ -52,7 +52,7 @@ def test_update_compares_and_asks(
     head, *changes = out.splitlines()
     assert head == f"org/m {commits[0][:8]} -> {commits[1][:8]} (main)"
     assert [line.split() for line in changes] == [
-        ["!", "licence", "apache-2.0", "->", "cc-by-nc-4.0"],
+        ["!", "licence", "apache-2.0", "->", "cc-by-nc-4.0", "(not", "for", "commercial", "use)"],
         ["weights", "400,080", "bytes", "->", "800,080", "bytes"],
     ]
     notice, question = err.splitlines()
@@ -66,6 +66,28 @@ def test_update_compares_and_asks(
     assert code == 0
     assert out.endswith(f"org/m is at {commits[1][:8]}; `specgen rollback org/m` goes back to {commits[0][:8]}\n")
     assert in_use(run) == commits[1]
+
+
+def test_update_names_terms_before_it_asks(
+    hub: HubServer, commits: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/m"].has_terms = True
+    for _ in range(2):  # also when its small files are here already
+        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+        notices = run("update", "org/m")[2].splitlines()[:-1]
+        assert notices == [
+            f"specgen: org/m is not for commercial use: its licence is cc-by-nc-4.0, see {hub.url}/org/m",
+            f"specgen: org/m is gated: you are bound by the terms that you accepted at {hub.url}/org/m",
+        ]
+
+
+def test_update_to_what_is_gated_leaves_all_as_it_was(hub: HubServer, commits: list[str], run: Run) -> None:
+    hub.repositories["org/m"].gated = True
+    code, out, err = run("update", "org/m", "--yes")
+    assert (code, out) == (4, "")
+    assert err.startswith(f"specgen: org/m@{commits[1]} is gated; accept its terms at {hub.url}/org/m")
+    assert in_use(run) == commits[0]
+    assert run("pull", "org/m")[0] == 0
 
 
 def test_update_in_a_pipe_only_shows(
