@@ -169,7 +169,7 @@ def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) ->
     from specgen.models.siblings import hub_siblings  # noqa: PLC0415 - as above
 
     try:
-        siblings = hub_siblings(target.ref)[:_LOOKED_AT]
+        siblings = hub_siblings(target.ref, _LOOKED_AT)
     except SpecgenError:
         return []
     found: list[Candidate] = []

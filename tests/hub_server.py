@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,11 +170,18 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()
+    return hashlib.sha256(f"{path.name} {_sha256(path)}".encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_lfs(name: str) -> bool:
@@ -268,20 +276,26 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(302, b"", headers)
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
-        data = path.read_bytes()
+        garbles = False
         if self.command == "GET" and self.hub.busy.get(path.name, 0) > 0:
             self.hub.busy[path.name] -= 1
             return self._refuse(503, "")
         if self.command == "GET" and self.hub.garbled.get(path.name, 0) > 0:
             self.hub.garbled[path.name] -= 1
-            data = data[:-1] + bytes([data[-1] ^ 1])
+            garbles = True
         asked = self.headers.get("Range") if self.hub.resumes else None
         first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
-        start, end = int(first), min(int(last or len(data)), len(data) - 1)
+        size = path.stat().st_size
+        start, end = int(first), min(int(last or size), size - 1)
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(end + 1 - start)
+        if garbles:
+            data = data[:-1] + bytes([data[-1] ^ 1])
         if asked:
-            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}"}
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{size}"}
         half = self.command == "GET" and (path.name in self.hub.stalled or self.hub.cuts.get(path.name, 0) > 0)
-        self._send(206 if asked else 200, data[start : end + 1], headers, half=half)
+        self._send(206 if asked else 200, data, headers, half=half)
         if half:
             self._break_off(path.name)
         return None

@@ -17,6 +17,7 @@ from specgen.loading import with_draft
 from specgen.planning import ModelPlan
 from specgen.session import Session
 from tests.cli.command import invoke
+from tests.gguf_files import write_gguf
 from tests.hub_server import HubServer, serve_hub
 from tests.models.pulling import small as small_files
 
@@ -105,7 +106,7 @@ def test_a_curated_target_gets_its_curated_draft_by_id_and_by_name(published: Hu
 
 def test_an_unverified_pair_is_never_chosen(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "is_verified", lambda _: False)
-    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda _: [])
+    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda *_: [])
     assert opened(CURATED)[0] is None
 
 
@@ -125,6 +126,25 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     lines = invoke("pair", TARGET).text.splitlines()
     assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
     assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
+
+
+def test_a_gguf_target_gets_the_file_that_is_called_like_it(
+    published: HubServer, checkpoints: Any, tmp_path: Path
+) -> None:
+    files = {"Tiny-7B-GGUF": ("family-7b", "tiny-7b-q8_0.gguf"), "Tiny-1B-GGUF": ("family-1b", "tiny-1b-q8_0.gguf")}
+    for repo, (made, name) in files.items():
+        (tmp_path / repo).mkdir()
+        write_gguf(tmp_path / repo / name, checkpoints.make(made, "llama"), tokenizer=True)
+        (tmp_path / repo / name.replace("q8_0", "q4_0")).write_bytes(b"GGUF")
+        published.publish(f"fam/{repo}", tmp_path / repo)
+    target = "fam/Tiny-7B-GGUF:tiny-7b-q8_0.gguf"
+    (row,) = json.loads(invoke("pair", target, "--json").text)["candidates"]
+    assert (row["draft"], row["rejected"]) == ("fam/Tiny-1B-GGUF:tiny-1b-q8_0.gguf", None)
+    assert all(request.range for request in published.asked("cdn", "GET")), "only headers are fetched"
+    assert opened(target)[0] == "fam/Tiny-1B-GGUF"
+    opened("fam/Tiny-1B-Instruct")
+    rows = json.loads(invoke("pair", target, "--json", "--offline").text)["candidates"]
+    assert [(row["draft"], row["rejected"]) for row in rows] == [("fam/Tiny-1B-Instruct", None)]
 
 
 def log(target: str, draft: str | None, drafted: int, accepted: int) -> None:

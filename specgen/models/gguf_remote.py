@@ -64,6 +64,7 @@ def fetch_header(snapshot: Snapshot) -> Reporting[None]:
     new = header.with_name(f"{header.name}.{os.getpid()}")
     try:
         header.parent.mkdir(parents=True, exist_ok=True)
+        snapshot.folder.mkdir(parents=True, exist_ok=True)  # what deletes a model looks for commits
         new.touch()
         end = yield from _beginning(snapshot, new, size)
         with new.open("r+b") as file:

@@ -57,11 +57,12 @@ def test_what_is_no_model_of_transformers_is_not_listed(commits: dict[str, str],
 
 def test_gguf_files_are_models_too(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "g").mkdir()
-    (tmp_path / "g" / "README.md").write_text("a card")
     write_gguf(tmp_path / "g" / "a.gguf")
     hub.publish("org/g", tmp_path / "g")
     follow(find(ModelRef.parse("org/g:a.gguf"), offline=False), [].append)
     assert cached_models() == [], "it is not here yet"
+    plan_removal([ModelRef("org/g")]).execute()
+    assert not (hub.cache / "models--org--g").exists(), "nor is its header any more"
     pull("org/g:a.gguf")
     assert [model.id for model in cached_models()] == ["org/g"]
     plan_removal([ModelRef("org/g")]).execute()
