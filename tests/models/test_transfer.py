@@ -19,6 +19,7 @@ from specgen.models.checkpoint import fetch_all, fetch_weights, follow
 from specgen.models.reporting import Meter
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 from tests.models.pulling import names, small, whole
+from tests.models.test_hub_gguf import write as write_gguf
 
 hub = pytest.fixture(serve_hub)
 WEIGHTS = "model.safetensors"
@@ -309,6 +310,20 @@ def test_a_read_only_cache_serves_what_is_in_it(
     assert whole() == before
     assert whole("org/m@main").commit == before.commit
     assert whole(offline=True) == before
+
+
+def test_a_read_only_cache_and_the_headers_of_gguf_files(
+    hub: HubServer, tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    (tmp_path / "g").mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        write_gguf(tmp_path / "g" / name)
+    hub.publish("org/g", tmp_path / "g")
+    kept = small("org/g:a.gguf")
+    read_only()
+    assert small("org/g:a.gguf") == kept
+    with pytest.raises(DownloadFailed, match=rf"cannot write to {hub.cache}; set HF_HOME to a folder"):
+        small("org/g:b.gguf")
 
 
 def test_a_read_only_cache_says_so_when_something_is_missing(
