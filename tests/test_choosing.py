@@ -289,6 +289,22 @@ def test_on_a_terminal_a_pair_that_fits_is_suggested(published: HubServer, twelv
     )
 
 
+def test_what_was_only_looked_at_is_not_cached_already(
+    published: HubServer, twelve_gigabytes: None, asked: None
+) -> None:
+    def here() -> str:
+        rows = {row["name"]: row["cached"] for row in json.loads(invoke("pairs", "--json").text)}
+        return str(rows["qwen2.5-coder-1.5b"])
+
+    invoke("plan", "-m", CURATED)
+    assert here() == "nothing"
+    assert "cached already" not in invoke("plan", stdin=b"n\n").err
+    invoke("pull", CURATED_DRAFT)
+    assert here() == "part"
+    invoke("pull", CURATED)
+    assert here() == "all"
+
+
 def test_the_end_of_input_at_the_question_is_a_no(hub: HubServer, twelve_gigabytes: None, asked: None) -> None:
     outcome = invoke("plan", stdin=b"")
     assert outcome.code == 2
