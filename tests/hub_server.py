@@ -180,8 +180,7 @@ def _sha256(path: Path) -> str:
 
 @cache
 def _hash(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _is_lfs(name: str) -> bool:
