@@ -1,12 +1,14 @@
 """Which draft a target gets: the curated one, else a smaller model of its family that is cached or on the hub."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
 from specgen.core import EngineOptions, ModelRef
-from specgen.errors import DraftMismatch, SpecgenError
+from specgen.engine.memory import peak
+from specgen.errors import DraftMismatch, OutOfMemory, SpecgenError
+from specgen.expected import Expected, expected_acceptance
 from specgen.models.checkpoint import Checkpoint, Reporting, find
 from specgen.models.summary import summarize
 from specgen.models.tokenizer import Tokenizer
@@ -17,17 +19,17 @@ from specgen.tokenizing import compare
 
 Origin = Literal["curated", "cached", "hub"]
 
-ACCEPTANCE = 0.7
-"""The share of drafted tokens that is taken to be accepted before anything was measured. Measured on pairs of one
-family: 0.5 to 0.6 on prose, 0.8 to 0.95 on code."""
 _LONGEST = 8
+# With every token accepted the sum of the formula has another form.
+_HIGHEST = 0.999
 # So many models of the hub are looked at, from the smallest on.
 _LOOKED_AT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction.
+    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction for the
+    acceptance rate that is `expected`.
 
     `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
     draft, None where it is one; what is None could not be found out before that.
@@ -40,6 +42,7 @@ class Candidate:
     plan: Plan | None = None
     speed_up: float | None = None
     draft_length: int | None = None
+    expected: Expected = field(default_factory=Expected)
     rejected: str | None = None
 
 
@@ -62,7 +65,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     """
     pair = pair_of_target(target.ref)
     if pair and pair.draft is None:
-        return Chosen(None, f"lookup drafts for {target.ref.source}: {pair.why}")
+        return Chosen(None, f"lookup drafts for {target.ref.name}: {pair.why}")
     if pair and pair.draft and is_verified(pair):
         try:
             draft = yield from find(pair.draft, offline=options.offline)
@@ -77,10 +80,11 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             assert best.checkpoint is not None  # noqa: S101
             assert best.compared is not None  # noqa: S101
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
+            words += f" (~{best.speed_up:.1f}x for {best.expected.rate:.0%} accepted, {best.expected.basis})"
             return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
     # Of a local file lookup is what people expect; a line at every start would only be in the way.
     tells = options.verbose or target.commit is not None
-    why = f"lookup drafts for {target.ref.source}: no smaller model with its tokens was found"
+    why = f"lookup drafts for {target.ref.name}: no smaller model with its tokens was found"
     return Chosen(None, why if tells else "")
 
 
@@ -92,7 +96,7 @@ def _is_offline(options: EngineOptions) -> bool:
 
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
     """What was chosen and why; what will be downloaded is said before it is."""
-    sentence = f"{draft.ref.source} drafts for {target.ref.source}: {why.rstrip('.')}"
+    sentence = f"{draft.ref.name} drafts for {target.ref.name}: {why.rstrip('.')}"
     if draft.is_whole:
         return sentence
     licence = summarize(draft).licence or "no licence named"
@@ -113,13 +117,36 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     return _sorted(found)
 
 
-def predict(target: ModelPlan, draft: ModelPlan, acceptance: float = ACCEPTANCE) -> tuple[float, int]:
-    """The best speed-up over plain decoding, and the draft length that gives it.
+def smaller_draft(plan: Plan, options: EngineOptions, *, target_is_loaded: bool = False) -> Reporting[ModelRef | None]:
+    """Another draft for the target of `plan`, of which the draft does not fit the memory, that would."""
+    assert plan.draft is not None  # noqa: S101
+    for each in (yield from rank_drafts(plan.target.checkpoint, options, plan.target.placement.device)):
+        fits = each.plan is not None and (each.plan.draft_fits if target_is_loaded else each.plan.fits)
+        if fits and each.compared and each.ref.name != plan.draft.checkpoint.ref.name:
+            return each.ref
+    return None
+
+
+def check_draft(plan: Plan, options: EngineOptions) -> Reporting[None]:
+    """Raise OutOfMemory where the draft does not fit beside a target that is loaded already."""
+    if plan.draft is None or plan.draft_fits:
+        return
+    smaller = yield from smaller_draft(plan, options, target_is_loaded=True)
+    needed = in_words(peak([plan.draft.footprint]))
+    raise OutOfMemory(
+        f"{plan.draft.checkpoint.ref.name} takes {needed} of memory, and {in_words(plan.free)} are free",
+        hint=f"a draft that fits: {smaller}; or lookup" if smaller else "choose a smaller draft, or lookup",
+    )
+
+
+def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[float, int]:
+    """The best speed-up over plain decoding, and the draft length that gives it, at this acceptance rate.
 
     tau = (1 - a^(k+1)) / (1 - a) tokens a round, for 1 + k * c passes of the target: verifying k + 1 tokens takes as
     long as one, and the draft takes the share c of that. On a CPU a pass takes as long as its weights take to be read;
     elsewhere small drafts wait for their kernels to start, and c is that of their layers.
     """
+    acceptance = min(acceptance, _HIGHEST)
     by_layers = target.placement.device.type != "cpu" and target.footprint.layers and draft.footprint.layers
     if by_layers:
         share = draft.footprint.layers / target.footprint.layers
@@ -142,7 +169,7 @@ def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) ->
     from specgen.models.siblings import hub_siblings  # noqa: PLC0415 - as above
 
     try:
-        siblings = hub_siblings(target.ref)[:_LOOKED_AT]
+        siblings = hub_siblings(target.ref, _LOOKED_AT)
     except SpecgenError:
         return []
     found: list[Candidate] = []
@@ -175,21 +202,25 @@ def _assess(
     try:
         plan = plan_pair(target, draft, options, device)
         assert plan.draft is not None  # noqa: S101
-        speed_up, length = predict(plan.target, plan.draft)
+        expected = expected_acceptance(target.ref, draft.ref)
+        speed_up, length = predict(plan.target, plan.draft, expected.rate)
+        found = Candidate(
+            draft.ref, origin, draft, plan=plan, speed_up=speed_up, draft_length=length, expected=expected
+        )
 
         def rejected(why: str) -> Candidate:
-            return Candidate(draft.ref, origin, draft, plan=plan, speed_up=speed_up, draft_length=length, rejected=why)
+            return replace(found, rejected=why)
 
         if speed_up <= 1:
             return rejected("it is not small enough to gain anything")
-        compared = compare(target, draft, options)
+        found = replace(found, compared=compare(target, draft, options))
         if not plan.fits:
             return rejected(f"both take {in_words(plan.total)} of memory, and {in_words(plan.free)} are free")
     except DraftMismatch as error:
         return rejected(error.message)
     except SpecgenError as error:
         return Candidate(draft.ref, origin, draft, rejected=error.message)
-    return Candidate(draft.ref, origin, draft, compared, plan, speed_up, length)
+    return found
 
 
 def _sorted(candidates: list[Candidate]) -> list[Candidate]:

@@ -39,6 +39,10 @@ _CONVERSATION = """WITH RECURSIVE turns (id, follows, earlier, prompt, output, b
     SELECT id, follows, earlier, prompt, output, 0 FROM answers WHERE id = ?
     UNION ALL SELECT a.id, a.follows, a.earlier, a.prompt, a.output, back + 1 FROM answers a JOIN turns
     ON a.id = turns.follows) SELECT earlier, prompt, output FROM turns ORDER BY back DESC"""
+_DRAFTED = """SELECT count(*), coalesce(sum(drafted), 0), coalesce(sum(accepted), 0) FROM (
+    SELECT json_extract(stats, '$.by_source.draft.drafted') AS drafted,
+    json_extract(stats, '$.by_source.draft.accepted') AS accepted FROM answers
+    WHERE json_extract(settings, '$.target.id') = ? AND json_extract(settings, '$.draft.id') = ?) WHERE drafted > 0"""
 _FIGURES = """template, json_extract(settings, '$.target.id'),
     coalesce(json_extract(settings, '$.draft.id'), json_extract(settings, '$.drafter')),
     json_extract(stats, '$.drafted_tokens'), json_extract(stats, '$.accepted_tokens'),
@@ -207,6 +211,12 @@ class History:
         """The figures of every answer, the earliest first."""
         for time, *others in self._db.execute(f"SELECT time, {_FIGURES} FROM answers ORDER BY id"):  # noqa: S608
             yield Sample(datetime.fromisoformat(time), *others)
+
+    def drafted(self, target: str, draft: str) -> tuple[int, int, int]:
+        """The answers of `target` in which the model `draft` drafted, how many tokens it drafted, and how many of them
+        were accepted."""
+        answers, drafted, accepted = self._db.execute(_DRAFTED, (target, draft)).fetchone()
+        return answers, drafted, accepted
 
     def delete(self, ids: Sequence[int]) -> int:
         """Take answers out of the history, and out of the conversations that went on; gives how many there were."""

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from specgen.choosing import choose_draft
+from specgen.choosing import check_draft, choose_draft, smaller_draft
 from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
@@ -23,7 +23,7 @@ from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
 from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
-from specgen.planning import Plan, check, check_draft, plan_pair
+from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
 
 # The context of a model that names no limit of its own (recurrent ones).
@@ -108,7 +108,8 @@ def open_pair(
     """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
 
     Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
-    is the memory that both take: a draft that does not fit beside the target gives way to lookup. `examine` is called
+    is the memory that both take: a draft that does not fit beside the target gives way to lookup. A target that takes
+    what several devices have is loaded after its draft. `examine` is called
     as soon as the tokenizer is there, and what it raises ends the loading.
     """
     if options.threads is not None:
@@ -117,7 +118,8 @@ def open_pair(
     draft, device = prepared.drafter, prepared.device
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
     if dropped := check(prepared.plan, options):
-        yield Notice(dropped)
+        smaller = yield from smaller_draft(prepared.plan, replace(options, offline=True))
+        yield Notice(f"{dropped}; a draft that fits: -d {smaller}" if smaller else dropped)
         draft, draft_checkpoint = LOOKUP, None
     models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -127,9 +129,11 @@ def open_pair(
             yield from fetch_all(models, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded
             pool.submit(loaded_model, each)
+        before: tuple[Runner, Placement] | None = None
         try:
-            yield from fetch_weights(checkpoint, offline=options.offline)
-            model, placement = yield from _unless_failed(comparing, _load(checkpoint, device, options))
+            if draft_checkpoint and prepared.plan.target.placement.spread:  # over all that is free then
+                before = yield from _unless_failed(comparing, _ready(draft_checkpoint, device, options))
+            model, placement = yield from _unless_failed(comparing, _ready(checkpoint, device, options))
         except SpecgenError:
             comparing.result()  # what is wrong with the prompt or the pair would be wrong with whole weights, too
             raise
@@ -149,7 +153,8 @@ def open_pair(
         return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
     if draft_checkpoint is None:
         return pair
-    return (yield from _with_model(pair, draft_checkpoint, shared, device, options))
+    drafting = before or (yield from _ready(draft_checkpoint, device, options))
+    return _with_model(pair, draft_checkpoint, drafting, shared, options)
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
@@ -172,16 +177,16 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
         return alone
     check_backend(checkpoint)
     _, shared = compared or compare(pair.checkpoint, checkpoint, options)
-    check_draft(plan_pair(pair.checkpoint, checkpoint, options, device))
-    return (yield from _with_model(alone, checkpoint, shared, device, options))
+    yield from check_draft(plan_pair(pair.checkpoint, checkpoint, options, device), options)
+    drafting = yield from _ready(checkpoint, device, options)
+    return _with_model(alone, checkpoint, drafting, shared, options)
 
 
 def _with_model(
-    pair: Pair, checkpoint: Checkpoint, shared: int, device: torch.device, options: EngineOptions
-) -> Generator[Event, None, Pair]:
+    pair: Pair, checkpoint: Checkpoint, loaded: tuple[Runner, Placement], shared: int, options: EngineOptions
+) -> Pair:
     """`pair` with the model of `checkpoint`, whose first `shared` ids mean the same, as its draft."""
-    yield from fetch_weights(checkpoint, offline=options.offline)
-    model, placement = yield from _load(checkpoint, device, options)
+    model, placement = loaded
     shared = min(shared, pair.target.vocab_size)
     by_model = ModelDrafter(model, shared, model.context_length or UNLIMITED)
     return replace(
@@ -223,11 +228,19 @@ def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
 
 
+def _ready(
+    checkpoint: Checkpoint, device: torch.device, options: EngineOptions
+) -> Generator[Event, None, tuple[Runner, Placement]]:
+    """The model of `checkpoint`, fetched if need be, and loaded."""
+    yield from fetch_weights(checkpoint, offline=options.offline)
+    return (yield from _load(checkpoint, device, options))
+
+
 def _load(
     checkpoint: Checkpoint, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
     """Our own decoder where it knows the model, else transformers."""
-    yield Progress(f"loading {checkpoint.ref.source}")
+    yield Progress(f"loading {checkpoint.ref.name}")
     description = describe_checkpoint(checkpoint)
     lean = not isinstance(description, str)
     placement = place(device, options, checkpoint.weight_bytes, lean=lean)
@@ -243,7 +256,7 @@ def _load(
             description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
     if options.verbose or options.compile:
         without = ", without --compile" if options.compile else ""
-        yield Notice(f"{checkpoint.ref.source} runs on transformers{without}: {description}")
+        yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {description}")
     from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement

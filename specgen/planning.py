@@ -60,6 +60,11 @@ class Plan:
         return self.total <= self.free or self.target.placement.spread
 
     @property
+    def draft_fits(self) -> bool:
+        """Whether the draft fits what is free, the target being loaded already."""
+        return self.draft is None or self.draft.placement.spread or peak([self.draft.footprint]) <= self.free
+
+    @property
     def without_draft(self) -> "Plan":
         return replace(self, draft=None)
 
@@ -119,27 +124,16 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
     alone = plan.without_draft
     if alone.fits and plan.draft:
         return (
-            f"{plan.draft.checkpoint.ref.source} does not fit beside {plan.target.checkpoint.ref.source} "
+            f"{plan.draft.checkpoint.ref.name} does not fit beside {plan.target.checkpoint.ref.name} "
             f"({in_words(plan.total)} of memory, {in_words(plan.free)} free): lookup drafts instead"
         )
     fitting = what_fits(alone, options)
     raise OutOfMemory(
-        f"{plan.target.checkpoint.ref.source} takes {in_words(alone.total)} of memory "
+        f"{plan.target.checkpoint.ref.name} takes {in_words(alone.total)} of memory "
         f"with a context of {plan.context}, and {in_words(plan.free)} are free",
         hint="this fits: " + "; or ".join(fitting)
         if fitting
         else "choose a smaller one: `specgen pairs` says which fit",
-    )
-
-
-def check_draft(plan: Plan) -> None:
-    """Raise OutOfMemory where the draft does not fit what is free, the target being loaded already."""
-    draft = plan.draft
-    if draft is None or draft.placement.spread or (needed := peak([draft.footprint])) <= plan.free:
-        return
-    raise OutOfMemory(
-        f"{draft.checkpoint.ref.source} takes {in_words(needed)} of memory, and {in_words(plan.free)} are free",
-        hint="choose a smaller draft, or lookup",
     )
 
 

@@ -13,11 +13,11 @@ def compare(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions
 
 
 def read_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
-    """Needs only the small files of a model, or its .gguf file. Raises BadFile, UnsupportedModel."""
+    """Needs only the small files of a model, or the header of its .gguf file. Raises BadFile, UnsupportedModel."""
     if checkpoint.is_gguf:
         from specgen.models.gguf_tokenizer import read_tokenizer as read_gguf  # noqa: PLC0415  0.1 s, only for GGUF
 
-        tokenizer = read_gguf(checkpoint.path)
+        tokenizer = read_gguf(checkpoint.header)
     else:
         tokenizer = Tokenizer.from_folder(checkpoint.path)
     if tokenizer is not None:

@@ -57,7 +57,9 @@ def finish(writer: gguf.GGUFWriter, path: Path) -> Checkpoint:
     return Checkpoint(ModelRef(str(path)), path)
 
 
-def add_byte_level(writer: gguf.GGUFWriter, tokenizer: Backend, pre: str = "gpt-2") -> None:
+def add_byte_level(
+    writer: gguf.GGUFWriter, tokenizer: Backend, pre: str = "gpt-2", template: str = CHAT_TEMPLATE
+) -> None:
     """The tokens and merges of a byte-level BPE whose first two tokens are special, as those of fakes.py."""
     content = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(content["vocab"], key=content["vocab"].get)
@@ -67,7 +69,7 @@ def add_byte_level(writer: gguf.GGUFWriter, tokenizer: Backend, pre: str = "gpt-
     writer.add_token_types([3, 3, *[1] * (VOCAB - 2)])
     writer.add_token_merges([" ".join(merge) for merge in content["merges"]])
     writer.add_eos_token_id(tokens.index(END))
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(template)
 
 
 def _header(config: dict[str, Any]) -> dict[str, Any]:

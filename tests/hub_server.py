@@ -11,9 +11,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,8 @@ class HubServer:
     reset: bool = False  # break off with a reset connection instead of a closed one
     garbled: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers have a wrong bit
     busy: dict[str, int] = field(default_factory=dict)  # file name -> how many more answers are a 503
+    signature: str | None = "1"  # with which the addresses of large files are good now; None: with none
+    after_cut: Callable[[], object] | None = None  # what happens when an answer has broken off
     resumes: bool = True  # whether a Range is obeyed
     prefix: str = ""  # a path that all others are below, as on a mirror
     stalled: set[str] = field(default_factory=set)  # files that stop half-way until the server ends
@@ -167,10 +170,16 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest()
+    return hashlib.sha256(f"{path.name} {_sha256(path)}".encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash(path: Path, size: int, modified: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -210,6 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(self.hub.failing, "")
         elif path == "api/models":
             self._json([{"id": repo} for repo in self.hub.repositories])  # whatever was searched for
+        elif path.startswith("cdn/") and urlsplit(self.path).query != self.hub.signature:
+            self._send(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>", {})
         elif path.startswith("cdn/"):
             self._file(Path("/" + path.removeprefix("cdn/")), {})
         else:
@@ -260,23 +271,30 @@ class _Handler(BaseHTTPRequestHandler):
         if not _is_lfs(name):
             return self._file(path, headers)
         headers |= {"X-Linked-Size": str(path.stat().st_size), "X-Linked-ETag": headers["ETag"]}
-        headers["Location"] = f"http://localhost:{self.hub.port}/cdn{path}"
+        headers["Location"] = f"http://localhost:{self.hub.port}/cdn{path}?{self.hub.signature}"
         return self._send(302, b"", headers)
 
     def _file(self, path: Path, headers: dict[str, str]) -> None:
-        data = path.read_bytes()
+        garbles = False
         if self.command == "GET" and self.hub.busy.get(path.name, 0) > 0:
             self.hub.busy[path.name] -= 1
             return self._refuse(503, "")
         if self.command == "GET" and self.hub.garbled.get(path.name, 0) > 0:
             self.hub.garbled[path.name] -= 1
-            data = data[:-1] + bytes([data[-1] ^ 1])
+            garbles = True
         asked = self.headers.get("Range") if self.hub.resumes else None
-        start = int((asked or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:
-            headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        size = path.stat().st_size
+        start, end = int(first), min(int(last or size), size - 1)
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(end + 1 - start)
+        if garbles:
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        if asked:
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{size}"}
         half = self.command == "GET" and (path.name in self.hub.stalled or self.hub.cuts.get(path.name, 0) > 0)
-        self._send(206 if start else 200, data[start:], headers, half=half)
+        self._send(206 if asked else 200, data, headers, half=half)
         if half:
             self._break_off(path.name)
         return None
@@ -287,6 +305,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.over.wait(30)
             return
         self.hub.cuts[name] -= 1
+        if self.hub.after_cut:
+            self.hub.after_cut()
         if self.hub.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
@@ -308,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(body[: len(body) // 2] if half else body)
 
     def _body(self, body: bytes) -> None:
-        slow = self.command == "GET" and Path(unquote(self.path)).name in self.hub.trickling
+        slow = self.command == "GET" and Path(unquote(urlsplit(self.path).path)).name in self.hub.trickling
         step = 2048 if slow else len(body) or 1
         for start in range(0, len(body), step):
             self.wfile.write(body[start : start + step])

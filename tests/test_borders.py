@@ -17,7 +17,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
     {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates"},
+    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates", "expected"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},

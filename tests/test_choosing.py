@@ -5,18 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from specgen import choosing, planning
 from specgen.cli import suggesting
-from specgen.core import Dtype, EngineOptions, Quant
+from specgen.core import Dtype, EngineOptions, Message, Quant
+from specgen.errors import OutOfMemory
 from specgen.events import Notice
+from specgen.history import History, location
+from specgen.loading import with_draft
 from specgen.planning import ModelPlan
 from specgen.session import Session
 from tests.cli.command import invoke
+from tests.gguf_files import write_gguf
 from tests.hub_server import HubServer, serve_hub
+from tests.models.pulling import small as small_files
 
 hub = pytest.fixture(serve_hub)
 FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
+IN_FLOAT32 = ("--quant", "none", "--dtype", "float32")
 TARGET = "fam/Tiny-7B-Instruct"
 CURATED = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
 CURATED_DRAFT = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
@@ -65,9 +72,8 @@ def test_a_target_alone_finds_its_draft_on_the_hub(published: HubServer) -> None
     draft, told = opened(TARGET)
     assert draft == "fam/Tiny-1B-Instruct"
     assert len(told) == 1
-    assert told[0].startswith(
-        f"{draft} drafts for {TARGET}: a smaller model of its family, on the hub; it will be down"
-    )
+    assert told[0].startswith(f"{draft} drafts for {TARGET}: a smaller model of its family, on the hub (~")
+    assert "x for 70% accepted, assumed); it will be downloaded (" in told[0]
     weights = {request.path for request in published.asked(".safetensors", "GET")}
     assert not any("3B" in path or "0.5B" in path for path in weights), "only what was chosen is downloaded"
 
@@ -77,7 +83,9 @@ def test_offline_only_what_is_cached_drafts(published: HubServer) -> None:
     published.requests.clear()
     draft, told = opened(TARGET, offline=True)
     assert draft == "fam/Tiny-1B-Instruct"
-    assert told == [f"{draft} drafts for {TARGET}: a smaller model of its family, in the cache"]
+    assert len(told) == 1
+    assert told[0].startswith(f"{draft} drafts for {TARGET}: a smaller model of its family, in the cache (~")
+    assert told[0].endswith("x for 70% accepted, assumed)")
     assert published.requests == []
 
 
@@ -98,7 +106,7 @@ def test_a_curated_target_gets_its_curated_draft_by_id_and_by_name(published: Hu
 
 def test_an_unverified_pair_is_never_chosen(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "is_verified", lambda _: False)
-    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda _: [])
+    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda *_: [])
     assert opened(CURATED)[0] is None
 
 
@@ -118,6 +126,60 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     lines = invoke("pair", TARGET).text.splitlines()
     assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
     assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
+
+
+def test_a_gguf_target_gets_the_file_that_is_called_like_it(
+    published: HubServer, checkpoints: Any, tmp_path: Path
+) -> None:
+    files = {"Tiny-7B-GGUF": ("family-7b", "tiny-7b-q8_0.gguf"), "Tiny-1B-GGUF": ("family-1b", "tiny-1b-q8_0.gguf")}
+    for repo, (made, name) in files.items():
+        (tmp_path / repo).mkdir()
+        write_gguf(tmp_path / repo / name, checkpoints.make(made, "llama"), tokenizer=True)
+        (tmp_path / repo / name.replace("q8_0", "q4_0")).write_bytes(b"GGUF")
+        published.publish(f"fam/{repo}", tmp_path / repo)
+    target = "fam/Tiny-7B-GGUF:tiny-7b-q8_0.gguf"
+    (row,) = json.loads(invoke("pair", target, "--json").text)["candidates"]
+    assert (row["draft"], row["rejected"]) == ("fam/Tiny-1B-GGUF:tiny-1b-q8_0.gguf", None)
+    assert all(request.range for request in published.asked("cdn", "GET")), "only headers are fetched"
+    assert opened(target)[0] == "fam/Tiny-1B-GGUF"
+    opened("fam/Tiny-1B-Instruct")
+    rows = json.loads(invoke("pair", target, "--json", "--offline").text)["candidates"]
+    assert [(row["draft"], row["rejected"]) for row in rows] == [("fam/Tiny-1B-Instruct", None)]
+
+
+def log(target: str, draft: str | None, drafted: int, accepted: int) -> None:
+    stats = {"drafted_tokens": 5 * drafted, "accepted_tokens": 0, "by_source": {}}
+    if draft:
+        stats["by_source"] = {"draft": {"drafted": drafted, "accepted": accepted}}
+    settings = {"target": {"id": target}, "draft": {"id": draft} if draft else None, "drafter": "hybrid"}
+    said = {"kind": "run", "messages": [Message("user", "hello")], "output": "yes", "reason": "end"}
+    with History(location()) as history:
+        history.add(settings=settings, stats=stats, **said)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def past_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECGEN_DATA_DIR", str(tmp_path / "data"))
+    log(TARGET, "fam/Tiny-1B-Instruct", 300, 270)
+    log(TARGET, "fam/Tiny-1B-Instruct", 100, 30)
+    log(TARGET, "fam/Tiny-1B-Instruct", 0, 0)  # lookup drafted everything
+    log(TARGET, None, 1000, 1000)
+    log("fam/Tiny-13B-Instruct", "fam/Tiny-1B-Instruct", 1000, 1000)
+    log(TARGET, "fam/Tiny-0.5B-Instruct", 199, 199)  # too few to say anything
+
+
+def test_predictions_use_what_past_answers_accepted(published: HubServer, past_answers: None) -> None:
+    found = {row["draft"]: row for row in json.loads(invoke("pair", TARGET, "--json").text)["candidates"]}
+    figures = [(row["acceptance_rate"], row["acceptance_basis"], row["past_answers"]) for row in found.values()]
+    assert figures[0] == (0.75, "from 2 past answers", 2)
+    assert set(figures[1:]) == {(0.7, "assumed", 0)}
+    assert " for 75% accepted (from 2 past answers), 320 tokens shared" in invoke("pair", TARGET).text
+    assert "x for 75% accepted, from 2 past answers); it will be downloaded" in opened(TARGET)[1][0]
+
+
+def test_a_history_that_cannot_be_read_says_nothing(published: HubServer, past_answers: None, pins_file: Path) -> None:
+    location().write_bytes(b"no database")
+    assert "for 70% accepted (assumed)" in invoke("pair", TARGET).text
 
 
 def test_a_padded_vocabulary_is_accepted(hub: HubServer, checkpoints: Any) -> None:
@@ -141,8 +203,57 @@ def test_the_prediction_follows_the_formula() -> None:
 
     speed_up, length = choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 0.5)
     assert (round(speed_up, 4), length) == (1.4583, 2)  # 1 + 0.5 + 0.25 tokens in 1 + 2 * 0.1 passes
+    assert choosing.predict(plan(100, 10, "cpu"), plan(10, 9, "cpu"), 1.0)[0] > 4
     slow, _ = choosing.predict(plan(100, 10, "cuda"), plan(10, 9, "cuda"), 0.5)
     assert slow < 1, "on a GPU layers cost, not bytes"
+
+
+# What does not fit
+
+
+@pytest.fixture
+def room_for_a_small_draft(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is here, and beside it its draft of one layer fits, but none of eight."""
+    opened(TARGET)
+    figures = json.loads(invoke("plan", "-m", TARGET, *IN_FLOAT32, "--json").text)
+    assert figures["models"][1]["id"] == "fam/Tiny-1B-Instruct"
+    monkeypatch.setattr(planning, "free_memory", lambda _: figures["total"] + 1000)
+
+
+def test_a_plan_that_does_not_fit_names_a_smaller_draft(room_for_a_small_draft: None) -> None:
+    outcome = invoke("plan", "-m", TARGET, "-d", "fam/Tiny-3B-Instruct", *IN_FLOAT32)
+    assert outcome.code == 8
+    verdict = outcome.text.splitlines()[-1]
+    assert verdict.startswith("verdict   does not fit; this does: ")
+    assert verdict.endswith("--draft fam/Tiny-1B-Instruct or --draft lookup")
+
+
+def test_a_draft_that_gives_way_to_lookup_names_a_cached_one_that_fits(
+    published: HubServer, room_for_a_small_draft: None
+) -> None:
+    published.requests.clear()
+    with Session(TARGET, "fam/Tiny-3B-Instruct", FLOAT32) as session:
+        (told,) = [event.text for event in session.open() if isinstance(event, Notice)]
+        assert session.pair.drafter_name == "lookup"
+    assert told.endswith("lookup drafts instead; a draft that fits: -d fam/Tiny-1B-Instruct")
+    assert not published.asked("api/models", "GET")[2:], "nobody but the draft's own repository is asked"
+
+
+def test_a_draft_for_a_loaded_target_that_does_not_fit_names_a_smaller_one(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Session(TARGET, "none", FLOAT32) as session:
+        list(session.open())
+        small, large = (plan_of(f"fam/Tiny-{size}-Instruct").without_draft.total for size in ("1B", "3B"))
+        monkeypatch.setattr(planning, "free_memory", lambda _: (small + large) // 2)
+        with pytest.raises(
+            OutOfMemory, match=r"fam/Tiny-3B-Instruct takes \d+ MB of memory.*; a draft that fits: (.*); or"
+        ):
+            list(with_draft(session.pair, "fam/Tiny-3B-Instruct", FLOAT32))
+
+
+def plan_of(model: str) -> planning.Plan:
+    return planning.plan_pair(small_files(model), None, FLOAT32, torch.device("cpu"))
 
 
 # No model named
@@ -176,6 +287,22 @@ def test_on_a_terminal_a_pair_that_fits_is_suggested(published: HubServer, twelv
     assert outcome.err.startswith(
         f"No model is named. {CURATED} with {CURATED_DRAFT} fits this machine (cached already,"
     )
+
+
+def test_what_was_only_looked_at_is_not_cached_already(
+    published: HubServer, twelve_gigabytes: None, asked: None
+) -> None:
+    def here() -> str:
+        rows = {row["name"]: row["cached"] for row in json.loads(invoke("pairs", "--json").text)}
+        return str(rows["qwen2.5-coder-1.5b"])
+
+    invoke("plan", "-m", CURATED)
+    assert here() == "nothing"
+    assert "cached already" not in invoke("plan", stdin=b"n\n").err
+    invoke("pull", CURATED_DRAFT)
+    assert here() == "part"
+    invoke("pull", CURATED)
+    assert here() == "all"
 
 
 def test_the_end_of_input_at_the_question_is_a_no(hub: HubServer, twelve_gigabytes: None, asked: None) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,20 @@ import torch
 
 from specgen import loading, planning
 from specgen.core import Dtype, EngineOptions, ModelRef, Quant
+from specgen.engine import devices
+from specgen.engine.devices import Placement
 from specgen.engine.memory import peak
 from specgen.engine.runners import decoder
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, PromptTooLong, UsageError
 from specgen.events import Failed, Notice, Progress
+from specgen.models import gguf_remote
 from specgen.models.checkpoint import Checkpoint, find, follow
 from specgen.planning import Plan, check, plan_pair, what_fits
 from specgen.session import Session
 from tests.cli.command import invoke
+from tests.fakes import END
+from tests.gguf_files import write_gguf
 from tests.hub_server import HubServer, serve_hub
 
 hub = pytest.fixture(serve_hub)
@@ -137,6 +143,21 @@ def test_a_shorter_context_is_offered(checkpoints: Any, free: Any) -> None:
     assert what_fits(plan_pair(checkpoint(folder), None, options, CPU), options) == ["--ctx-size 32768"]
 
 
+@pytest.mark.parametrize(("spread", "order"), [(False, ["target", "draft"]), (True, ["draft", "target"])])
+def test_the_draft_is_loaded_before_a_target_that_takes_all_devices(
+    spread: bool, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(*given: Any, **more: Any) -> Placement:
+        return replace(devices.place(*given, **more), spread=spread)
+
+    monkeypatch.setattr(planning, "place", place)
+    with Session("stories", options=FLOAT32) as session:
+        told = [event.what for event in session.open() if isinstance(event, Progress) and event.done == 0]
+        assert (session.pair.drafter_name, session.pair.draft_placement) == ("hybrid", Placement(CPU, torch.float32))
+        assert session.pair.draft is not session.pair.target
+    assert list(dict.fromkeys(told)) == [f"loading bundled:stories/{name}" for name in order]
+
+
 def test_the_command_shows_the_plan(stories: Plan) -> None:
     outcome = invoke("plan", "-m", "stories", "--quant", "none", "--dtype", "float32")
     assert (outcome.code, outcome.err) == (0, "")
@@ -168,6 +189,62 @@ def test_a_prompt_that_is_too_long_is_refused_before_weights_are_downloaded(
     assert "the prompt has" in outcome.err
     assert invoke("-m", "org/m", "-d", "none", "--ctx-size", 1000, "hello").code == 2
     assert hub.asked(".safetensors") == []
+
+
+@pytest.fixture
+def gguf_pair(hub: HubServer, checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+    """org/g has t.gguf and a draft for it, and foreign.gguf, whose tokens are others."""
+    monkeypatch.setattr(gguf_remote, "_FIRST", 1 << 12)
+    folder = tmp_path / "g"
+    folder.mkdir()
+    large = checkpoints.make("large", "llama", num_hidden_layers=8, hidden_size=64, intermediate_size=256)
+    write_gguf(folder / "t.gguf", large, tokenizer=True)
+    write_gguf(folder / "d.gguf", checkpoints.target("llama"), tokenizer=True)
+    content = (folder / "d.gguf").read_bytes()
+    (folder / "foreign.gguf").write_bytes(content.replace(END.encode(), b"?" * len(END)))
+    (folder / "broken.gguf").write_bytes(content.replace(b"the", b"eht"))
+    hub.publish("org/g", folder)
+    return hub
+
+
+def bytes_asked(hub: HubServer) -> int:
+    """Of GGUF files, for all requests together."""
+    ranges = [request.range for request in hub.asked("cdn", "GET")]
+    assert all(ranges), "a whole file was asked for"
+    parts = [(text or "").removeprefix("bytes=").split("-") for text in ranges]
+    return sum(int(last) + 1 - int(first) for first, last in parts)
+
+
+def test_a_gguf_file_that_does_not_fit_is_refused_by_its_header(gguf_pair: HubServer, free: Any) -> None:
+    free(1_000_000)
+    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:d.gguf", "--raw", "hello")
+    assert (outcome.code, outcome.out) == (8, b"")
+    assert outcome.err.startswith(
+        "specgen: org/g:t.gguf takes 36 MB of memory with a context of 256, and 1 MB are free;"
+    )
+    size = next(iter(gguf_pair.repositories["org/g"].folders.values())).joinpath("t.gguf").stat().st_size
+    assert 0 < bytes_asked(gguf_pair) < size / 10
+    assert not list(gguf_pair.cache.rglob("*.incomplete"))
+    assert not list(gguf_pair.cache.glob("models--org--g/snapshots/*/*.gguf"))
+
+
+def test_gguf_files_are_planned_and_compared_by_their_headers(gguf_pair: HubServer) -> None:
+    figures = json.loads(invoke("plan", "-m", "org/g:t.gguf", "-d", "org/g:d.gguf", "--json").text)
+    assert all(model["download"] > 100_000 for model in figures["models"])
+    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:foreign.gguf", "--raw", "hello")
+    assert (outcome.code, outcome.out) == (7, b"")
+    assert 'the draft does not share the target\'s tokens: id 0: target "<|end|>", draft "???????"' in outcome.err
+    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:broken.gguf", "--raw", "hello")
+    assert outcome.err.startswith("specgen: org/g:broken.gguf cannot be loaded: Error while initializing BPE: Token")
+    assert bytes_asked(gguf_pair) < 100_000
+
+
+def test_a_gguf_pair_of_the_hub_runs(gguf_pair: HubServer) -> None:
+    options = ("--raw", "-n", 4, "--temp", 0, "--quant", "none", "--dtype", "float32", "hello")
+    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:d.gguf", *options)
+    assert outcome.code == 0
+    folder = next(iter(gguf_pair.repositories["org/g"].folders.values()))
+    assert outcome.out == invoke("-m", folder / "t.gguf", "-d", "none", *options).out != b""
 
 
 def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

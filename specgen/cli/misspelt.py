@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from specgen.cli import commands
 from specgen.cli.completing import model_names
+from specgen.core import ModelRef
 from specgen.errors import DownloadFailed, ModelNotFound, NotCached
 from specgen.nearest import nearest
 
@@ -17,7 +18,7 @@ def model_meant(error: Exception, words: Sequence[str]) -> str | None:
         return None
     known = model_names()
     for word in words:
-        name = word.partition("@")[0]
+        name = ModelRef.parse(word).source
         if name and name in error.message and name not in known:
             # Capitals are often wrong, and never the only difference between two models.
             by_lower = {each.lower(): each for each in known}

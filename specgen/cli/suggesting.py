@@ -34,12 +34,12 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     Only one that chats, that anybody may download and use, and whose facts were verified.
     """
     from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, as a command body would
-    from specgen.models.cache import cached_models  # noqa: PLC0415
+    from specgen.models.cache import whole_models  # noqa: PLC0415
     from specgen.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.planning import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
-    cached = {model.id for model in cached_models()}
+    cached = whole_models()
     most = _MOST_ON_CPU if device.type == Device.CPU else float("inf")
 
     def here(pair: ModelPair) -> bool:
@@ -56,10 +56,10 @@ def suggest(models: ModelOptions) -> ModelPair | None:
 
 
 def _question(pair: ModelPair) -> str:
-    from specgen.models.cache import cached_models  # noqa: PLC0415
+    from specgen.models.cache import whole_models  # noqa: PLC0415
     from specgen.pairs import models_of  # noqa: PLC0415
 
-    cached = {model.id for model in cached_models()}
+    cached = whole_models()
     both = models_of(pair)
     missing = sum(model.bytes for model in both if model.id not in cached)
     names = " with ".join(model.id for model in both)

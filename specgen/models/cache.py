@@ -21,11 +21,13 @@ _SHORTEST_HASH = 7  # as git abbreviates
 
 @dataclass(frozen=True, slots=True)
 class CachedRevision:
-    """One commit of a cached model; `names` are the branches and tags that mean it."""
+    """One commit of a cached model. `names` are the branches and tags that mean it; `is_whole` says that its weights
+    are here."""
 
     commit: str
     names: tuple[str, ...]
     path: Path
+    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,14 @@ def folder() -> Path:
 
 
 def cached_models() -> list[CachedModel]:
-    """The models in the cache that have a config.json, by name."""
+    """The models in the cache that have a config.json or a .gguf file, by name."""
     models = [_model(repo) for repo in _repositories(_scan())]
     return [model for model in models if model.revisions]
+
+
+def whole_models() -> set[str]:
+    """The ids of the models in the cache whose weights are there."""
+    return {model.id for model in cached_models() if any(found.is_whole for found in model.revisions)}
 
 
 def plan_removal(refs: Sequence[ModelRef]) -> Removal:
@@ -122,10 +129,13 @@ def _abbreviates(revision: str, commit: str) -> bool:
 
 
 def _model(repo: CachedRepoInfo) -> CachedModel:
-    revisions = [
-        CachedRevision(found.commit_hash, tuple(sorted(found.refs)), found.snapshot_path)
-        for found in sorted(repo.revisions, key=lambda found: -found.last_modified)
-        if any(file.file_name == CONFIG for file in found.files)
-    ]
+    revisions = []
+    for found in sorted(repo.revisions, key=lambda found: -found.last_modified):
+        names = {file.file_name for file in found.files}
+        is_gguf = any(name.endswith(".gguf") for name in names)
+        if is_gguf or CONFIG in names:
+            is_whole = is_gguf or Snapshot(ModelRef(repo.repo_id), found.commit_hash).is_whole()
+            refs = tuple(sorted(found.refs))
+            revisions.append(CachedRevision(found.commit_hash, refs, found.snapshot_path, is_whole))
     last_used = datetime.fromtimestamp(repo.last_accessed, UTC)
     return CachedModel(repo.repo_id, repo.repo_path, repo.size_on_disk, last_used, tuple(revisions))

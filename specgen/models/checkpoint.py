@@ -36,7 +36,16 @@ class Checkpoint:
 
     @property
     def is_gguf(self) -> bool:
-        return self.path.suffix == ".gguf" and self.path.is_file()
+        return self.path.suffix == ".gguf" and not self.path.is_dir()
+
+    @property
+    def header(self) -> Path:
+        """The .gguf file; before `fetch_weights` one that has a hole where its weights belong."""
+        if self.commit is None or self.path.is_file():
+            return self.path
+        from specgen.models.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
+
+        return Snapshot(self.ref, self.commit).header
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,10 +75,11 @@ class Checkpoint:
         """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
         sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
         if self.commit is not None and len(sizes) < len(self.weight_files):
-            from specgen.models.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
+            from specgen.models.snapshot import Snapshot  # noqa: PLC0415 - as above
 
-            listing = Snapshot(self.ref, self.commit).listing() or {}
-            return sum(listing.get(name, 0) for name in weight_names(self.path, listing))
+            snapshot = Snapshot(self.ref, self.commit)
+            listing = snapshot.listing() or {}
+            return sum(listing.get(name, 0) for name in snapshot.weights())
         return sum(sizes.values())
 
 
@@ -94,9 +104,10 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
 
     path, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
+    found = Checkpoint(ref, path, commit)
     if ref.file is not None:
-        _check_gguf(path)
-    return Checkpoint(ref, path, commit)
+        _check_gguf(found.header)
+    return found
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpoint]:

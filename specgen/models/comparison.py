@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from specgen.errors import SpecgenError
 from specgen.models.checkpoint import Checkpoint
+from specgen.models.licence import forbids_commerce
 from specgen.models.snapshot import Snapshot
 from specgen.models.summary import ModelSummary, summarize
 from specgen.models.tokenizer import Tokenizer
@@ -40,7 +41,8 @@ def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[Change]:
         both_known = before is not None and after is not None  # the weights of one of them may not be here
         if before != after and (both_known or name == "licence"):
             what = _NAMES.get(name, name)
-            yield Change(what, _shown(before), _shown(after), risky=name in ("licence", "architecture"))
+            nc = " (not for commercial use)" if name == "licence" and forbids_commerce(after) else ""
+            yield Change(what, _shown(before), _shown(after) + nc, risky=name in ("licence", "architecture"))
 
 
 def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
@@ -59,12 +61,17 @@ def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
 
 def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
     """The first id that means another token, where the vocabularies can be read."""
-    if old.is_gguf or all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
+    if not old.is_gguf and all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
         return
     try:
-        ours, theirs = Tokenizer.from_folder(old.path), Tokenizer.from_folder(new.path)
+        ours, theirs = _tokenizer(old), _tokenizer(new)
     except SpecgenError:
         ours = theirs = None
+    if old.is_gguf and ours and theirs:
+        if ours.chat_template != theirs.chat_template:
+            yield Change("chat template", "its text", "another text")
+        if ours.to_json() == theirs.to_json():
+            return
     if ours is None or theirs is None:
         yield Change("tokenizer", "its files", "other files", risky=True)
         return
@@ -78,6 +85,14 @@ def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
         f"{len(each):,} tokens, id {differing} {token!r}" for each, token in zip((before, after), tokens, strict=True)
     ]
     yield Change("tokenizer", shown[0], shown[1], risky=True)
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    if not checkpoint.is_gguf:
+        return Tokenizer.from_folder(checkpoint.path)
+    from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
+
+    return read_tokenizer(checkpoint.header)
 
 
 def _others(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:

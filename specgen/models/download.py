@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from specgen.errors import DownloadFailed
-from specgen.models.hub_client import api, constants
+from specgen.models.hub_client import api, constants, url_of
 from specgen.models.hub_errors import explain
 from specgen.models.reporting import Meter, Reporting, Stopped, run_jobs
 from specgen.models.snapshot import Snapshot
@@ -52,7 +52,13 @@ def _check_space(what: str, needed: int) -> None:
 
 
 def _get(snapshot: Snapshot, name: str, meter: Meter) -> None:
-    transfer = Transfer(meter, f"{snapshot.ref.source}: {name}", snapshot.hashes().get(name))
+    url = url_of(snapshot.ref.source, name, snapshot.commit)
+    transfer = Transfer(
+        meter,
+        f"{snapshot.ref.source}: {name}",
+        snapshot.hashes().get(name),
+        lambda: api().get_hf_file_metadata(url=url).location,
+    )
     get = partial(
         api().hf_hub_download,
         snapshot.ref.source,

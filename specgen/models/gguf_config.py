@@ -68,7 +68,7 @@ _OTHER_KEYS = (
 )
 # In the largest model of these families the scale of attention is not the heads' size; nothing but its depth tells.
 _LARGEST = {"gemma2": 46, "gemma3": 62}
-_ROPE_FACTORS = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 
 
 class _UnsupportedError(Exception):
@@ -156,7 +156,7 @@ def _rope(header: Header, given: Mapping[str, Any], head_size: int) -> dict[str,
         raise _UnsupportedError(f"rope.freq_base {theta!r}")
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     kind = given.get("rope.scaling.type", "none")
-    factors = header.tensor.get(_ROPE_FACTORS)
+    factors = header.tensor.get(ROPE_FACTORS)
     if kind == "none":
         return rope if factors is None else _llama3(np.asarray(factors.data), theta, head_size)
     if kind not in ("linear", "yarn") or factors is not None:

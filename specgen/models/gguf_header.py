@@ -9,8 +9,10 @@ from gguf import GGUFReader, GGUFValueType, LlamaFileType, ReaderTensor
 
 from specgen.errors import BadFile
 
+MAGIC = b"GGUF"
 _STRING_LENGTH = struct.Struct("<Q")
-_BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error)
+# What reading a file raises that is not whole.
+BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error)
 
 
 class Header(GGUFReader):
@@ -35,7 +37,7 @@ class Header(GGUFReader):
         """The items of an array. Raises BadFile."""
         try:
             return self._items(self.fields[name])
-        except _BROKEN as error:
+        except BROKEN as error:
             raise _broken(self.path) from error
 
     def _items(self, field: Any) -> list[Any]:
@@ -71,7 +73,7 @@ def open_header(path: Path) -> Header:
     try:
         status = path.stat()
         return _open(path, status.st_size, status.st_mtime_ns)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _broken(path) from error
 
 

@@ -27,7 +27,7 @@ from specgen.models.weights import CONFIG, INDEX, SINGLE, check_loadable, check_
 
 
 def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[tuple[Path, str]]:
-    """Get the small files of `ref`; its path and its commit. A GGUF file is small or not, its tokenizer is in it.
+    """Get the small files of `ref`, of a GGUF file its header; its path and its commit.
 
     Asks the hub one thing when all of them are here, nothing when the model is pinned.
     """
@@ -48,12 +48,13 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[
     snapshot = Snapshot(ref, commit)
     wanted = _small_files(snapshot, trust_remote_code)
     if offline or unreachable:
-        _demand(snapshot, [name for name in wanted if name != CARD], unreachable)
+        header = [ref.file] if ref.file and not snapshot.header.is_file() else []
+        _demand(snapshot, [name for name in wanted if name != CARD] + header, unreachable)
     else:
-        yield from download({snapshot: [name for name in wanted if name != ref.file]})
-        if not snapshot.is_whole():
-            yield from _terms(snapshot, gated=gated)
         yield from download({snapshot: wanted})
+        if not snapshot.is_whole():
+            yield from _header(snapshot)
+            yield from _terms(snapshot, gated=gated)
     if unreachable:
         yield Notice(f"{unreachable.message}; going on with the copy of {ref} in the cache")
     if pinned == ref:
@@ -72,6 +73,10 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
             _demand(snapshot, names, None)
     else:
         yield from download(wanted)
+    if any(snapshot.ref.file for snapshot in snapshots):
+        from specgen.models.gguf_remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
+
+        drop_headers(snapshots)
     for snapshot in snapshots:
         if _pinned(snapshot.ref) == snapshot.ref:
             snapshot.point_to()
@@ -79,11 +84,12 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
             pins.keep(snapshot.ref.source, snapshot.commit, revision_of(snapshot.ref))
 
 
-def resolve(ref: ModelRef) -> str:
-    """The commit that `ref` means on the hub now. Raises NotCached offline, and what `find` raises."""
+def resolve(ref: ModelRef) -> tuple[str, bool]:
+    """The commit that `ref` means on the hub now, and whether it is gated. Raises NotCached offline, and what `find`
+    raises."""
     if constants.is_offline_mode():
         raise NotCached(f"HF_HUB_OFFLINE is set, and only the hub knows what {ref} is now", hint="unset it")
-    return _resolve(ref)[0]
+    return _resolve(ref)
 
 
 def _pinned(ref: ModelRef) -> ModelRef:
@@ -115,14 +121,37 @@ def _resolve(ref: ModelRef) -> tuple[str, bool]:
     return commit, gated
 
 
+def _header(snapshot: Snapshot) -> Reporting[None]:
+    """What a .gguf file says of itself; all of it where the server sends nothing less."""
+    if snapshot.ref.file is None:
+        return
+    from specgen.models.gguf_remote import NoRangesError, fetch_header  # noqa: PLC0415 - as above
+
+    try:
+        yield from fetch_header(snapshot)
+    except NoRangesError as error:
+        yield Notice(f"{error.message}: {snapshot.ref} is downloaded before anything is known of it")
+        yield from download({snapshot: [snapshot.ref.file]})
+
+
 def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:
     """What to know before the weights are downloaded."""
-    page = f"{constants.ENDPOINT}/{snapshot.ref.source}"
     licence = read_licence(snapshot.folder)
     if forbids_commerce(licence):
-        yield Notice(f"{snapshot.ref.source} is not for commercial use: its licence is {licence}, see {page}")
+        yield Notice(
+            f"{snapshot.ref.source} is not for commercial use: its licence is {licence}, see {_page(snapshot.ref)}"
+        )
     if gated:
-        yield Notice(f"{snapshot.ref.source} is gated: you are bound by the terms that you accepted at {page}")
+        yield bound_by_terms(snapshot.ref)
+
+
+def bound_by_terms(ref: ModelRef) -> Notice:
+    """What to know of a gated model."""
+    return Notice(f"{ref.source} is gated: you are bound by the terms that you accepted at {_page(ref)}")
+
+
+def _page(ref: ModelRef) -> str:
+    return f"{constants.ENDPOINT}/{ref.source}"
 
 
 def _get_online(ref: ModelRef) -> str:
@@ -151,7 +180,7 @@ def _small_files(snapshot: Snapshot, trust_remote_code: bool) -> list[str]:
     card = [name for name in names if name == CARD]
     if snapshot.ref.file is not None:
         _check_file(snapshot.ref, names if listing is not None else [snapshot.ref.file])
-        return [*card, snapshot.ref.file]
+        return card
     if listing is not None:
         check_loadable(str(snapshot.ref), names)
     small = card + [

@@ -12,10 +12,11 @@ with warnings.catch_warnings():
 
 from huggingface_hub import constants
 from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils._headers import build_hf_headers
 
 import specgen
 
-__all__ = ["api", "constants", "huggingface_hub"]
+__all__ = ["api", "constants", "headers", "huggingface_hub", "url_of"]
 
 
 hub_logging.set_verbosity(logging.CRITICAL)
@@ -33,3 +34,13 @@ def api() -> huggingface_hub.HfApi:
     return huggingface_hub.HfApi(
         endpoint=constants.ENDPOINT, library_name="specgen", library_version=specgen.__version__
     )
+
+
+def headers() -> dict[str, str]:
+    """What goes with a request that `api` does not make: the token of the moment, and who asks."""
+    return build_hf_headers(library_name="specgen", library_version=specgen.__version__)
+
+
+def url_of(model: str, name: str, commit: str) -> str:
+    """Where the hub has a file; large ones are elsewhere, and it sends there for a while."""
+    return huggingface_hub.hf_hub_url(model, name, revision=commit, endpoint=constants.ENDPOINT)

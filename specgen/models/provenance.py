@@ -39,16 +39,20 @@ def licence(checkpoint: Checkpoint) -> str | None:
         return read_licence(checkpoint.path)
     from specgen.models.gguf_header import open_header  # noqa: PLC0415  0.3 s, only for GGUF
 
-    stated = open_header(checkpoint.path).values.get("general.license")
+    stated = open_header(checkpoint.header).values.get("general.license")
     if isinstance(stated, str):
         return stated
-    return read_licence(checkpoint.path.parent) if checkpoint.commit else None
+    if checkpoint.commit is None:
+        return None
+    from specgen.models.snapshot import Snapshot  # noqa: PLC0415 - as above, not for local files
+
+    return read_licence(Snapshot(checkpoint.ref, checkpoint.commit).folder)
 
 
 def file_hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """Name -> SHA-256 of the weights, the tokenizer and the configuration, of those that are here. Raises BadFile."""
     if checkpoint.is_gguf:
-        return {checkpoint.path.name: _of_file(checkpoint.path)}
+        return {checkpoint.path.name: _of_file(checkpoint.path)} if checkpoint.is_whole else {}
     small = [path for path in checkpoint.path.iterdir() if is_small(path.name)]
     files = {path for path in (*small, *checkpoint.weight_files) if path.is_file()}
     return {path.relative_to(checkpoint.path).as_posix(): _of_file(path) for path in sorted(files)}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from specgen.core import ModelRef
@@ -18,7 +19,7 @@ _SCALES = {"b": 1e9, "m": 1e6}
 
 def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
     """The models in the cache with the target's `model_type`, whole and smaller. Whether they fit, nobody knows yet."""
-    kind, size = _kind(target.config), target.weight_bytes
+    kind, size = _kind(_config(target)), _bytes(target)
     if kind is None:
         return
     for model in cached_models():
@@ -33,10 +34,11 @@ def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
                 continue
 
 
-def hub_siblings(ref: ModelRef) -> list[ModelRef]:
-    """The models of the hub whose names are that of `ref` but for a smaller size, from the smallest on.
+def hub_siblings(ref: ModelRef, most: int) -> list[ModelRef]:
+    """The models of the hub whose names are that of `ref` but for a smaller size, from the smallest on, `most` of them.
 
-    One request. Raises what `explain` makes of a failure.
+    One request; for a .gguf file one more each, for the file that is called like it. Raises what `explain` makes of a
+    failure.
     """
     owner, _, name = ref.source.partition("/")
     size = _size(name)
@@ -45,8 +47,21 @@ def hub_siblings(ref: ModelRef) -> list[ModelRef]:
     stem = name[: _matched(name).start()]
     try:
         listed = [str(model.id) for model in api().list_models(author=owner, search=stem.rstrip("-_."), limit=200)]
+        siblings = _smaller(ref, listed, size)[:most]
+        return siblings if ref.file is None else [found for each in siblings if (found := _like(ref, each))]
     except Exception as error:
         raise explain(error, ref) from error
+
+
+def _like(ref: ModelRef, sibling: ModelRef) -> ModelRef | None:
+    """The file of `sibling` whose name is that of the file of `ref`, but for the size that it tells."""
+    shape = _shape(ref.file or "")
+    names = [name for name in api().list_repo_files(sibling.source) if _shape(name) == shape]
+    return replace(sibling, file=names[0]) if len(names) == 1 else None
+
+
+def _smaller(ref: ModelRef, listed: list[str], size: float) -> list[ModelRef]:
+    owner = ref.source.partition("/")[0]
     smaller = {
         number: listed_id
         for listed_id in listed
@@ -54,6 +69,25 @@ def hub_siblings(ref: ModelRef) -> list[ModelRef]:
         if (number := _size(listed_id.partition("/")[2])) is not None and number < size
     }
     return [ModelRef(smaller[number]) for number in sorted(smaller)]
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """As the config of a folder, {} for a .gguf file that is not understood. Raises BadFile."""
+    if not checkpoint.is_gguf:
+        return checkpoint.config
+    from specgen.models.gguf_config import read_config  # noqa: PLC0415  0.3 s, only for GGUF
+
+    config = read_config(checkpoint.header)
+    return {} if isinstance(config, str) else config
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    """The size of the weights, of quantized ones in a .gguf file what it would be in two bytes a number."""
+    if not checkpoint.is_gguf:
+        return checkpoint.weight_bytes
+    from specgen.models.gguf_header import read_header  # noqa: PLC0415 - as above
+
+    return 2 * int(read_header(checkpoint.header)["parameters"])
 
 
 def _matched(name: str) -> re.Match[str]:

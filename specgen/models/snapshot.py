@@ -30,6 +30,11 @@ class Snapshot:
     def folder(self) -> Path:
         return self.repository / "snapshots" / self.commit
 
+    @property
+    def header(self) -> Path:
+        """Where the header of a .gguf file is kept until the file is here, see gguf_remote.py."""
+        return self.repository / "headers" / self.commit / (self.ref.file or "")
+
     def listing(self) -> dict[str, int] | None:
         """Name -> size in bytes of all files of the commit; None when the cache does not know them."""
         try:

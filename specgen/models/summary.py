@@ -13,7 +13,7 @@ from specgen.models.weights import tensor_shapes
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """None wherever nobody says. `parameters` needs the weights here; `files` are name -> bytes,
+    """None wherever nobody says. `parameters` needs the weights here, or a GGUF header; `files` are name -> bytes,
     of those here, `hashes` the SHA-256 of those that have a say in the text."""
 
     id: str
@@ -62,7 +62,7 @@ def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
 def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
     from specgen.models.gguf_header import read_header  # noqa: PLC0415  0.3 s, only for GGUF
 
-    header = read_header(checkpoint.path)
+    header = read_header(checkpoint.header)
     architecture = _first(str, header, "general.architecture")
     return ModelSummary(
         id=checkpoint.ref.name,
@@ -76,7 +76,7 @@ def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
         context_length=_first(int, header, f"{architecture}.context_length"),
         dtype=_first(str, header, "general.file_type"),
         licence=licence(checkpoint),
-        files={checkpoint.path.name: checkpoint.path.stat().st_size},
+        files={checkpoint.path.name: checkpoint.weight_bytes} if checkpoint.is_whole else {},
         hashes=file_hashes(checkpoint),
     )
 

@@ -1,12 +1,14 @@
 """Bytes from the hub: patient with a line that breaks, and sure of what arrived.
 
-huggingface_hub gives up after a few cuts, a second apart, and drops what it has; and it trusts what arrives. So its
-function that gets one file is wrapped here: it waits longer from cut to cut, goes on where it was, and a file whose
-hash is known is checked before it gets its name.
+huggingface_hub gives up after a few cuts, a second apart, and drops what it has; it asks the same address again, which
+is good for an hour or so; and it trusts what arrives. So its function that gets one file is wrapped here: it waits
+longer from cut to cut, goes on where it was, asks for a new address where the old one is refused, and a file whose hash
+is known is checked before it gets its name.
 """
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -24,6 +26,8 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _WORTH_SAYING_S = 4.0
 # What a server says that will be able to answer later.
 _PASSING = (500, 502, 503, 504)
+# What the servers of large files say of an address whose time is over: CloudFront and S3, and others.
+_EXPIRED = (400, 401, 403, 410)
 _LEFT_BEHIND = re.compile(r"(.+)\.[0-9a-f]{8}\.incomplete")
 _PIECE = 1 << 20
 
@@ -39,13 +43,15 @@ class _CutAgain(Exception):
 class Transfer:
     """The download of one file. huggingface_hub takes it for a class of tqdm bars, and for the bar.
 
-    `what` names the file, `sha256` is that of all of it, None where the hub does not say.
+    `what` names the file, `sha256` is that of all of it, None where the hub does not say. `locate` asks the hub where
+    the file is now.
     """
 
-    def __init__(self, meter: Meter, what: str, sha256: str | None) -> None:
+    def __init__(self, meter: Meter, what: str, sha256: str | None, locate: Callable[[], str] | None = None) -> None:
         self.meter = meter
         self.what = what
         self.sha256 = sha256
+        self.locate = locate
 
     def __call__(self, **_options: Any) -> Self:
         return self
@@ -94,7 +100,7 @@ def sweep(repository: Path) -> None:
 _http_get = file_download.http_get
 
 
-def _get_patiently(
+def get_patiently(
     url: str, temp_file: BinaryIO, *, tqdm_class: Any = None, _tqdm_bar: Any = None, **options: Any
 ) -> None:
     """huggingface_hub's http_get, see above. Raises what it raises, Stopped and Damaged."""
@@ -103,7 +109,7 @@ def _get_patiently(
     if _tqdm_bar is not None:
         raise _CutAgain  # http_get calls itself: it would try five times, always a second apart
     options |= {"tqdm_class": tqdm_class, "_tqdm_bar": tqdm_class, "_nb_retries": 0}
-    tries, had = 0, 0
+    tries, had, renewed_at = 0, 0, -1
     while True:
         try:
             _http_get(url, temp_file, **options | {"resume_size": temp_file.tell()})
@@ -111,13 +117,20 @@ def _get_patiently(
         except (_CutAgain, httpx2.TransportError, HfHubHTTPError) as error:
             tries = 0 if temp_file.tell() > had else tries
             had = temp_file.tell()
+            if tqdm_class.locate and had != renewed_at and _is_expired(error):  # once, and again after a byte
+                url, renewed_at = tqdm_class.locate(), had
+                continue
             if tries == len(WAITS) or not _passes(error):
                 raise _cause(error) from error
         _wait(tqdm_class.meter, WAITS[tries])
         tries += 1
 
 
-file_download.http_get = _get_patiently
+file_download.http_get = get_patiently
+
+
+def _is_expired(error: Exception) -> bool:
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in _EXPIRED
 
 
 def _passes(error: Exception) -> bool:

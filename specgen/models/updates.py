@@ -8,7 +8,7 @@ from specgen.events import Notice
 from specgen.models import pins
 from specgen.models.checkpoint import Checkpoint, fetch_all, find
 from specgen.models.comparison import Change, compare
-from specgen.models.hub import resolve
+from specgen.models.hub import bound_by_terms, resolve
 from specgen.models.reporting import Reporting
 from specgen.models.snapshot import Snapshot, cached_commit, is_commit
 
@@ -42,8 +42,10 @@ def look(ref: ModelRef) -> Reporting[Update]:
         raise ModelNotFound(f"{ref.source} is not in use yet", hint=f"get it with `specgen pull {ref}`")
     followed = pin.revision if pin and not is_commit(pin.revision) else "main"
     revision = ref.revision or followed
-    after = resolve(replace(ref, revision=revision))
+    after, gated = resolve(replace(ref, revision=revision))
     new = yield from find(replace(ref, revision=after), offline=False)
+    if gated and after != before:
+        yield bound_by_terms(ref)
     changes: list[Change] = []
     if after != before:
         try:

@@ -106,6 +106,12 @@ def test_ctrl_c_leaves_no_half_files(hub: HubServer, commit: str) -> None:
 # list
 
 
+def test_list_marks_a_model_that_was_only_looked_at(hub: HubServer, commit: str, run: Run) -> None:
+    run("show", "org/m")
+    assert run("list")[1].splitlines()[-1].endswith(f"  {commit[:8]} (main, without weights)")
+    assert json.loads(run("list", "--json")[1])[-1]["revisions"][0]["whole"] is False
+
+
 def test_list_shows_the_cached_models(hub: HubServer, commit: str, run: Run) -> None:
     run("pull", "org/m")
     code, out, err = run("list")

@@ -77,6 +77,7 @@ def test_options_stand_under_headings() -> None:
         (["show", "--offline", "storeis"], "did you mean 'stories'?"),
         (["run", "--offline", "-m", "org/targte", "hi"], "did you mean 'org/Target'?"),
         (["show", "--offline", "org/target@v9"], "did you mean 'org/Target'?"),
+        (["show", "--offline", "org/targte:a.gguf"], "did you mean 'org/Target'?"),
     ],
 )
 def test_what_is_misspelt_gets_a_suggestion(
@@ -98,8 +99,13 @@ def test_a_hub_that_does_not_answer_is_named_beside_the_suggestion(monkeypatch: 
     assert "; did you mean 'stories'?; check the connection\n" in invoke("show", "storeis").err
 
 
-def test_a_model_that_is_like_none_gets_no_suggestion() -> None:
-    outcome = invoke("show", "--offline", "org/something-else")
+@pytest.mark.parametrize("model", ["org/something-else", "org/Target:a.gguf"])
+def test_a_model_that_is_like_none_gets_no_suggestion(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--org--Target").mkdir()
+    outcome = invoke("show", "--offline", model)
     assert "did you mean" not in outcome.err
     assert "specgen pull" in outcome.err
 

@@ -4,10 +4,13 @@ import io
 import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from tests.cli.command import Run, Terminal
-from tests.fakes import backend
+from tests.fakes import END, backend
+from tests.gguf_files import add_byte_level, finish
 from tests.hub_server import CARD, HubServer, serve_hub, write_model
 
 hub = pytest.fixture(serve_hub)
@@ -52,7 +55,7 @@ def test_update_compares_and_asks(
     head, *changes = out.splitlines()
     assert head == f"org/m {commits[0][:8]} -> {commits[1][:8]} (main)"
     assert [line.split() for line in changes] == [
-        ["!", "licence", "apache-2.0", "->", "cc-by-nc-4.0"],
+        ["!", "licence", "apache-2.0", "->", "cc-by-nc-4.0", "(not", "for", "commercial", "use)"],
         ["weights", "400,080", "bytes", "->", "800,080", "bytes"],
     ]
     notice, question = err.splitlines()
@@ -66,6 +69,53 @@ def test_update_compares_and_asks(
     assert code == 0
     assert out.endswith(f"org/m is at {commits[1][:8]}; `specgen rollback org/m` goes back to {commits[0][:8]}\n")
     assert in_use(run) == commits[1]
+
+
+def test_update_names_terms_before_it_asks(
+    hub: HubServer, commits: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["org/m"].has_terms = True
+    for _ in range(2):  # also when its small files are here already
+        monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+        notices = run("update", "org/m")[2].splitlines()[:-1]
+        assert notices == [
+            f"specgen: org/m is not for commercial use: its licence is cc-by-nc-4.0, see {hub.url}/org/m",
+            f"specgen: org/m is gated: you are bound by the terms that you accepted at {hub.url}/org/m",
+        ]
+
+
+def test_update_to_what_is_gated_leaves_all_as_it_was(hub: HubServer, commits: list[str], run: Run) -> None:
+    hub.repositories["org/m"].gated = True
+    code, out, err = run("update", "org/m", "--yes")
+    assert (code, out) == (4, "")
+    assert err.startswith(f"specgen: org/m@{commits[1]} is gated; accept its terms at {hub.url}/org/m")
+    assert in_use(run) == commits[0]
+    assert run("pull", "org/m")[0] == 0
+
+
+def test_update_compares_the_headers_of_gguf_files(hub: HubServer, tmp_path: Path, run: Run) -> None:
+    for name, foreign, template in (("one", False, "a"), ("two", False, "b"), ("three", True, "b")):
+        (tmp_path / name).mkdir()
+        writer = gguf.GGUFWriter(tmp_path / name / "m.gguf", "llama")
+        add_byte_level(writer, backend(), template=template)
+        writer.add_tensor("weights", np.zeros(100_000, dtype=np.float32))
+        finish(writer, tmp_path / name / "m.gguf")
+        if foreign:
+            file = tmp_path / name / "m.gguf"
+            file.write_bytes(file.read_bytes().replace(END.encode(), b"?" * len(END)))
+    hub.publish("org/g", tmp_path / "one")
+    assert run("pull", "org/g:m.gguf")[0] == 0
+    hub.publish("org/g", tmp_path / "two")
+    size = (tmp_path / "two" / "m.gguf").stat().st_size
+    assert [line.split() for line in run("update", "org/g:m.gguf", "--yes")[1].splitlines()[1:-1]] == [
+        ["weights", f"{size:,}", "bytes", "->", "as", "many,", "but", "others"],
+        ["chat", "template", "its", "text", "->", "another", "text"],
+    ]
+    hub.publish("org/g", tmp_path / "three")
+    hub.requests.clear()
+    out = run("update", "org/g:m.gguf")[1]
+    assert "! tokenizer       320 tokens, id 0 '<|end|>' -> 320 tokens, id 0 '???????'" in out
+    assert all(request.range for request in hub.asked("cdn", "GET"))
 
 
 def test_update_in_a_pipe_only_shows(

@@ -7,9 +7,10 @@ import pytest
 
 from specgen.core import ModelRef
 from specgen.errors import ModelNotFound, SpecgenError
-from specgen.models.cache import cached_models, plan_removal
+from specgen.models.cache import cached_models, plan_removal, whole_models
 from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model
+from tests.models.test_hub_gguf import write as write_gguf
 
 hub = pytest.fixture(serve_hub)
 
@@ -52,6 +53,31 @@ def test_what_is_no_model_of_transformers_is_not_listed(commits: dict[str, str],
     for path in hub.cache.glob("models--org--two/snapshots/*/config.json"):
         path.unlink()
     assert [model.id for model in cached_models()] == ["org/one"]
+
+
+def test_a_model_that_was_only_looked_at_is_not_whole(hub: HubServer, tmp_path: Path) -> None:
+    for repo in ("org/one", "org/shards"):
+        hub.publish(repo, write_model(tmp_path / repo, shards=1 if repo == "org/one" else 2))
+        follow(find(ModelRef.parse(repo), offline=False), [].append)
+        assert not cached_models()[-1].revisions[0].is_whole
+        assert repo not in whole_models()
+        pull(repo)
+        assert cached_models()[-1].revisions[0].is_whole
+        assert repo in whole_models()
+
+
+def test_gguf_files_are_models_too(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "g").mkdir()
+    write_gguf(tmp_path / "g" / "a.gguf")
+    hub.publish("org/g", tmp_path / "g")
+    follow(find(ModelRef.parse("org/g:a.gguf"), offline=False), [].append)
+    assert cached_models() == [], "it is not here yet"
+    plan_removal([ModelRef("org/g")]).execute()
+    assert not (hub.cache / "models--org--g").exists(), "nor is its header any more"
+    pull("org/g:a.gguf")
+    assert [model.id for model in cached_models()] == ["org/g"]
+    plan_removal([ModelRef("org/g")]).execute()
+    assert cached_models() == []
 
 
 def test_removing_a_model_removes_all_of_it(commits: dict[str, str], hub: HubServer) -> None:

@@ -2,15 +2,50 @@
 
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from specgen.core import ModelRef
-from specgen.errors import BadFile, ModelNotFound, NotCached, UnsupportedModel
+from specgen.errors import AccessDenied, BadFile, DownloadFailed, ModelNotFound, NotCached, UnsupportedModel
+from specgen.events import Notice
+from specgen.models import gguf_remote
+from specgen.models.checkpoint import fetch_weights, follow
+from specgen.models.gguf_header import open_header
 from specgen.models.pins import pins
+from specgen.models.reporting import Meter
+from specgen.models.summary import summarize
 from tests.hub_server import CARD, HubServer, serve_hub
 from tests.models.pulling import small, whole
 
 hub = pytest.fixture(serve_hub)
+WEIGHTS = 1_000_000
+"""Bytes of the weights in a file of `write`; its header takes 40 KB."""
+
+
+def write(path: Path) -> None:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_license("mit")
+    writer.add_token_list([f"{path.name} {number}" for number in range(1500)])
+    writer.add_tensor("token_embd.weight", np.ones((WEIGHTS // 400, 100), dtype=np.float32))
+    writer.add_tensor("rope_freqs.weight", np.arange(1, 5, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def ranges(hub: HubServer) -> list[tuple[int, int]]:
+    """From which byte to which one parts of files were asked for; a whole file is (0, -1)."""
+    asked = [(request.range or "bytes=0--1").removeprefix("bytes=") for request in hub.asked("cdn", "GET")]
+    return [(int(first), int(last)) for first, _, last in (text.partition("-") for text in asked)]
+
+
+def left_behind(hub: HubServer) -> list[str]:
+    """What is in the cache of the file's first half, or of its weights."""
+    files = (path for path in hub.cache.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path.name for path in files if path.suffix == ".incomplete" or path.stat().st_blocks * 512 > WEIGHTS // 2]
 
 
 @pytest.fixture
@@ -18,7 +53,7 @@ def folder(hub: HubServer, tmp_path: Path) -> Path:
     folder = tmp_path / "m"
     folder.mkdir()
     for name in ("m-Q4_0.gguf", "m-Q8_0.gguf", "m-F32-00001-of-00002.gguf", "m-F32-00002-of-00002.gguf"):
-        (folder / name).write_bytes(b"GGUF" + name.encode() * 10_000)
+        write(folder / name)
     (folder / "README.md").write_text(CARD)
     (folder / "config.json").write_text("{}")
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
@@ -83,7 +118,118 @@ def test_a_part_is_refused_before_it_is_downloaded(hub: HubServer, folder: Path)
 
 
 def test_a_file_that_is_none(hub: HubServer, folder: Path) -> None:
-    (folder / "no.gguf").write_bytes(b"something else")
+    (folder / "no.gguf").write_bytes(b"something else" * 500_000)
+    (folder / "cut.gguf").write_bytes((folder / "m-Q8_0.gguf").read_bytes()[:20_000])
     hub.publish("org/m", folder)
-    with pytest.raises(BadFile, match="is not a GGUF file"):
-        small("org/m:no.gguf")
+    for name in ("no.gguf", "cut.gguf"):
+        hub.requests.clear()
+        with pytest.raises(BadFile, match=f"{name} is not a GGUF file"):
+            small(f"org/m:{name}")
+        assert len(ranges(hub)) == 1
+    assert not list(hub.cache.rglob("headers/*/*"))
+
+
+# The header alone
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_remote, "_FIRST", 8192)
+
+
+def test_the_header_comes_without_the_weights(hub: HubServer, folder: Path, pieces: None) -> None:
+    found = small("org/m:m-Q8_0.gguf")
+    header = open_header(found.header)
+    assert (found.is_gguf, found.is_whole, found.path.exists()) == (True, False, False)
+    assert header.array("tokenizer.ggml.tokens")[1499] == "m-Q8_0.gguf 1499"
+    assert header.tensor["rope_freqs.weight"].data.tolist() == [1, 2, 3, 4]
+    summary = summarize(found)
+    assert (summary.layers, summary.licence, summary.parameters, summary.files) == (2, "mit", WEIGHTS // 4 + 4, {})
+    assert found.weight_bytes == (folder / "m-Q8_0.gguf").stat().st_size
+    *growing, factors = ranges(hub)
+    assert growing == [(0, 8191), (8192, 16383), (16384, 32767), (32768, 65535)]
+    assert factors[1] - factors[0] == 15
+    assert left_behind(hub) == []
+    hub.requests.clear()
+    assert small("org/m:m-Q8_0.gguf").header == small("org/m:m-Q8_0.gguf", offline=True).header == found.header
+    assert ranges(hub) == [], "it is kept"
+    with pytest.raises(NotCached, match=r"org/m:m-Q8_0\.gguf is not complete"):
+        whole("org/m:m-Q8_0.gguf", offline=True)
+
+
+def test_the_header_goes_when_the_file_is_here(hub: HubServer, folder: Path) -> None:
+    found = small("org/m:m-Q8_0.gguf")
+    assert found.header != found.path
+    assert whole("org/m:m-Q8_0.gguf").header == found.path
+    assert not list(hub.cache.rglob("headers/*/*"))
+
+
+def test_a_cut_in_the_header_goes_on_within_the_piece(hub: HubServer, folder: Path) -> None:
+    hub.cuts["m-Q8_0.gguf"] = 1
+    found = small("org/m:m-Q8_0.gguf")
+    (start, end), (again, same_end) = ranges(hub)
+    assert start < again < end == same_end
+    assert open_header(found.header).array("tokenizer.ggml.tokens")[1499] == "m-Q8_0.gguf 1499"
+
+
+def test_a_hub_that_stays_away_leaves_nothing_of_the_header(
+    hub: HubServer, folder: Path, pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Meter, "pause", lambda *_: None)
+    hub.cuts["m-Q8_0.gguf"], hub.busy["m-Q8_0.gguf"] = 1, 99
+    with pytest.raises(DownloadFailed, match="answered 503 for org/m:m-Q8_0"):
+        small("org/m:m-Q8_0.gguf")
+    assert (left_behind(hub), list(hub.cache.rglob("headers/*/*"))) == ([], [])
+
+
+def test_closing_stops_the_header(hub: HubServer, folder: Path) -> None:
+    hub.stalled.add("m-Q8_0.gguf")
+
+    def interrupt(event: object) -> None:
+        if getattr(event, "done", 0):
+            raise KeyboardInterrupt
+
+    from specgen.models.checkpoint import find
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(find(ModelRef.parse("org/m:m-Q8_0.gguf"), offline=False), interrupt)
+    assert not list(hub.cache.rglob("headers/*/*"))
+
+
+def test_gated_files_tell_nothing(hub: HubServer, folder: Path) -> None:
+    hub.repositories["org/m"].gated = True
+    with pytest.raises(AccessDenied, match=r"org/m:m-Q8_0\.gguf is gated; accept its terms at"):
+        small("org/m:m-Q8_0.gguf")
+
+
+def test_terms_are_named_between_the_header_and_the_weights(hub: HubServer, folder: Path) -> None:
+    (folder / "README.md").write_text(CARD.replace("apache-2.0", "cc-by-nc-4.0"))
+    hub.publish("org/m", folder)
+    told: list[object] = []
+    small("org/m:m-Q8_0.gguf", events=told)
+    assert [event.text for event in told if isinstance(event, Notice)] == [
+        f"org/m is not for commercial use: its licence is cc-by-nc-4.0, see {hub.url}/org/m"
+    ]
+
+
+def test_a_mirror_that_sends_whole_files_only(hub: HubServer, folder: Path, pieces: None) -> None:
+    hub.resumes = False
+    told: list[object] = []
+    assert small("org/m:m-Q8_0.gguf", events=told).is_whole
+    text = f"{hub.url} sends no parts of files: org/m:m-Q8_0.gguf is downloaded before anything is known of it"
+    assert Notice(text) in told
+
+
+def test_a_header_that_was_damaged_on_its_way_is_found_out(hub: HubServer, folder: Path) -> None:
+    found = small("org/m:m-Q8_0.gguf")
+    content = found.header.read_bytes()
+    found.header.write_bytes(content.replace(b"m-Q8_0.gguf 700", b"m-Q8_0.gguf 70?"))
+    with pytest.raises(BadFile, match=r"the header of org/m:m-Q8_0\.gguf arrived damaged; run it again"):
+        follow(fetch_weights(found, offline=False), [].append)
+    assert whole("org/m:m-Q8_0.gguf").is_whole
+
+
+def test_a_kept_header_that_cannot_be_read_is_fetched_again(hub: HubServer, folder: Path) -> None:
+    found = small("org/m:m-Q8_0.gguf")
+    found.header.write_bytes(b"GGUF" + bytes(found.weight_bytes - 4))
+    assert open_header(small("org/m:m-Q8_0.gguf").header).lengths["tokenizer.ggml.tokens"] == 1500

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from specgen.errors import DownloadFailed, NotCached
+from specgen.errors import AccessDenied, DownloadFailed, NotCached
 from specgen.events import Notice, Progress
 from specgen.models import transfer
 from specgen.models.checkpoint import fetch_all, fetch_weights, follow
 from specgen.models.reporting import Meter
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 from tests.models.pulling import names, small, whole
+from tests.models.test_hub_gguf import write as write_gguf
 
 hub = pytest.fixture(serve_hub)
 WEIGHTS = "model.safetensors"
@@ -45,6 +46,11 @@ def blobs(hub: HubServer) -> list[Path]:
 def starts(hub: HubServer) -> list[int]:
     """From which byte on the weights were asked for, each time."""
     return [int((request.range or "bytes=0-")[6:-1]) for request in hub.asked("cdn", "GET")]
+
+
+def expire(hub: HubServer) -> None:
+    """The addresses of large files that were given so far are refused from now on."""
+    hub.signature = f"{hub.signature}1"
 
 
 # Cuts
@@ -111,6 +117,41 @@ def test_a_server_that_cannot_resume_starts_again(
     assert (checkpoint.path / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
     assert sum(counted) == checkpoint.weight_bytes  # no byte counts twice
     assert min(counted) < 0
+
+
+def test_an_address_whose_time_is_over_is_renewed(hub: HubServer, folder: Path, waits: list[float]) -> None:
+    hub.publish("org/m", folder)
+    checkpoint = small()
+    hub.cuts[WEIGHTS], hub.after_cut = 2, lambda: expire(hub)
+    follow(fetch_weights(checkpoint, offline=False), [].append)
+    assert (checkpoint.path / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    first, refused, second, refused_again, third = starts(hub)
+    assert (first, refused, refused_again) == (0, second, third)
+    assert 0 < second < third, "what is here is not asked for again"
+    assert waits == [1.0, 1.0], "only the cuts are waited for"
+
+
+def test_an_address_that_stays_refused_is_given_up(hub: HubServer, folder: Path, waits: list[float]) -> None:
+    hub.publish("org/m", folder)
+    checkpoint = small()
+    hub.cuts[WEIGHTS], hub.after_cut = 1, lambda: setattr(hub, "signature", None)
+    with pytest.raises(AccessDenied, match="the hub refuses org/m to this token"):
+        follow(fetch_weights(checkpoint, offline=False), [].append)
+    assert len(starts(hub)) == 3
+    assert (blobs(hub), WEIGHTS in names(checkpoint)) == ([], False)
+
+
+def test_a_model_that_becomes_gated_meanwhile_says_so(hub: HubServer, folder: Path, waits: list[float]) -> None:
+    hub.publish("org/m", folder)
+    checkpoint = small()
+
+    def gate() -> None:
+        expire(hub)
+        hub.repositories["org/m"].gated = True
+
+    hub.cuts[WEIGHTS], hub.after_cut = 1, gate
+    with pytest.raises(AccessDenied, match="org/m is gated; accept its terms at"):
+        follow(fetch_weights(checkpoint, offline=False), [].append)
 
 
 # Damage
@@ -269,6 +310,20 @@ def test_a_read_only_cache_serves_what_is_in_it(
     assert whole() == before
     assert whole("org/m@main").commit == before.commit
     assert whole(offline=True) == before
+
+
+def test_a_read_only_cache_and_the_headers_of_gguf_files(
+    hub: HubServer, tmp_path: Path, read_only: Callable[[], None]
+) -> None:
+    (tmp_path / "g").mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        write_gguf(tmp_path / "g" / name)
+    hub.publish("org/g", tmp_path / "g")
+    kept = small("org/g:a.gguf")
+    read_only()
+    assert small("org/g:a.gguf") == kept
+    with pytest.raises(DownloadFailed, match=rf"cannot write to {hub.cache}; set HF_HOME to a folder"):
+        small("org/g:b.gguf")
 
 
 def test_a_read_only_cache_says_so_when_something_is_missing(

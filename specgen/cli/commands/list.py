@@ -10,9 +10,10 @@ from specgen.cli.printing import print_json
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """List the models that specgen could load now: its bundled pairs, and those in the Hugging Face cache.
+    """List the models that are here: the bundled pairs, and those in the Hugging Face cache.
 
-    SIZE counts all revisions of a model. `specgen show MODEL` says more, `specgen rm MODEL` deletes.
+    SIZE counts all revisions of a model. One without weights was only looked at; a run downloads the rest.
+    `specgen show MODEL` says more, `specgen rm MODEL` deletes.
 
     Examples:
 
@@ -37,6 +38,7 @@ def command(
                     {
                         "commit": revision.commit,
                         "names": list(revision.names),
+                        "whole": revision.is_whole,
                         "pinned": (model.id, revision.commit) in pinned,
                         "path": str(revision.path),
                     }
@@ -54,6 +56,7 @@ def command(
         revisions = []
         for revision in model.revisions:
             names = [*revision.names, *(["in use"] if (model.id, revision.commit) in pinned else [])]
+            names += [] if revision.is_whole else ["without weights"]
             revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.append((model.id, in_words(model.size), used, ", ".join(revisions)))

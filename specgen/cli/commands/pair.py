@@ -28,15 +28,15 @@ def command(
 ) -> None:
     """Rank the drafts for a target: the curated one, and smaller models of its family, cached or on the hub.
 
-    Tokenizers are fetched and compared, weights are not. The speed-up is a prediction from sizes and an acceptance
-    rate that is taken for granted; `specgen bench` measures. docs/models.md has the formula.
+    Tokenizers are fetched and compared, weights are not. The speed-up is a prediction from sizes and the acceptance
+    rate of past answers of the two, else an assumed one; `specgen bench` measures. docs/models.md has the formula.
 
     Examples:
 
         specgen pair stories
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
-    from specgen.choosing import ACCEPTANCE, rank_drafts
+    from specgen.choosing import rank_drafts
     from specgen.engine.devices import choose_device
     from specgen.models.checkpoint import find, follow
     from specgen.pairs import resolve
@@ -51,17 +51,16 @@ def command(
         line.close()
     rows = [_row(candidate) for candidate in candidates]
     if json:
-        figures = {"target": checkpoint.ref.source, "acceptance_rate": ACCEPTANCE, "candidates": rows}
-        print_json(figures)
+        print_json({"target": checkpoint.ref.name, "candidates": rows})
         return
-    _print(rows, ACCEPTANCE)
+    _print(rows)
 
 
 def _row(candidate: Any) -> dict[str, Any]:
     """A candidate as plain data; sizes in bytes."""
     plan = candidate.plan
     return {
-        "draft": candidate.ref.source,
+        "draft": candidate.ref.name,
         "origin": candidate.origin,
         "shared_tokens": candidate.compared[1] if candidate.compared else None,
         "memory": plan.total if plan else None,
@@ -69,11 +68,14 @@ def _row(candidate: Any) -> dict[str, Any]:
         "download": plan.draft.download if plan and plan.draft else None,
         "speed_up": round(candidate.speed_up, 2) if candidate.speed_up else None,
         "num_draft_tokens": candidate.draft_length,
+        "acceptance_rate": round(candidate.expected.rate, 3),
+        "acceptance_basis": candidate.expected.basis,
+        "past_answers": candidate.expected.answers,
         "rejected": candidate.rejected,
     }
 
 
-def _print(rows: list[dict[str, Any]], acceptance: float) -> None:
+def _print(rows: list[dict[str, Any]]) -> None:
     from specgen.render.sanitize import sanitize
     from specgen.sizes import in_words
 
@@ -83,11 +85,12 @@ def _print(rows: list[dict[str, Any]], acceptance: float) -> None:
             typer.echo(f"{name}: rejected: {sanitize(row['rejected'])}")
             continue
         more = f", {in_words(row['download'])} to download" if row["download"] else ""
+        rate = f"{row['acceptance_rate']:.0%} accepted ({row['acceptance_basis']})"
         typer.echo(
-            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']}, {row['shared_tokens']} tokens shared, "
-            f"{in_words(row['memory'])} of memory for both{more}"
+            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, "
+            f"{row['shared_tokens']} tokens shared, {in_words(row['memory'])} of memory for both{more}"
         )
     if any(row["rejected"] is None for row in rows):
-        typer.echo(f"Predicted for {acceptance:.0%} of drafted tokens accepted; `specgen bench` measures.")
+        typer.echo("These are predictions; `specgen bench` measures.")
     else:
         typer.echo("No draft model fits: use --draft lookup, which --draft auto does.")

@@ -24,14 +24,14 @@ def command(
         specgen pairs --json
     """
     from specgen.engine.devices import choose_device
-    from specgen.models.cache import cached_models
+    from specgen.models.cache import whole_models
     from specgen.pairs import curated, is_verified, models_of
     from specgen.planning import fits_roughly
     from specgen.render.columns import align
     from specgen.sizes import in_words
 
     device = choose_device(Device.AUTO)
-    cached = {model.id for model in cached_models()}
+    cached = whole_models()
     rows = []
     for pair in curated().values():
         models = models_of(pair)

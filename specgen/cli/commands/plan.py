@@ -27,6 +27,7 @@ def command(
     """
     target = named_model(models)
 
+    from specgen.choosing import smaller_draft
     from specgen.loading import prepare
     from specgen.models.reporting import follow
     from specgen.pairs import resolve, resolve_draft
@@ -37,10 +38,12 @@ def command(
     line = ProgressLine(sys.stderr)
     try:
         prepared = follow(prepare(resolve(target), resolve_draft(models.draft), options), line.show)
+        plan = prepared.plan
+        alternatives = [] if plan.fits else what_fits(plan, options)
+        if plan.draft and not plan.fits and (smaller := follow(smaller_draft(plan, options), line.show)):
+            alternatives.append(f"--draft {smaller}")
     finally:
         line.close()
-    plan = prepared.plan
-    alternatives = [] if plan.fits else what_fits(plan, options)
     by_model = "hybrid" if options.lookup else "model"
     figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else by_model}
     figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives
@@ -61,7 +64,7 @@ def _figures(plan: Any) -> dict[str, Any]:
         "models": [
             {
                 "role": role,
-                "id": model.checkpoint.ref.source,
+                "id": model.checkpoint.ref.name,
                 "dtype": str(model.placement.dtype).removeprefix("torch."),
                 "quant": "int8" if model.placement.int8 else "none",
                 "weights": model.footprint.weights,

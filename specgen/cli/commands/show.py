@@ -27,8 +27,8 @@ def command(
 ) -> None:
     """Show what a model is and where it came from: commit, licence, architecture, size, files and their SHA-256.
 
-    Of a model of the hub that is not cached only the small files are downloaded, never the weights; but a GGUF file,
-    which has everything in one, is downloaded.
+    Of a model of the hub that is not cached only the small files are downloaded, of a GGUF file the header: never the
+    weights.
 
     Examples:
 

@@ -80,7 +80,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> Description | str:
     if checkpoint.is_gguf:
         from specgen.engine.runners.gguf_tensors import describe_gguf  # noqa: PLC0415  0.1 s, only for GGUF
 
-        return describe_gguf(checkpoint.path)
+        return describe_gguf(checkpoint.header)
     description = describe(checkpoint.config)
     if isinstance(description, str):
         return description

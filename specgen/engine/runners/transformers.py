@@ -156,8 +156,8 @@ def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_cod
 
 def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tokenizer:
     """The tokenizer of a model that has no tokenizer.json: a GGUF file, or older files of the hub."""
-    folder = checkpoint.path.parent if checkpoint.is_gguf else checkpoint.path
-    arguments = {"gguf_file": checkpoint.path.name} if checkpoint.is_gguf else {}
+    folder = checkpoint.header.parent if checkpoint.is_gguf else checkpoint.path
+    arguments = {"gguf_file": checkpoint.header.name} if checkpoint.is_gguf else {}
     with _unsupported(checkpoint):
         converted = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code, **arguments
@@ -170,6 +170,9 @@ def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tok
     return Tokenizer(backend, special_tokens=special, chat_template=template)
 
 
+_LOADING = (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError)
+
+
 @contextlib.contextmanager
 def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
     """What transformers raises for a model it cannot load, as one line. Being out of memory is no such thing."""
@@ -177,7 +180,9 @@ def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
         # Reading a GGUF file draws a bar that no setting of transformers turns off.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, _LOADING):  # tokenizers raises nothing narrower
+            raise
         # RuntimeError: what a package for quantized weights says of a device, and torch of an operation.
         plain = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
         if plain and (quant_method(checkpoint) is None or "memory" in str(error)):

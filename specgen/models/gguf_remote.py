@@ -1,0 +1,154 @@
+"""The header of a .gguf file of the hub, fetched without the weights behind it.
+
+A header says how large it is only by what is in it, so it is asked for in pieces, each as large as all before it. What
+comes is kept beside the commit as a file of the right size with a hole where the weights belong: whatever reads a
+.gguf file reads this one, too. It goes away when the file itself is here.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+from specgen.errors import BadFile, DownloadFailed
+from specgen.models.gguf_config import ROPE_FACTORS
+from specgen.models.gguf_header import BROKEN, MAGIC, Header, open_header
+from specgen.models.hub_client import constants, headers, url_of
+from specgen.models.hub_errors import explain
+from specgen.models.reporting import Meter, Reporting, Stopped, run_jobs
+from specgen.models.snapshot import Snapshot
+from specgen.models.transfer import Transfer, get_patiently
+
+_FIRST = 1 << 20
+# The largest vocabularies there are take a quarter of it.
+_LONGEST = 1 << 26
+# Tensors that belong to the description of a model: a few hundred bytes.
+_DESCRIBING = (ROPE_FACTORS,)
+
+
+class NoRangesError(DownloadFailed):
+    """The server sends whole files only."""
+
+
+class _Prefix(Header):
+    """A header at the start of a file that may end anywhere behind it: there are no tensors."""
+
+    def _build_tensors(self, start_offs: int, fields: object) -> None:
+        pass
+
+
+class _Part(Transfer):
+    """The transfer of so many bytes, and not one more."""
+
+    def __init__(self, meter: Meter, what: str, size: int) -> None:
+        super().__init__(meter, what, None)
+        self._left = size
+
+    def update(self, count: float | None = 1) -> None:
+        self._left -= int(count or 0)
+        if self._left < 0:
+            raise NoRangesError(f"{constants.ENDPOINT} sends no parts of files", hint="try it without the mirror")
+        super().update(count)
+
+
+def fetch_header(snapshot: Snapshot) -> Reporting[None]:
+    """Get the header of the .gguf file that `snapshot` asks for, where it is not here.
+
+    Raises BadFile for a file that is none, NoRangesError, and what `download` raises.
+    """
+    header, size = snapshot.header, (snapshot.listing() or {}).get(snapshot.ref.file or "", 0)
+    if _is_kept(header, size):
+        return
+    new = header.with_name(f"{header.name}.{os.getpid()}")
+    try:
+        header.parent.mkdir(parents=True, exist_ok=True)
+        snapshot.folder.mkdir(parents=True, exist_ok=True)  # what deletes a model looks for commits
+        new.touch()
+        end = yield from _beginning(snapshot, new, size)
+        with new.open("r+b") as file:
+            file.truncate(size)
+        for tensor in (open_header(new).tensor.get(name) for name in _DESCRIBING):
+            if tensor is not None and (start := int(tensor.data_offset)) + int(tensor.n_bytes) > end:
+                yield from _piece(snapshot, new, start, start + int(tensor.n_bytes))
+        new.replace(header)
+    except OSError as error:
+        raise explain(error, snapshot.ref) from error
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def drop_headers(snapshots: Sequence[Snapshot]) -> None:
+    """Delete the headers of files that are here now. Raises BadFile where one was not that of its file."""
+    for snapshot in snapshots:
+        header, whole = snapshot.header, snapshot.folder / (snapshot.ref.file or "")
+        if not (header.is_file() and whole.is_file()):
+            continue
+        length = int(open_header(whole).data_offset)
+        same = _read(header, length) == _read(whole, length)
+        with suppress(OSError):
+            header.unlink()
+        if not same:
+            raise BadFile(
+                f"the header of {snapshot.ref} arrived damaged", hint="run it again: the file itself is whole"
+            )
+
+
+def _is_kept(header: Path, size: int) -> bool:
+    try:
+        open_header(header)
+    except BadFile:
+        return False
+    return header.stat().st_size == size
+
+
+def _read(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
+
+
+def _beginning(snapshot: Snapshot, file: Path, size: int) -> Reporting[int]:
+    """Get bytes from the start of the .gguf file on, until its header is among them; how many they are."""
+    end = 0
+    while end < min(size, _LONGEST):
+        start, end = end, min(2 * end or _FIRST, size, _LONGEST)
+        yield from _piece(snapshot, file, start, end)
+        if start == 0 and not _starts_well(file):
+            break
+        if _has_header(file):
+            return end
+    raise BadFile(f"{snapshot.ref} is not a GGUF file", hint="choose another one")
+
+
+def _starts_well(file: Path) -> bool:
+    return _read(file, len(MAGIC)) == MAGIC
+
+
+def _has_header(file: Path) -> bool:
+    try:
+        return bool(_Prefix(file).data_offset <= file.stat().st_size)
+    except BROKEN:
+        return False
+
+
+def _piece(snapshot: Snapshot, file: Path, start: int, end: int) -> Reporting[None]:
+    yield from run_jobs(f"the header of {snapshot.ref.name}", start, end, [partial(_get, snapshot, file, start, end)])
+
+
+def _get(snapshot: Snapshot, file: Path, start: int, end: int, meter: Meter) -> None:
+    name = snapshot.ref.file or ""
+    part = _Part(meter, f"{snapshot.ref.source}: {name}", end - start)
+    data = BytesIO()
+    try:
+        url = url_of(snapshot.ref.source, name, snapshot.commit)
+        asked = headers() | {"Range": f"bytes={start}-{end - 1}"}
+        get_patiently(url, data, headers=asked, expected_size=end - start, tqdm_class=part)
+    except Stopped:
+        raise
+    except Exception as error:
+        raise explain(error, snapshot.ref) from error
+    with file.open("r+b") as opened:
+        opened.seek(start)
+        opened.write(data.getvalue())
