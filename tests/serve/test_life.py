@@ -118,6 +118,7 @@ def test_ps_and_stop_answer_while_it_loads(tmp_path: Path) -> None:
             server.server.stop()
             server.thread.join(LONG)
             assert not server.thread.is_alive()
+            assert server.server.shelf.join(LONG)
             with pytest.raises(openai.InternalServerError, match="the server is ending"):
                 waiting.result()
     assert server.notices == []
