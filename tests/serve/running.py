@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pytest
 import torch
 from openai import OpenAI
 
+from specgen.core import EngineOptions, ModelRef
 from specgen.engine.interfaces import Rows
 from specgen.engine.tokens import Tokens
-from specgen.events import Event, Notice
+from specgen.events import Event, Notice, Progress
+from specgen.loading import Pair
 from specgen.serve.limits import Limits
 from specgen.serve.place import take_place
 from specgen.serve.server import Server
+from specgen.serve.shelf import Opening, Wanted
 from specgen.session import Session
 from tests.fakes import Speaker, encode, fake_session
 
@@ -55,30 +58,50 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(session: Session, folder: Path, *, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
-    """A server over `session`, whose socket is in `folder`; its end is waited for."""
+def running(
+    session: Session,
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    opening: Opening | None = None,
+    wait: bool = True,
+    **options: Any,
+) -> Iterator[Running]:
+    """A server over `session`, whose socket is in `folder`; its end is waited for, and that it is loaded."""
     told: list[Event] = []
     answers = threading.Event()
 
     def tell(event: Event) -> None:
         told.append(event)
-        answers.set()
+        if isinstance(event, Notice):
+            answers.set()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
         with take_place("127.0.0.1:0", has_key=False) as place:
-            server = Server(session, "fake", place, limits=limits, show=tell, **options)
+            wanted = Wanted("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
+            server = Server(place, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options)
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
             assert place.path
             try:
-                assert answers.wait(LONG)
+                assert not wait or answers.wait(LONG)
                 yield Running(server, place.url, place.path, thread, told)
             finally:
                 server.stop()
                 thread.join(LONG)
                 assert not thread.is_alive()
+
+
+def opening_of(*sessions: Session) -> Opening:
+    """What loads pairs that are there: the second one under the name `other`."""
+
+    def load(target: ModelRef, *_: object) -> Generator[Event, None, Pair]:
+        yield Progress("loading fake")
+        return sessions[target.source == "other"].pair
+
+    return load
 
 
 class Gated(Speaker):
