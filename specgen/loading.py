@@ -32,6 +32,8 @@ UNLIMITED = 1 << 20
 T = TypeVar("T")
 Examine: TypeAlias = Callable[[Tokenizer, int], object]
 """Looks at a prompt with the target's tokenizer and the length of the context, and raises what is wrong with it."""
+MakeRoom: TypeAlias = Callable[[Plan], Generator[Event, None, Plan]]
+"""Frees memory for a pair where others hold it. Gives the plan with what is free then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class Pair:
     @property
     def loaded_draft(self) -> LoadedModel | None:
         return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
+
+
+Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, Examine | None], Generator[Event, None, Pair]]
+"""Loads a pair as open_pair does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,11 @@ def _settled(
 
 
 def open_pair(
-    target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None = None
+    target: ModelRef,
+    draft: str,
+    options: EngineOptions,
+    examine: Examine | None = None,
+    make_room: MakeRoom | None = None,
 ) -> Generator[Event, None, Pair]:
     """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
 
@@ -116,7 +126,8 @@ def open_pair(
     prepared = yield from prepare(target, draft, options)
     draft, device = prepared.drafter, prepared.device
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
-    if dropped := check(prepared.plan, options):
+    plan = (yield from make_room(prepared.plan)) if make_room else prepared.plan
+    if dropped := check(plan, options):
         yield Notice(dropped)
         draft, draft_checkpoint = LOOKUP, None
     models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]

@@ -22,7 +22,7 @@ from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
-from specgen.loading import Examine, Pair, open_pair, with_draft
+from specgen.loading import Examine, Opener, Pair, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
@@ -34,13 +34,17 @@ class Session:
 
     target: the name of a curated pair, a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the
     same, or `lookup` (n-grams of the prompt and the output), `none`, or `auto`: the draft of the curated pair, else a
-    smaller model of the target's family, else `lookup`. One session runs one generation at a time.
+    smaller model of the target's family, else `lookup`. `opener` loads the pair. One session runs one generation at a
+    time.
     """
 
-    def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, target: str, draft: str = "auto", options: EngineOptions | None = None, *, opener: Opener = open_pair
+    ) -> None:
         self.target = target
         self._target, self._draft = resolve(target), resolve_draft(draft)
         self._options = options or EngineOptions()
+        self._opener = opener
         self._pair: Pair | None = None
         self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
@@ -70,6 +74,11 @@ class Session:
         self._stopping = reason
 
     @property
+    def opened(self) -> Pair | None:
+        """The loaded pair, if it is loaded."""
+        return self._pair
+
+    @property
     def pair(self) -> Pair:
         """The loaded pair. Raises UsageError before `open` has run."""
         if self._pair is None:
@@ -80,7 +89,7 @@ class Session:
         """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
             with memory_errors():
-                self._pair = yield from open_pair(self._target, self._draft, self._options, examine)
+                self._pair = yield from self._opener(self._target, self._draft, self._options, examine)
         elif examine:
             examine(self._pair.tokenizer, self._pair.context_length)
 
@@ -220,7 +229,7 @@ def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Ev
     return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
 
 
-def failing(events: Iterator[Event]) -> Iterator[Event]:
+def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
     """`events`, with a failure that a user can cause as the last event."""
     try:
         yield from events

@@ -15,15 +15,16 @@ from starlette.types import ASGIApp
 
 from specgen.events import Event, Failed, Finished, Notice, Started, Step
 from specgen.serve.answers import Answer
-from specgen.serve.engine import Engine, Job
+from specgen.serve.engine import Job
 from specgen.serve.failures import Refused, of_error
 from specgen.serve.guard import Guard, response
 from specgen.serve.limits import Limits
 from specgen.serve.metrics import CONTENT_TYPE, Metrics
 from specgen.serve.place import PRIVATE
 from specgen.serve.questions import Question, read_chat, read_completion
+from specgen.serve.shelf import Shelf, Wanted
 
-Wanted = TypeVar("Wanted", Started, Finished)
+Kind = TypeVar("Kind", Started, Finished)
 Read = Callable[[bytes, int], Question]
 
 
@@ -31,9 +32,8 @@ Read = Callable[[bytes, int], Question]
 class Parts:
     """What the paths speak of. `status` and `stop` are for the socket alone; `show` tells whoever runs the server."""
 
-    model: str
     created: int
-    engine: Engine
+    shelf: Shelf
     metrics: Metrics
     limits: Limits
     key: str | None
@@ -47,11 +47,10 @@ def make_app(parts: Parts) -> ASGIApp:
     """The application that uvicorn runs."""
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(parts)]})
+        return JSONResponse({"object": "list", "data": [_model(name, parts) for name in parts.shelf.names]})
 
     async def model(request: Request) -> Response:
-        _check_model(request.path_params["name"], parts)
-        return JSONResponse(_model(parts))
+        return JSONResponse(_model(_find(request.path_params["name"], parts).target, parts))
 
     async def chat(request: Request) -> Response:
         return await _answer(request, read_chat, parts)
@@ -103,27 +102,31 @@ async def _no_path(request: Request, error: Exception) -> Response:
     return response(Refused(words, status=error.status_code, headers=error.headers))
 
 
-def _model(parts: Parts) -> dict[str, Any]:
-    return {"id": parts.model, "object": "model", "created": parts.created, "owned_by": "specgen"}
+def _model(name: str, parts: Parts) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": parts.created, "owned_by": "specgen"}
 
 
-def _check_model(name: str | None, parts: Parts) -> None:
-    if name not in (None, parts.model):
-        raise Refused(
-            f"no model '{name}' here; this server has '{parts.model}'",
-            status=404,
-            param="model",
-            code="model_not_found",
-        )
+def _find(name: str | None, parts: Parts) -> Wanted:
+    """The pair of that name. Raises Refused."""
+    if (found := parts.shelf.find(name)) is not None:
+        return found
+    names = " and ".join(f"'{known}'" for known in parts.shelf.names) or "none"
+    words = f"no model '{name}' here" if name else "no model is loaded"
+    raise Refused(f"{words}; this server has {names}", status=404, param="model", code="model_not_found")
+
+
+def _caller(request: Request, question: Question) -> str:
+    """Whose turn it is: `user` where a caller says who asks, else the machine that it asks from."""
+    return question.user or (request.client.host if request.client else "")
 
 
 async def _answer(request: Request, read: Read, parts: Parts) -> Response:
     """Wait for the turn of a question, then answer it, whole or as it comes."""
     question = read(await _body(request, parts.limits), parts.limits.stops)
-    _check_model(question.model, parts)
-    job = parts.engine.ask(question)
+    wanted = _find(question.model, parts)
+    job = parts.shelf.engine(wanted).ask(question.answer, _caller(request, question))
     watcher = asyncio.create_task(_cancel_when_gone(request, job))
-    answer = Answer(parts.model, is_chat=question.is_chat)
+    answer = Answer(wanted.target, is_chat=question.is_chat)
     streaming = False
     try:
         notices: list[str] = []
@@ -131,7 +134,7 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
         if question.stream:
             streaming = True
             return StreamingResponse(
-                _chunks(job, watcher, answer, started, notices),
+                _chunks(question, job, watcher, answer, started, notices),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-cache"},
             )
@@ -142,7 +145,7 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
             job.cancel()
 
 
-async def _until(kind: type[Wanted], job: Job, notices: list[str]) -> Wanted:
+async def _until(kind: type[Kind], job: Job, notices: list[str]) -> Kind:
     """The next event of this kind; notices on the way are kept. Raises Refused where the answer fails."""
     while True:
         match await job.next():
@@ -155,7 +158,12 @@ async def _until(kind: type[Wanted], job: Job, notices: list[str]) -> Wanted:
 
 
 async def _chunks(
-    job: Job, watcher: "asyncio.Task[None]", answer: Answer, started: Started, notices: list[str]
+    question: Question,
+    job: Job,
+    watcher: "asyncio.Task[None]",
+    answer: Answer,
+    started: Started,
+    notices: list[str],
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events. A failure is the last of them: the status has been sent."""
     try:
@@ -172,7 +180,7 @@ async def _chunks(
                     return
                 case Finished() as finished:
                     yield _sse(answer.last(started, finished, notices))
-                    if job.question.with_usage:
+                    if question.with_usage:
                         yield _sse(answer.usage(finished))
                     yield b"data: [DONE]\n\n"
                     return

@@ -1,94 +1,123 @@
-"""Many callers, one pair: questions wait in a queue, and a thread answers them one by one."""
+"""Many callers, one pair: what they ask waits for its turn, and a thread does one after the other."""
 
 import asyncio
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias
 
-from specgen.engine.tokens import Tokens
+import torch
+
 from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice
-from specgen.prompt import chat_prompt, raw_prompt
+from specgen.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.serve.failures import Ending, Refused, of_error
 from specgen.serve.metrics import Metrics
-from specgen.serve.questions import Question
+from specgen.serve.turns import Turns
 from specgen.session import Session, failing
 
 # Of the time that an answer takes, how much the latest one says.
 _LATEST = 0.3
+# How often it is looked whether the answer that runs has ended.
+_TICK_S = 0.05
+
+Work: TypeAlias = Callable[[Session], Iterator[Event]]
+"""What a caller asks of a session, which it opens itself. Ends in `Finished` or `Failed`, or raises SpecgenError."""
 
 
 class Job:
-    """A question on its way. Its events arrive in the event loop of whoever asked."""
+    """Work on its way. Its events arrive in the event loop of whoever asked."""
 
-    def __init__(self, question: Question, cancel: Callable[["Job"], None]) -> None:
-        self.question = question
+    def __init__(self, work: Work, caller: str, leave: Callable[["Job"], None]) -> None:
+        self.work = work
+        self.caller = caller
         self.cancelled = False
+        self.stopped = False
+        self.started = False
         self.asked_at = time.monotonic()
-        self._cancel = cancel
+        self.ahead = 0
+        self._leave = leave
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def next(self) -> Event:
-        """The next event of the answer; the last one is `Finished` or `Failed`."""
+        """The next event; the last one is `Finished` or `Failed`."""
         return await self._events.get()
 
     def cancel(self) -> None:
         """Nobody waits for the rest; the stream ends here. May be called twice, and after the end."""
         self.cancelled = True
-        self._cancel(self)
+        self._leave(self)
         self.put(Failed(SpecgenError("the caller has gone")))
+
+    def stop(self) -> None:
+        """End the answer after its round, as Session.stop does, or at once where it has not begun."""
+        self.stopped = True
+        self._leave(self)
 
     def put(self, event: Event) -> None:
         """Hand over an event, from the engine's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
+    def wait_behind(self, ahead: int) -> None:
+        """Say how many answers come before this one, where that has changed."""
+        if ahead != self.ahead:
+            self.ahead = ahead
+            self.put(Progress(f"waiting for {ahead} other answer{'' if ahead == 1 else 's'}"))
+
 
 class Engine:
-    """Answers questions in the order in which they came, at most `waiting` of them in a queue.
+    """Does what is asked of one session, in turn by caller, with at most `waiting` in the queue.
 
-    `show` is told, in any thread, what whoever runs the server should know.
+    Its thread lives as long as there is work, or a pair in memory. It computes with `threads` threads of the processor,
+    whatever others of this process do. `show` is told, in any thread, what whoever runs the server should know.
     """
 
-    def __init__(self, session: Session, waiting: int, metrics: Metrics, show: Callable[[Event], None]) -> None:
-        self._session = session
+    def __init__(
+        self, session: Session, threads: int, waiting: int, metrics: Metrics, show: Callable[[Event], None]
+    ) -> None:
+        self.session = session
+        self._threads = threads
         self._most = waiting
         self._metrics = metrics
         self._show = show
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._turns: Turns[Job] = Turns()
         self._running: Job | None = None
-        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._closed = self._ending = self._leaving = False
         self._answer_s = 1.0
         self.requests = 0
         self._idle_since = time.monotonic()
-        # A daemon: a forward pass that does not end must not keep the process.
-        self._thread = threading.Thread(target=self._work, name="specgen-engine", daemon=True)
-        self._thread.start()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._turns)
 
     @property
     def running(self) -> bool:
         return self._running is not None
 
-    def idle_s(self) -> float:
-        """For how long there has been nothing to do, in seconds."""
+    @property
+    def in_use(self) -> bool:
+        """Whether it holds a pair, or has something to do."""
         with self._changed:
-            return 0.0 if self._running or self._waiting else time.monotonic() - self._idle_since
+            return self.session.opened is not None or self._running is not None or len(self._turns) > 0
 
-    def ask(self, question: Question) -> Job:
-        """Put a question at the end of the queue. Raises Refused when the queue is full, or the server ends."""
-        job = Job(question, self._drop)
+    @property
+    def idle_since(self) -> float:
+        """Since when there has been nothing to do, on the clock of time.monotonic; now where there is something."""
+        with self._changed:
+            return time.monotonic() if self._running or len(self._turns) else self._idle_since
+
+    def ask(self, work: Work, caller: str) -> Job:
+        """Let `work` wait for its turn. Raises Refused when the queue is full, or the server ends."""
+        job = Job(work, caller, self._leave)
         with self._changed:
             if self._closed:
                 raise of_error(Ending())
-            if len(self._waiting) >= self._most:
+            if len(self._turns) >= self._most:
                 wait = min(60, math.ceil(self._answer_s))
                 raise Refused(
                     f"{self._most} requests are waiting already; try again in {wait} s",
@@ -96,23 +125,45 @@ class Engine:
                     code="queue_full",
                     headers={"Retry-After": str(wait)},
                 )
-            self.requests += 1
-            self._waiting.append(job)
-            self._changed.notify()
+            self._turns.add(job)
+            self._tell_positions()
+            if self._thread is None:
+                # A daemon: a forward pass that does not end must not keep the process.
+                self._thread = threading.Thread(target=self._work, name="specgen-engine", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
         return job
 
+    def unload(self) -> Iterator[None]:
+        """Let go of the pair between two answers; yields while one runs. What waits then opens it again."""
+        with self._changed:
+            self._leaving = True
+        try:
+            while True:
+                with self._changed:
+                    if self._running is None:
+                        self.session.close()
+                        return
+                yield
+                time.sleep(_TICK_S)
+        finally:
+            with self._changed:
+                self._leaving = False
+                self._changed.notify_all()
+
     def close(self) -> None:
-        """Answer nothing more: what waits is refused, what runs goes on."""
+        """Do nothing more: what waits is refused, and so is what runs and has not begun its answer."""
         with self._changed:
             self._closed = True
-            for job in self._waiting:
+            for job in self._turns:
                 job.put(Failed(Ending()))
-            self._waiting.clear()
-            self._changed.notify()
+            self._turns = Turns()
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """End the answer that runs after its round."""
-        self._session.stop()
+        self._ending = True
+        self.session.stop()
 
     def abandon(self) -> None:
         """Tell the caller whose answer runs that it is over, though a pass still goes on."""
@@ -121,69 +172,86 @@ class Engine:
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread to end, after `close`. Whether it has."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        if (thread := self._thread) is None:
+            return True
+        thread.join(seconds)
+        return not thread.is_alive()
 
-    def _drop(self, job: Job) -> None:
+    def _leave(self, job: Job) -> None:
+        """Take a job that is cancelled or stopped out of the queue, or end its answer."""
         with self._changed:
-            if job in self._waiting:
-                self._waiting.remove(job)
+            if self._turns.remove(job):
                 self._idle_since = time.monotonic()
+                self._tell_positions()
+                if job.stopped:
+                    job.put(Failed(SpecgenError("stopped before its turn")))
+            elif job is self._running and job.stopped:
+                self.session.stop()
+
+    def _tell_positions(self) -> None:
+        for place, job in enumerate(self._turns):
+            job.wait_behind(place + (self._running is not None))
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                self._running = job = self._waiting.popleft()
+        torch.get_num_threads()  # a thread's first call of it takes over what another has set, so not after ours
+        torch.set_num_threads(self._threads)
+        while (job := self._next()) is not None:
             begin = time.monotonic()
             self._metrics.waited(begin - job.asked_at)
             try:
-                self._answer(job)
+                self._do(job, begin)
             finally:
                 with self._changed:
                     self._running = None
                     self._idle_since = time.monotonic()
+                    self._changed.notify_all()
                 self._answer_s += _LATEST * (self._idle_since - begin - self._answer_s)
 
-    def _answer(self, job: Job) -> None:
-        events = failing(self._events(job.question))
+    def _next(self) -> Job | None:
+        """Wait for the next turn. None where there is nothing left to wait for, and the thread ends."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._leaving if len(self._turns) else self._closed or self.session.opened is None
+            )
+            if not len(self._turns):
+                self._thread = None
+                return None
+            self._running = job = self._turns.take()
+            self._tell_positions()
+            return job
+
+    def _do(self, job: Job, begin: float) -> None:
+        events = failing(self._lazily(job))
         try:
             for event in events:
-                self._metrics.saw(event)
-                job.put(_ended(event))
-                if job.cancelled:
+                if isinstance(event, Started):
+                    job.started = True
+                    self.requests += 1
+                self._metrics.saw(event, time.monotonic() - begin)
+                job.put(self._ended(event, job))
+                if job.cancelled or self._is_over(job):
                     break
-        except Exception as error:  # the next question is not to suffer from a fault of this one
+        except Exception as error:  # the next one is not to suffer from a fault of this one
             self._show(Notice(f"unexpected {type(error).__name__} in an answer: {error}"))
             job.put(Failed(SpecgenError(f"unexpected {type(error).__name__}", hint="the server's stderr says more")))
         finally:
-            _close(events)
+            events.close()
 
-    def _events(self, question: Question) -> Generator[Event, None, None]:
-        tokenizer = self._session.pair.tokenizer
-        if question.messages is None:
-            prompt = raw_prompt(tokenizer, question.prompt)
-        else:
-            prompt = chat_prompt(tokenizer, question.messages)
-        if prompt.notice:
-            yield Notice(prompt.notice)
-        yield from self._session.run(
-            Tokens(prompt.ids),
-            sampling=question.sampling,
-            max_new_tokens=question.max_new_tokens,
-            stop=question.stop,
-            thinking=prompt.thinking,
-            constraint=question.constraint,
-        )
+    def _lazily(self, job: Job) -> Generator[Event, None, None]:
+        """So that what fails before the first event fails like all else."""
+        yield from job.work(self.session)
 
+    def _is_over(self, job: Job) -> bool:
+        """Hear what was asked before the answer began, when the session could not."""
+        if job.started:
+            if job.stopped or self._ending:
+                self.session.stop()
+            return False
+        if job.stopped or self._closed:
+            job.put(Failed(Ending() if self._closed else SpecgenError("stopped before it began")))
+        return job.stopped or self._closed
 
-def _ended(event: Event) -> Event:
-    """Only the end of the server interrupts an answer that somebody waits for."""
-    return Failed(Ending()) if isinstance(event, Finished) and event.reason == "interrupted" else event
-
-
-def _close(events: Iterator[Event]) -> None:
-    if close := getattr(events, "close", None):
-        close()
+    def _ended(self, event: Event, job: Job) -> Event:
+        """An answer that nobody stopped was interrupted by the end of the server."""
+        interrupted = isinstance(event, Finished) and event.reason == "interrupted"
+        return Failed(Ending()) if interrupted and not job.stopped else event

@@ -1,6 +1,5 @@
 """Figures for Prometheus."""
 
-import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,7 +27,6 @@ class Metrics:
         self._waited = self._histogram("specgen_queue_seconds", "Time that a request waited for its turn.")
         self._first = self._histogram("specgen_first_token_seconds", "Time from a request's turn to its first token.")
         self._whole = self._histogram("specgen_answer_seconds", "Time from a request's turn to the end of its answer.")
-        self._started_at = 0.0
 
     def watch(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
         """Show how many requests wait, and how many are being answered, when somebody looks."""
@@ -40,10 +38,9 @@ class Metrics:
 
     def waited(self, seconds: float) -> None:
         self._waited.observe(seconds)
-        self._started_at = time.perf_counter()
 
-    def saw(self, event: Event) -> None:
-        """Count an event of the answer that runs."""
+    def saw(self, event: Event, seconds: float) -> None:
+        """Count an event of an answer, so many seconds after its turn came."""
         match event:
             case Started():
                 self._prompt.inc(event.prompt_tokens)
@@ -53,7 +50,7 @@ class Metrics:
                 self._accepted.inc(event.accepted)
             case Finished():
                 self._first.observe(event.stats.time_to_first_token_s)
-                self._whole.observe(time.perf_counter() - self._started_at)
+                self._whole.observe(seconds)
             case _:
                 pass
 

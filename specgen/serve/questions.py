@@ -1,7 +1,7 @@
 """What a caller asks: the bodies of OpenAI's API, checked, as what a session takes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -9,8 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from specgen.core import Constraint, Message, SamplingChoice
 from specgen.engine.grammar import compile_grammar
+from specgen.engine.tokens import Tokens
 from specgen.errors import UsageError
+from specgen.events import Event, Notice
+from specgen.prompt import chat_prompt, raw_prompt
 from specgen.serve.failures import Refused, of_body, unsupported
+from specgen.session import Session
 
 # What OpenAI's API generates where /v1/completions says nothing.
 _COMPLETION_TOKENS = 16
@@ -34,11 +38,28 @@ class Question:
     stream: bool
     with_usage: bool
     model: str | None
+    user: str
     constraint: Constraint | None
 
     @property
     def is_chat(self) -> bool:
         return self.messages is not None
+
+    def answer(self, session: Session) -> Generator[Event, None, None]:
+        """Everything that comes of it. Raises SpecgenError."""
+        yield from session.open()
+        tokenizer = session.pair.tokenizer
+        prompt = raw_prompt(tokenizer, self.prompt) if self.messages is None else chat_prompt(tokenizer, self.messages)
+        if prompt.notice:
+            yield Notice(prompt.notice)
+        yield from session.run(
+            Tokens(prompt.ids),
+            sampling=self.sampling,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            thinking=prompt.thinking,
+            constraint=self.constraint,
+        )
 
 
 class _Body(BaseModel):
@@ -84,7 +105,7 @@ class _Request(_Body):
     repetition_penalty: Annotated[Finite, Field(ge=0.01)] | None = None
     logprobs: object = None
     logit_bias: object = None
-    user: object = None
+    user: str | None = None
 
 
 class _Text(_Body):
@@ -227,5 +248,6 @@ def _question(
         stream=bool(asked.stream),
         with_usage=bool(asked.stream_options and asked.stream_options.include_usage),
         model=asked.model,
+        user=asked.user or "",
         constraint=constraint,
     )

@@ -1,4 +1,4 @@
-"""The life of a server: it opens the pair, answers, and ends well when it is asked to, or has nothing to do."""
+"""The life of a server: it answers with the pairs on its shelf, and ends well when it is asked to, or is idle."""
 
 import asyncio
 import contextlib
@@ -13,57 +13,52 @@ import psutil
 import uvicorn
 
 from specgen import __version__
-from specgen.engine.runners.decoder import LeanModel
-from specgen.events import Event, Notice
+from specgen.errors import SpecgenError
+from specgen.events import Event, Failed, Finished, Notice
+from specgen.loading import open_pair
 from specgen.serve.app import Parts, make_app
-from specgen.serve.engine import Engine
 from specgen.serve.limits import Limits
 from specgen.serve.metrics import Metrics
 from specgen.serve.place import Place
 from specgen.serve.protocol import protocol
-from specgen.session import Session
+from specgen.serve.shelf import Opening, Shelf, Wanted
 
 # How often it is looked whether there is something to do.
 _TICK_S = 0.05
 
 
 class Server:
-    """Answers with `session`, which is open, under the name `model`, until `stop` or a signal.
+    """Answers with the pairs on its `shelf`, until `stop` or a signal.
 
-    `keep_alive_s`: it ends when nobody has asked anything for so long, None: never. `show` is told what whoever runs
-    it should know.
+    `named` is loaded at the start. `keep_alive_s`: it ends when nobody has asked anything for so long, None: never.
+    `show` is told what whoever runs it should know. `opening` loads pairs.
     """
 
     def __init__(
         self,
-        session: Session,
-        model: str,
         place: Place,
+        named: Wanted | None = None,
         *,
         key: str | None = None,
         keep_alive_s: float | None = None,
         limits: Limits | None = None,
         show: Callable[[Event], None] = lambda _: None,
+        opening: Opening = open_pair,
     ) -> None:
         self._limits = limits or Limits()
-        self._session = session
-        self._model = model
+        self._named = named
         self._place = place
         self._keep_alive_s = keep_alive_s
         self._show = show
         self._started_at = time.time()
-        target = session.pair.target
-        if isinstance(target, LeanModel):
-            target.keep_contexts(self._limits.contexts)
         self._asked_to_stop = threading.Event()
         self._at_once = False
+        self._failure: SpecgenError | None = None
         metrics = Metrics()
-        self._engine = engine = Engine(session, self._limits.waiting, metrics, show)
-        metrics.watch(lambda: engine.waiting, lambda: engine.running)
+        self.shelf = Shelf(self._limits, metrics, show, named=[named] if named else [], opening=opening)
         parts = Parts(
-            model=model,
             created=int(self._started_at),
-            engine=engine,
+            shelf=self.shelf,
             metrics=metrics,
             limits=self._limits,
             key=key,
@@ -93,10 +88,14 @@ class Server:
         """Answer until the end. In the main thread SIGINT and SIGTERM ask for it, a second one ends it at once.
 
         Whether everything has ended: a thread may be in the middle of a pass, and Python aborts where one still is.
+        Raises SpecgenError where the pair that was named cannot be loaded.
         """
         with self._signals():
             asyncio.run(self._run())
-        return self._engine.join(self._limits.last_s)
+        ended = self.shelf.join(self._limits.last_s)
+        if self._failure:
+            raise self._failure
+        return ended
 
     def stop(self) -> None:
         """Accept nothing more, give the answer that runs a little time, and end. From any thread."""
@@ -104,20 +103,15 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """What `specgen ps` shows."""
-        pair = self._session.pair
-        draft = pair.loaded_draft
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "model": self._model,
-            "target": pair.loaded_target.id,
-            "draft": draft.id if draft else None,
-            "drafter": pair.drafter_name,
+            "pairs": self.shelf.status(),
             "memory": psutil.Process().memory_info().rss,
-            "requests": self._engine.requests,
-            "running": self._engine.running,
-            "waiting": self._engine.waiting,
-            "idle_s": round(self._engine.idle_s(), 1),
+            "requests": self.shelf.requests,
+            "running": self.shelf.running,
+            "waiting": self.shelf.waiting,
+            "idle_s": round(self.shelf.idle_s(), 1),
             "up_s": round(time.time() - self._started_at, 1),
             "keep_alive_s": self._keep_alive_s,
             "url": self._place.url,
@@ -130,31 +124,44 @@ class Server:
             await self._uvicorn.serve(self._place.sockets)
         finally:
             life.cancel()
-            self._engine.close()
+            self.shelf.close()
 
     async def _live(self) -> None:
-        """Say where it answers, wait for the end, and end the answer that runs when its time is over."""
+        """Load what was named, wait for the end, and end the answers that run when their time is over."""
         while not self._uvicorn.started:
             await asyncio.sleep(_TICK_S)
-        self._show(Notice(f"{self._model} answers at {self._place}"))
+        opening = asyncio.create_task(self._open())
         while not self._asked_to_stop.is_set():
             await asyncio.sleep(_TICK_S)
-            if self._keep_alive_s is not None and self._engine.idle_s() >= self._keep_alive_s:
+            if self._keep_alive_s is not None and self.shelf.idle_s() >= self._keep_alive_s:
                 self._show(Notice("nobody has asked anything for a while: ending"))
                 self.stop()
-        self._engine.close()
+        opening.cancel()
+        self.shelf.close()
         self._uvicorn.should_exit = True
         end = time.monotonic() + self._limits.stop_s
         while time.monotonic() < end + self._limits.last_s:
             if self._at_once:
                 end = min(end, time.monotonic())
             if time.monotonic() >= end:
-                self._engine.stop()  # again and again, as an answer that just begins does not hear it
+                self.shelf.stop()  # again and again, as an answer that just begins does not hear it
             await asyncio.sleep(_TICK_S)
         # A long prompt is being read, or a caller does not take the end of its answer.
-        self._engine.abandon()
+        self.shelf.abandon()
         await asyncio.sleep(4 * _TICK_S)
         self._uvicorn.force_exit = True
+
+    async def _open(self) -> None:
+        """Load the pair that was named, if any, and say where it answers."""
+        if self._named:
+            job = self.shelf.open(self._named)
+            while not isinstance(event := await job.next(), Finished):
+                if isinstance(event, Failed):
+                    self._failure = event.error
+                    self.stop()
+                    return
+                self._show(event)
+        self._show(Notice(f"{self._named.target if self._named else 'specgen'} answers at {self._place}"))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

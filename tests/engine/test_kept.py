@@ -45,7 +45,7 @@ def fed(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_two_conversations_in_turn_feed_only_what_is_new(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.keep_contexts(PLENTY)
+    model.keep_contexts(Kept(PLENTY))
     counts = fed(model, monkeypatch)
     one, two = ids(1, 200), ids(2, 200)
     for grown in range(3):
@@ -64,7 +64,7 @@ def test_without_it_they_are_fed_again(model: LeanModel, monkeypatch: pytest.Mon
 
 
 def test_questions_on_one_text_read_it_once(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.keep_contexts(PLENTY)
+    model.keep_contexts(Kept(PLENTY))
     counts = fed(model, monkeypatch)
     text = ids(1, 300)
     for question in range(10):
@@ -76,7 +76,7 @@ def test_questions_on_one_text_read_it_once(model: LeanModel, monkeypatch: pytes
 
 
 def test_what_two_share_is_copied_and_both_stay(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.keep_contexts(PLENTY)
+    model.keep_contexts(Kept(PLENTY))
     counts = fed(model, monkeypatch)
     system = ids(1, 50)
     one, two = [*system, 1, *ids(2, 200)], [*system, 2, *ids(3, 200)]
@@ -90,7 +90,7 @@ def test_what_two_share_is_copied_and_both_stay(model: LeanModel, monkeypatch: p
 
 def test_the_logits_are_the_same_to_the_bit(folder: Path, model: LeanModel) -> None:
     alone = load(folder)
-    model.keep_contexts(PLENTY)
+    model.keep_contexts(Kept(PLENTY))
     dice = random.Random(5)
     contexts = [ids(0, 40) + ids(seed, 150) for seed in range(1, 5)]
     for _ in range(30):
@@ -104,21 +104,21 @@ def test_the_logits_are_the_same_to_the_bit(folder: Path, model: LeanModel) -> N
 def test_it_keeps_no_more_than_it_may(model: LeanModel) -> None:
     model.forward(Tokens(ids(0, 100)), 1)
     size = sum(cache.nbytes for cache in model._caches)
-    model.keep_contexts(2 * size)
+    model.keep_contexts(Kept(2 * size))
     for seed in range(1, 6):
         model.forward(Tokens(ids(seed, 100)), 1)
-        assert sum(cache.nbytes for _, caches in model._kept._contexts for cache in caches) <= 2 * size
-    assert [context.ids() for context, _ in model._kept._contexts] == [ids(3, 100), ids(4, 100)]
+        assert sum(cache.nbytes for _, _, caches in model._kept._contexts for cache in caches) <= 2 * size
+    assert [context.ids() for _, context, _ in model._kept._contexts] == [ids(3, 100), ids(4, 100)]
 
 
 def test_one_that_is_larger_than_that_is_rolled_back() -> None:
     caches = [torch.zeros(2, 1, 512, 8)]
     cached = Tokens(ids(1, 300))
-    assert Kept(100).choose(Tokens(ids(2, 300)), cached, caches) == (cached, caches)
+    assert Kept(100).choose(object(), Tokens(ids(2, 300)), cached, caches) == (cached, caches)
 
 
 def test_after_a_failure_nothing_is_kept(model: LeanModel) -> None:
-    model.keep_contexts(PLENTY)
+    model.keep_contexts(Kept(PLENTY))
     model.forward(Tokens(ids(1, 100)), 1)
     model.forward(Tokens(ids(2, 100)), 1)
     with pytest.raises(IndexError):

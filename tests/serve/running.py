@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ import pytest
 import torch
 from openai import OpenAI
 
+from specgen.core import EngineOptions
 from specgen.engine.interfaces import Rows
 from specgen.engine.tokens import Tokens
-from specgen.events import Event, Notice
+from specgen.events import Event, Notice, Progress
+from specgen.loading import Pair
 from specgen.serve.limits import Limits
 from specgen.serve.place import take_place
 from specgen.serve.server import Server
+from specgen.serve.shelf import Opening, Wanted
 from specgen.session import Session
 from tests.fakes import Speaker, encode, fake_session
 
@@ -62,12 +65,14 @@ def running(session: Session, folder: Path, *, limits: Limits | None = None, **o
 
     def tell(event: Event) -> None:
         told.append(event)
-        answers.set()
+        if isinstance(event, Notice):
+            answers.set()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
         with take_place("127.0.0.1:0", has_key=False) as place:
-            server = Server(session, "fake", place, limits=limits, show=tell, **options)
+            wanted = Wanted("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
+            server = Server(place, wanted, limits=limits, show=tell, opening=opening(session), **options)
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
@@ -79,6 +84,16 @@ def running(session: Session, folder: Path, *, limits: Limits | None = None, **o
                 server.stop()
                 thread.join(LONG)
                 assert not thread.is_alive()
+
+
+def opening(session: Session) -> Opening:
+    """What loads a pair that is there."""
+
+    def load(*_: object) -> Generator[Event, None, Pair]:
+        yield Progress("loading fake")
+        return session.pair
+
+    return load
 
 
 class Gated(Speaker):

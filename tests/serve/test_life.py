@@ -46,12 +46,12 @@ def test_ps_shows_the_server_and_stop_ends_it(tmp_path: Path) -> None:
         with server.http() as client:
             client.post("/v1/chat/completions", json=ASK | {"max_tokens": 1}).raise_for_status()
         shown = invoke("ps")
-        heads, row = shown.text.splitlines()
+        heads, row, about = shown.text.splitlines()
         assert heads.split()[:3] == ["MODEL", "DRAFT", "MEMORY"]
         assert row.split()[:2] == ["fake", "none"]
-        assert server.url in row
+        assert server.url in about
         (found,) = json.loads(invoke("ps", "--json").text)
-        assert found["requests"] == 1
+        assert found["requests"] == found["pairs"][0]["requests"] == 1
         assert found["memory"] > 1 << 20
         assert found["waiting"] == 0
         assert found["url"] == server.url

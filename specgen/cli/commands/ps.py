@@ -1,7 +1,8 @@
-"""specgen ps: the server that runs."""
+"""specgen ps: the pairs that are loaded."""
 
 import json as json_format
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -9,7 +10,7 @@ import typer
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the server of this user: what it has loaded, what that takes, and what it has done.
+    """Show the pairs that the server of this user has loaded: what each takes, and what it has done.
 
     Example:
 
@@ -24,22 +25,30 @@ def command(
     if found is None:
         typer.echo("specgen: no server runs; specgen serve -m MODEL starts one", err=True)
         return
-    from rich.filesize import decimal
+    from specgen.sizes import in_words
 
-    row = {
-        "MODEL": found["model"],
-        "DRAFT": found["draft"] or found["drafter"],
-        "MEMORY": decimal(found["memory"]),
-        "REQUESTS": str(found["requests"]),
-        "WAITING": str(found["waiting"]),
-        "IDLE": "busy" if found["running"] else _time(found["idle_s"]),
-        "PID": str(found["pid"]),
-        "ADDRESS": found["url"] or found["socket"],
-    }
-    widths = {name: max(len(name), len(value)) for name, value in row.items()}
-    for line in (dict.fromkeys(row), row):
-        cells = [f"{value or name:<{widths[name]}}" for name, value in line.items()]
-        typer.echo("  ".join(cells).rstrip())
+    rows = [_HEADS, *(_row(pair, in_words) for pair in found["pairs"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    for row in rows if found["pairs"] else []:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    address = " and ".join(filter(None, (found["url"], found["socket"])))
+    about = f"process {found['pid']}, {in_words(found['memory'])} of memory, at {address}"
+    typer.echo(f"{'' if found['pairs'] else 'no pair is loaded: '}{about}")
+
+
+_HEADS = ("MODEL", "DRAFT", "MEMORY", "REQUESTS", "WAITING", "IDLE")
+
+
+def _row(pair: dict[str, Any], in_words: Callable[[int], str]) -> tuple[str, ...]:
+    loaded = pair["state"] != "loading"
+    return (
+        pair["model"],
+        pair["draft"] or pair["drafter"] or "",
+        in_words(pair["memory"]) if loaded else "",
+        str(pair["requests"]),
+        str(pair["waiting"]),
+        _time(pair["idle_s"]) if pair["state"] == "idle" else pair["state"],
+    )
 
 
 def _time(seconds: float) -> str:

@@ -43,20 +43,14 @@ def command(
     from specgen.render import make_renderer
     from specgen.serve.place import take_place
     from specgen.serve.server import Server
-    from specgen.session import Session
+    from specgen.serve.shelf import Wanted
 
     renderer = make_renderer(stdout=sys.stdout, stderr=sys.stderr, json=False, stream=True, quiet=False, stats=False)
-    with (
-        take_place(http, has_key=bool(api_key)) as place,
-        Session(target, models.draft, models.engine()) as session,
-    ):
+    with take_place(http, has_key=bool(api_key)) as place:
         try:
-            for event in session.open():
-                renderer.show(event)
             ended = Server(
-                session,
-                target,
                 place,
+                Wanted(target, models.draft, models.engine()),
                 key=api_key or None,
                 keep_alive_s=None if keep_alive is None else keep_alive * 60,
                 show=renderer.show,

@@ -65,16 +65,17 @@ class LeanModel:
         self._turns = {rope: Turns(rope, placement.device) for kind in self._kinds if (rope := kind.rope)}
         self._caches: list[torch.Tensor] = []
         self._cached = Tokens()
-        self._kept = Kept(0)
+        self._kept, self._owner = Kept(0), object()
         self._graphs = Graphs(new_capture) if new_capture else None
         self._buffer = torch.zeros(1 + _CAPTURED, dtype=torch.int64, device=placement.device)
 
-    def keep_contexts(self, size: int) -> None:
-        """From now on keep other contexts too, in so many bytes beside the one in use.
+    def keep_contexts(self, kept: Kept) -> None:
+        """From now on keep other contexts too, in `kept` beside the one in use; those kept before are let go.
 
         Where passes are captured nothing is kept: graphs read the one cache that they were captured with.
         """
-        self._kept = Kept(0 if self._graphs else size)
+        self._kept.clear(self._owner)
+        self._kept = Kept(0) if self._graphs else kept
 
     def warm_up(self) -> str | None:
         """Capture a first step, where steps are captured. The reason why that cannot be done here, else None."""
@@ -89,11 +90,11 @@ class LeanModel:
             return self._forward(tokens, last, want)
         except BaseException:
             self._cached, self._caches = Tokens(), []
-            self._kept.clear()
+            self._kept.clear(self._owner)
             raise
 
     def _forward(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
-        self._cached, self._caches = self._kept.choose(tokens, self._cached, self._caches)
+        self._cached, self._caches = self._kept.choose(self._owner, tokens, self._cached, self._caches)
         # Rolling back is this line: what lies in the cache behind it is overwritten before it is seen.
         self._cached = tokens.prefix(min(tokens.common_prefix(self._cached), len(tokens) - last))
         self._reserve(len(tokens))

@@ -1,0 +1,258 @@
+"""Several pairs in one process: each is loaded when it is wanted, and stays as long as there is room for it."""
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from specgen.core import EngineOptions, ModelRef
+from specgen.engine.memory import free_memory
+from specgen.engine.runners.decoder import LeanModel
+from specgen.engine.runners.kept import Kept
+from specgen.events import Event, Finished, Progress, Stats
+from specgen.loading import Examine, MakeRoom, Pair, open_pair
+from specgen.planning import Plan
+from specgen.serve.engine import Engine, Job
+from specgen.serve.limits import Limits
+from specgen.serve.metrics import Metrics
+from specgen.session import Session
+
+_TICK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A pair as a session is asked for it: what names it, and how it is to be opened and run."""
+
+    target: str
+    draft: str
+    options: EngineOptions
+
+
+class Opening(Protocol):
+    """open_pair, or what a test has in its place."""
+
+    def __call__(
+        self,
+        target: ModelRef,
+        draft: str,
+        options: EngineOptions,
+        examine: Examine | None,
+        make_room: MakeRoom | None,
+    ) -> Generator[Event, None, Pair]: ...
+
+
+class Shelf:
+    """The engines of this process by the pair that they answer with.
+
+    `named` are found by name before they are loaded, and after they had to go. All of this but `engine`, which belongs
+    to one thread, may be called from any.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        metrics: Metrics,
+        show: Callable[[Event], None],
+        *,
+        named: Iterable[Wanted] = (),
+        opening: Opening = open_pair,
+    ) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._show = show
+        self._named = tuple(named)
+        self._opening = opening
+        self._threads = torch.get_num_threads()
+        self._kept = Kept(limits.contexts)
+        self._engines: dict[Wanted, Engine] = {}
+        self._plans: dict[Wanted, Plan] = {}
+        self._one_opens = threading.Lock()
+        self._closed = False
+        self._idle_since = time.monotonic()
+        self._requests_before = 0
+        metrics.watch(lambda: self.waiting, lambda: self.running)
+
+    def engine(self, wanted: Wanted) -> Engine:
+        """The engine of that pair, made where it is not there yet. Ask it at once: one without work is forgotten."""
+        for other, engine in list(self._engines.items()):
+            if other != wanted and not engine.in_use:
+                self._idle_since = max(self._idle_since, engine.idle_since)
+                self._requests_before += engine.requests
+                del self._engines[other]
+        if wanted not in self._engines:
+            self._engines[wanted] = self._new(wanted)
+        return self._engines[wanted]
+
+    def open(self, wanted: Wanted) -> Job:
+        """Load a pair that nobody has asked yet."""
+
+        def work(session: Session) -> Generator[Event, None, None]:
+            yield from session.open()
+            yield Finished("end", "", Stats())
+
+        return self.engine(wanted).ask(work, "")
+
+    def find(self, name: str | None) -> Wanted | None:
+        """The pair of that name; None finds the one that was named first, else the one that was used last."""
+        used = sorted(self._in_use().items(), key=lambda entry: -entry[1].idle_since)
+        known = [*self._named, *(wanted for wanted, _ in used)]
+        return next((wanted for wanted in known if name in (None, wanted.target)), None)
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(wanted.target for wanted in (*self._named, *self._in_use())))
+
+    @property
+    def waiting(self) -> int:
+        return sum(engine.waiting for engine in self._all())
+
+    @property
+    def running(self) -> int:
+        return sum(engine.running for engine in self._all())
+
+    @property
+    def requests(self) -> int:
+        return self._requests_before + sum(engine.requests for engine in self._all())
+
+    def idle_s(self) -> float:
+        """For how long no pair has had anything to do, in seconds."""
+        return time.monotonic() - max(self._idle_since, *(engine.idle_since for engine in self._all()), 0.0)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every pair that is loaded, or is about to be."""
+        return [self._about(wanted, engine) for wanted, engine in self._in_use().items()]
+
+    def close(self) -> None:
+        """As Engine.close, of all of them."""
+        self._closed = True
+        for engine in self._all():
+            engine.close()
+
+    def stop(self) -> None:
+        """As Engine.stop, of all of them."""
+        for engine in self._all():
+            engine.stop()
+
+    def abandon(self) -> None:
+        """As Engine.abandon, of all of them."""
+        for engine in self._all():
+            engine.abandon()
+
+    def join(self, seconds: float) -> bool:
+        """As Engine.join, of all of them together."""
+        end = time.monotonic() + seconds
+        return all(engine.join(max(0.0, end - time.monotonic())) for engine in self._all())
+
+    def _all(self) -> list[Engine]:
+        return list(self._engines.values())
+
+    def _in_use(self) -> dict[Wanted, Engine]:
+        return {wanted: engine for wanted, engine in list(self._engines.items()) if engine.in_use}
+
+    def _new(self, wanted: Wanted) -> Engine:
+        def opener(
+            target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None
+        ) -> Generator[Event, None, Pair]:
+            return self._open(wanted, target, draft, options, examine)
+
+        session = Session(wanted.target, wanted.draft, wanted.options, opener=opener)
+        threads = wanted.options.threads or self._threads
+        engine = Engine(session, threads, self._limits.waiting, self._metrics, self._show)
+        if self._closed:
+            engine.close()
+        return engine
+
+    def _open(
+        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None
+    ) -> Generator[Event, None, Pair]:
+        """Load a pair, one at a time: what is free is true only as long as nobody else takes it."""
+        planned: list[Plan] = []
+
+        def make_room(plan: Plan) -> Generator[Event, None, Plan]:
+            planned.append((yield from self._make_room(plan)))
+            return planned[0]
+
+        while not self._one_opens.acquire(timeout=_TICK_S):
+            yield Progress("waiting until another pair is loaded")
+        try:
+            pair = yield from self._opening(target, draft, options, examine, make_room)
+            if planned:
+                self._plans[wanted] = planned[0] if pair.draft_checkpoint else planned[0].without_draft
+        finally:
+            self._one_opens.release()
+        for model in _lean(pair):
+            model.keep_contexts(self._kept)
+        return pair
+
+    def _make_room(self, plan: Plan) -> Generator[Event, None, Plan]:
+        """Let other pairs of the device go, as far as it helps, until this one fits: first those that do nothing."""
+        device = plan.target.placement.device
+        while True:
+            others = {other: held for other, held in self._plans.items() if held.target.placement.device == device}
+            # The caches of pairs that are loaded will grow to what was planned for them.
+            plan = replace(plan, free=free_memory(device) - sum(map(_caches, others.values())))
+            most = replace(plan, free=plan.free + sum(_weights(held) + _caches(held) for held in others.values()))
+            goal = plan if most.fits else plan.without_draft
+            if goal.fits or not most.without_draft.fits or not others:
+                return plan
+            gone = min(others, key=lambda other: (self._engines[other].running, self._engines[other].idle_since))
+            yield from self._unload(gone)
+
+    def _unload(self, wanted: Wanted) -> Generator[Event, None, None]:
+        """Let a pair go, after the answer that it is giving, and give its memory back to the system."""
+        engine = self._engines[wanted]
+        models = _lean(engine.session.pair)
+        for _ in engine.unload():
+            yield Progress(f"waiting for the memory of {wanted.target}, which is answering")
+        while models:
+            models.pop().keep_contexts(Kept(0))
+        del self._plans[wanted]
+        _give_back()
+
+    def _about(self, wanted: Wanted, engine: Engine) -> dict[str, Any]:
+        plan, pair = self._plans.get(wanted), engine.session.opened
+        draft = pair.draft_checkpoint if pair else None
+        return {
+            "model": wanted.target,
+            "target": pair.checkpoint.ref.name if pair else None,
+            "draft": draft.ref.name if draft else None,
+            "drafter": pair.drafter_name if pair else None,
+            "state": "loading" if pair is None else "busy" if engine.running else "idle",
+            "memory": _weights(plan) + _caches(plan) if pair and plan else 0,
+            "requests": engine.requests,
+            "running": engine.running,
+            "waiting": engine.waiting,
+            "idle_s": round(time.monotonic() - engine.idle_since, 1),
+        }
+
+
+def _lean(pair: Pair) -> list[LeanModel]:
+    return [model for model in (pair.target, pair.draft) if isinstance(model, LeanModel)]
+
+
+def _weights(plan: Plan) -> int:
+    return sum(model.footprint.weights + model.footprint.tokenizer for model in plan.models)
+
+
+def _caches(plan: Plan) -> int:
+    return sum(model.footprint.cache for model in plan.models)
+
+
+def _give_back() -> None:
+    """Return what Python, torch and the C library hold for later to the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
