@@ -14,7 +14,10 @@ from specgen import errors
 from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Step
 
-_KIND = "type"
+KIND = "type"
+# Lines that are no events: everything has been said; whoever speaks cannot go on.
+END = "End"
+GONE = "Gone"
 _EVENTS = {kind.__name__: kind for kind in (Progress, Notice, Started, Step, Finished, Failed)}
 _ERRORS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, SpecgenError)}
 
@@ -23,12 +26,12 @@ Read = Callable[[Any], Any]
 
 def event_line(event: Event) -> bytes:
     """`event` as one line of JSON, its newline included."""
-    return line({_KIND: type(event).__name__, **plain(event)})
+    return line({KIND: type(event).__name__, **plain(event)})
 
 
 def read_event(data: Any) -> Event:
     """The event that parsed JSON of such a line has. Raises KeyError, TypeError or ValueError for anything else."""
-    event: Event = read(_EVENTS[data.pop(_KIND)], data)
+    event: Event = read(_EVENTS[data.pop(KIND)], data)
     return event
 
 
