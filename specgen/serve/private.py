@@ -111,7 +111,7 @@ class Private:
         return next((known for known in self._shelf.known if _alike(known, wanted)), wanted)
 
     def _controller(self, call: Call) -> Controller:
-        """What is learnt from one answer of a caller is of use for its next, and nobody else's: as in its own process."""
+        """What a caller's answers teach is of use for its next ones alone, as if it had a process of its own."""
         key = (call.caller, call.options.num_draft_tokens)
         controller = self._controllers.pop(key, None) or make_controller(call.options.num_draft_tokens)
         self._controllers[key] = controller  # the latest is the last

@@ -79,7 +79,7 @@ def _reader(kind: Any) -> Read:
         return lambda data: tuple(map(each, data))
     if origin is collections.abc.Mapping:
         key, value = map(_reader, arguments)
-        return lambda data: {key(name): value(each) for name, each in data.items()}
+        return lambda data: {key(name): value(data[name]) for name in data}
     if not isinstance(kind, type):
         raise TypeError(f"no JSON is read as {kind}")
     return _class_reader(kind)
@@ -88,7 +88,7 @@ def _reader(kind: Any) -> Read:
 def _class_reader(kind: type) -> Read:
     if dataclasses.is_dataclass(kind):
         readers = {name: _reader(each) for name, each in _fields(kind).items()}
-        return lambda data: kind(**{name: readers[name](value) for name, value in data.items()})
+        return lambda data: kind(**{name: readers[name](data[name]) for name in data})
     if issubclass(kind, SpecgenError):
         return lambda data: _ERRORS.get(data["error"], SpecgenError)(data["message"], hint=data["hint"])
     if issubclass(kind, Enum):
