@@ -12,6 +12,8 @@ AUTO = "auto"
 # The context that memory is planned for where nobody asks for one: caches grow as they are used, and few answers fill
 # the longest context that a model allows.
 PLANNED_CONTEXT = 4096
+# How long models stay loaded after the last question.
+KEEP_ALIVE = "5m"
 
 
 class Device(StrEnum):

@@ -235,6 +235,11 @@ def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Gen
         events.close()
 
 
+def find_again(checkpoint: Checkpoint, options: EngineOptions) -> Reporting[Checkpoint]:
+    """What the name of a model that is loaded means now."""
+    return (yield from _find(checkpoint.ref, options))
+
+
 def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
 

@@ -10,7 +10,7 @@ import torch
 from specgen.answer import Answer
 from specgen.core import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.constraint import Follower, Vocabulary
-from specgen.engine.controller import make_controller
+from specgen.engine.controller import Controller, make_controller
 from specgen.engine.decode import Limits, decode
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.none import NoDrafter
@@ -21,8 +21,8 @@ from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
-from specgen.loading import Examine, Opener, Pair, open_pair, with_draft
+from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Reason, Started
+from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
@@ -49,6 +49,9 @@ class Session:
         self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
         self._stopping: Reason | None = None
+        self._files: tuple[LoadedModel | None, ...] = ()
+        self.told: list[Notice] = []
+        """What there was to say when the pair was opened."""
         self.speculating = True
         """Whether the drafter is asked; the text is the same without it."""
 
@@ -88,10 +91,34 @@ class Session:
     def open(self, examine: Examine | None = None) -> Generator[Event, None, None]:
         """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
+            self.told.clear()
             with memory_errors():
-                self._pair = yield from self._opener(self._target, self._draft, self._options, examine)
+                opening = self._opener(self._target, self._draft, self._options, examine)
+                self._pair = yield from _noting(opening, self.told)
+            self._files = self._pair.loaded_target, self._pair.loaded_draft
         elif examine:
             examine(self._pair.tokenizer, self._pair.context_length)
+
+    def is_current(self) -> Generator[Event, None, bool]:
+        """Whether the pair, which is open, is what would be opened now: pins move, and files change."""
+        pair = self.pair
+        try:
+            for checkpoint in filter(None, (pair.checkpoint, pair.draft_checkpoint)):
+                if (yield from find_again(checkpoint, self._options)) != checkpoint:
+                    return False
+            return self._files == (pair.loaded_target, pair.loaded_draft)
+        except (SpecgenError, OSError):  # gone, or broken: opening it again says so
+            return False
+
+    @contextlib.contextmanager
+    def drafting(self, num_draft_tokens: int | None, controller: Controller) -> Iterator[None]:
+        """Meanwhile another caller's wish, see EngineOptions, and what was learnt from its answers."""
+        before = self._options, self._controller
+        self._options, self._controller = replace(self._options, num_draft_tokens=num_draft_tokens), controller
+        try:
+            yield
+        finally:
+            self._options, self._controller = before
 
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
@@ -232,6 +259,19 @@ class Session:
 def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Event:
     """`event`; if it is `Started`, with the messages that are answered."""
     return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
+
+
+def _noting(events: Generator[Event, None, Pair], notices: list[Notice]) -> Generator[Event, None, Pair]:
+    """`events`, with every notice kept in `notices`."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as finished:
+            pair: Pair = finished.value
+            return pair
+        if isinstance(event, Notice):
+            notices.append(event)
+        yield event
 
 
 def failing(events: Iterator[Event]) -> Generator[Event, None, None]:

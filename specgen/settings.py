@@ -28,6 +28,7 @@ KEYS = (
     "offline",
     "compile",
     "verbose",
+    "keep-alive",
     "max-tokens",
     "temp",
     "top-k",

@@ -34,9 +34,13 @@ def no_user_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_user_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the user's settings, empty; what the environment and a specgen.toml of the machine say is away."""
+    """The folder of the user's settings, empty; what the environment and a specgen.toml of the machine say is away.
+
+    No command leaves a process behind.
+    """
     for name in (*KEYS, *OTHER_NAMES):
         monkeypatch.delenv(variable(name), raising=False)
+    monkeypatch.setenv(variable("keep-alive"), "off")
     folder = tmp_path_factory.mktemp("settings")
     monkeypatch.setenv("SPECGEN_CONFIG_DIR", str(folder))
     return folder

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -38,8 +39,11 @@ def _root(
     pass
 
 
-def build() -> typer.Typer:
-    """The application. Plain help: rich's costs 0.1 s at every start."""
+def build(names: Sequence[str] | None = None) -> typer.Typer:
+    """The application, with these commands alone where some are named: each costs time to import and to make.
+
+    Plain help: rich's costs 0.1 s at every start.
+    """
     app = typer.Typer(
         name="specgen",
         cls=Group,
@@ -47,7 +51,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=_HELP)(_root)
-    for name in command_names():
+    for name in command_names() if names is None else names:
         module = importlib.import_module(f"{commands.__name__}.{name}")
         if hasattr(module, "app"):
             for command in module.app.registered_commands:

@@ -38,7 +38,9 @@ def _set_defaults(context: typer.Context, found: Settings) -> None:
     defaults = {}
     for key, parameter in configurable(context.command.params):
         measured = context.info_name in _MEASURING and key in _FOR_ANSWERS
-        if (setting := found.found.get(key)) and key != "profile" and not measured:
+        # A server that was started by hand stays until it is told otherwise there.
+        stays = context.info_name == "serve" and key == "keep-alive"
+        if (setting := found.found.get(key)) and key != "profile" and not measured and not stays:
             defaults[parameter.name] = checked(context, parameter, setting)
     context.default_map = {**defaults, **(context.default_map or {})}
 

@@ -10,7 +10,7 @@ from specgen.errors import UsageError
 from specgen.events import Event
 
 if TYPE_CHECKING:
-    from specgen.session import Session
+    from specgen.serve.warm import WarmSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +32,19 @@ class Earlier:
         first = "\n\n".join(message.content for message in self.messages[:opening])
         return first + "".join(message.content for message in self.messages[opening:])
 
-    def go_on(self, session: "Session", text: str, *, system: str | None, raw: bool, **options: Any) -> Iterator[Event]:
+    def go_on(
+        self, session: "WarmSession", text: str, *, system: str | None, raw: bool, **options: Any
+    ) -> Iterator[Event]:
         """The stream of the answer to `text`, which may be empty where the conversation is raw.
 
         A new system prompt takes the place of the old one. Raises UsageError.
         """
-        from specgen.conversation import Conversation  # noqa: PLC0415 - torch, when it is needed anyway
-
         if self.raw:
             return session.generate(self.text + text, system=system, raw=True, **options)
         if raw:
             raise UsageError("the last conversation is in a chat template", hint="leave out --raw, or --continue")
-        conversation = Conversation(session, system=system, **options)
-        conversation.restore([message for message in self.messages if system is None or message.role != "system"])
-        return conversation.say(text)
+        earlier = [message for message in self.messages if system is None or message.role != "system"]
+        return session.go_on(earlier, text, system=system, **options)
 
 
 def last_conversation() -> Earlier:

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if debug:
         given.remove(_DEBUG)
     try:
-        code = build()(route(given), prog_name="specgen", standalone_mode=False)
+        routed = route(given)
+        known = routed[0] in command_names()
+        code = build(routed[:1] if known else None)(routed, prog_name="specgen", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED

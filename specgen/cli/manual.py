@@ -5,6 +5,7 @@ from typing import Any
 
 import typer.core
 
+from specgen.cli.coercing import read_plainly
 from specgen.cli.configured import guard
 
 _REST = "Options"
@@ -32,6 +33,10 @@ class Command(typer.core.TyperCommand):
                 with formatter.section(heading):
                     formatter.write_dl(records)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         guard(ctx)
         return super().invoke(ctx)
@@ -39,6 +44,10 @@ class Command(typer.core.TyperCommand):
 
 class Group(typer.core.TyperGroup):
     """A command that has sub-commands, in alphabetical order."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        read_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         _write_help(self.help or "", formatter)

@@ -19,17 +19,17 @@ from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put
-from specgen.session import Session
+from specgen.serve.warm import WarmSession
 
 
 @dataclass
 class Mapper:
     """Answers records one after the other with `session`; `prompt` makes the prompt of one and raises BadFile.
 
-    `generation` is what Session.generate takes beside the prompt. `quiet` leaves nothing on stderr but errors.
+    `generation` is what WarmSession.generate takes beside the prompt. `quiet` leaves nothing on stderr but errors.
     """
 
-    session: Session
+    session: WarmSession
     prompt: Callable[[Record], str]
     generation: dict[str, Any]
     results: Results

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,6 +32,25 @@ def _draft_length(text: str) -> int | None:
     return int(text)
 
 
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
+
+
+def seconds(text: str) -> float:
+    """How long `30s`, `5m`, `1h` or a number of minutes is; 0 or off is 0. Raises UsageError."""
+    if text == "off":
+        return 0.0
+    written = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
+    if written is None:
+        raise UsageError(f"--keep-alive is '{text}'", hint="give a time, for example 30s, 5m or 1h, or off")
+    return float(written[1]) * _SECONDS[written[2]]
+
+
+def time_in_words(text: str) -> str:
+    """`text` itself, which `seconds` reads. Raises UsageError."""
+    seconds(text)
+    return text
+
+
 _Profile = Annotated[
     str | None,
     typer.Option(
@@ -51,6 +71,18 @@ class Color(StrEnum):
 
 
 NoLog = Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")]
+
+
+KeepAlive = Annotated[
+    str,
+    typer.Option(
+        "--keep-alive",
+        parser=time_in_words,
+        metavar="TIME|off",
+        help="How long the models stay loaded in the background for the next call: 30s, 5m, 1h, a number of minutes, or"
+        " off; see docs/serve.md.",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ _OPENING = re.compile(r"( *)(`{3,}(?=[^`]*$)|~{3,})")
 class FirstBlock:
     """Shows a renderer the first fenced code block, line by line as each is whole, and nothing else of the text.
 
-    `enough` is called when the block is closed. Where an answer ends without a block, the renderer is shown a
-    failure, and `missing` is the answer.
+    `enough` is called when the block is closed: whoever generates need not go on. Where an answer ends without a
+    block, the renderer is shown a failure, and `missing` is the answer.
     """
 
-    def __init__(self, renderer: Renderer, enough: Callable[[], None]) -> None:
+    def __init__(self, renderer: Renderer, enough: Callable[[], None] = lambda: None) -> None:
         self._renderer = renderer
         self._enough = enough
         self.missing: str | None = None

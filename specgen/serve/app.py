@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -22,7 +22,9 @@ from specgen.serve.limits import Limits
 from specgen.serve.logprobs import Placed, Placing
 from specgen.serve.metrics import CONTENT_TYPE, Metrics
 from specgen.serve.place import PRIVATE
+from specgen.serve.private import Private
 from specgen.serve.questions import Question, read_chat, read_completion
+from specgen.serve.receiving import cancel_when_gone, whole_body
 from specgen.serve.shelf import Shelf, Wanted
 
 Kind = TypeVar("Kind", Started, Finished)
@@ -42,6 +44,7 @@ class Parts:
     status: Callable[[], dict[str, Any]]
     stop: Callable[[], None]
     show: Callable[[Event], None]
+    private: Private
 
 
 def make_app(parts: Parts) -> ASGIApp:
@@ -86,6 +89,7 @@ def make_app(parts: Parts) -> ASGIApp:
             Route("/metrics", metrics),
             Route(f"{PRIVATE}status", status),
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
+            *parts.private.routes(),
         ],
         exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
     )
@@ -123,10 +127,10 @@ def _caller(request: Request, question: Question) -> str:
 
 async def _answer(request: Request, read: Read, parts: Parts) -> Response:
     """Wait for the turn of a question, then answer it, whole or as it comes."""
-    question = read(await _body(request, parts.limits), parts.limits.stops)
+    question = read(await whole_body(request, parts.limits), parts.limits.stops)
     wanted = _find(question.model, parts)
     job = parts.shelf.engine(wanted).ask(question.answer, _caller(request, question))
-    watcher = asyncio.create_task(_cancel_when_gone(request, job))
+    watcher = asyncio.create_task(cancel_when_gone(request, job))
     answer = Answer(wanted.target, is_chat=question.is_chat)
     streaming = False
     try:
@@ -203,30 +207,3 @@ async def _chunks(
 
 def _sse(what: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-async def _cancel_when_gone(request: Request, job: Job) -> None:
-    """Nobody reads on when the connection ends: give the engine to the next."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    job.cancel()
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The whole body. Raises Refused for one that is too large or too slow."""
-    close = {"Connection": "close"}  # what is still to come is not read
-    large = Refused(f"the body has more than {limits.body} bytes", status=413, code="body_too_large", headers=close)
-    if int(request.headers.get("content-length", 0)) > limits.body:
-        raise large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > limits.body:
-                    raise large
-    except TimeoutError:
-        raise Refused(f"the body took longer than {limits.body_s:.0f} s", status=408, headers=close) from None
-    except ClientDisconnect:
-        raise Refused("the caller has gone") from None
-    return bytes(body)

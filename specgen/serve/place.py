@@ -2,18 +2,20 @@
 
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from platformdirs import user_runtime_path
 
 from specgen.errors import SpecgenError, UsageError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # The paths that are reached only at the Unix socket.
 PRIVATE = "/specgen/"
@@ -43,8 +45,10 @@ def socket_path() -> Path:
     return user_runtime_path("specgen", appauthor=False) / "serve.sock"
 
 
-def lock() -> FileLock:
+def lock() -> "FileLock":
     """What the server holds as long as it lives, however it ends."""
+    from filelock import FileLock  # noqa: PLC0415 - whoever only asks needs none, and should have asked by then
+
     return FileLock(socket_path().with_suffix(".lock"), timeout=0)
 
 
@@ -78,6 +82,8 @@ def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
 @contextlib.contextmanager
 def _unix(path: Path) -> Iterator[socket.socket]:
     """Listen at `path`. Whoever holds the lock may replace the socket that a server left when it was killed."""
+    from filelock import Timeout  # noqa: PLC0415 - as above
+
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_own(path.parent):
         raise SpecgenError(f"{path.parent} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
@@ -105,6 +111,8 @@ def _unix(path: Path) -> Iterator[socket.socket]:
 
 def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str] | None]:
     """A listening socket, its URL, and the names it may be called by. Raises UsageError or SpecgenError."""
+    import ipaddress  # noqa: PLC0415 - as above
+
     host, colon, port_text = http.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port_text.isdecimal() or int(port_text) > 65535:

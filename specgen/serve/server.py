@@ -17,9 +17,11 @@ from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, Notice
 from specgen.loading import open_pair
 from specgen.serve.app import Parts, make_app
+from specgen.serve.identity import Identity
 from specgen.serve.limits import Limits
 from specgen.serve.metrics import Metrics
 from specgen.serve.place import Place
+from specgen.serve.private import Private
 from specgen.serve.protocol import protocol
 from specgen.serve.shelf import Opening, Shelf, Wanted
 
@@ -30,17 +32,21 @@ _TICK_S = 0.05
 class Server:
     """Answers with the pairs on its `shelf`, until `stop` or a signal.
 
-    `named` is loaded at the start. `keep_alive_s`: it ends when nobody has asked anything for so long, None: never.
+    `named` is loaded at the start. `keep_alive_s`: it ends when nobody has asked anything for so long, None: never. In
+    the `background` nobody looks after it: then commands that ask say how long it stays, and a newer one replaces it.
+    `identity` is that of this process before it imported what may change its environment.
     `show` is told what whoever runs it should know. `opening` loads pairs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword a setting
         self,
         place: Place,
         named: Wanted | None = None,
         *,
         key: str | None = None,
         keep_alive_s: float | None = None,
+        background: bool = False,
+        identity: Identity | None = None,
         limits: Limits | None = None,
         show: Callable[[Event], None] = lambda _: None,
         opening: Opening = open_pair,
@@ -49,10 +55,11 @@ class Server:
         self._named = named
         self._place = place
         self._keep_alive_s = keep_alive_s
+        self._background = background
         self._show = show
         self._started_at = time.time()
         self._asked_to_stop = threading.Event()
-        self._at_once = False
+        self._at_once = self._patient = False
         self._failure: SpecgenError | None = None
         metrics = Metrics()
         self.shelf = Shelf(self._limits, metrics, show, named=[named] if named else [], opening=opening)
@@ -66,6 +73,14 @@ class Server:
             status=self.status,
             stop=self.stop,
             show=show,
+            private=Private(
+                self.shelf,
+                self._limits,
+                keep=self._keep,
+                retire=self._retire if background else None,
+                identity=identity or Identity.own(),
+                show=show,
+            ),
         )
         config = uvicorn.Config(
             make_app(parts),
@@ -101,6 +116,15 @@ class Server:
         """Accept nothing more, give the answer that runs a little time, and end. From any thread."""
         self._asked_to_stop.set()
 
+    def _keep(self, seconds: float) -> None:
+        if self._background:
+            self._keep_alive_s = seconds
+
+    def _retire(self) -> None:
+        """End when the answers that run have ended, however long that takes."""
+        self._patient = True
+        self.stop()
+
     def status(self) -> dict[str, Any]:
         """What `specgen ps` shows."""
         return {
@@ -114,6 +138,7 @@ class Server:
             "idle_s": round(self.shelf.idle_s(), 1),
             "up_s": round(time.time() - self._started_at, 1),
             "keep_alive_s": self._keep_alive_s,
+            "background": self._background,
             "url": self._place.url,
             "socket": str(self._place.path) if self._place.path else None,
         }
@@ -140,6 +165,8 @@ class Server:
         self.shelf.close()
         self._uvicorn.should_exit = True
         end = time.monotonic() + self._limits.stop_s
+        while self._patient and self.shelf.running and not self._at_once:
+            await asyncio.sleep(_TICK_S)
         while time.monotonic() < end + self._limits.last_s:
             if self._at_once:
                 end = min(end, time.monotonic())

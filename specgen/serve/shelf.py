@@ -106,6 +106,18 @@ class Shelf:
         return next((wanted for wanted in known if name in (None, wanted.target)), None)
 
     @property
+    def known(self) -> list[Wanted]:
+        """What has an engine, and what was named."""
+        return [*self._named, *self._engines]
+
+    def let_go(self, wanted: Wanted) -> None:
+        """Close a pair from its own thread, while nothing runs there: what it was loaded from has changed."""
+        session = self._engines[wanted].session
+        models = _lean(session.pair)
+        session.close()
+        self._forget(wanted, models)
+
+    @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(wanted.target for wanted in (*self._named, *self._in_use())))
 
@@ -213,9 +225,13 @@ class Shelf:
         models = _lean(engine.session.pair)
         for _ in engine.unload():
             yield Progress(f"waiting for the memory of {wanted.target}, which is answering")
+        self._forget(wanted, models)
+
+    def _forget(self, wanted: Wanted, models: list[LeanModel]) -> None:
+        """Nothing is left of a pair that was closed, and of its `models`."""
         while models:
             models.pop().keep_contexts(Kept(0))
-        del self._plans[wanted]
+        self._plans.pop(wanted, None)
         _give_back()
 
     def _about(self, wanted: Wanted, engine: Engine) -> dict[str, Any]:

@@ -1,8 +1,15 @@
 """Fixtures for tests of commands."""
 
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from specgen.cli.main import main
+from specgen.serve.identity import Identity
+from specgen.serve.warm import WarmSession
 from tests.cli.command import Run
 
 
@@ -18,3 +25,42 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
         return int(caught.value.code or 0), out, err
 
     return specgen
+
+
+@pytest.fixture(scope="session")
+def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A runtime folder where the process that keeps pairs is a thread of this one."""
+    from specgen.serve.place import take_place
+    from specgen.serve.server import Server
+
+    folder = tmp_path_factory.mktemp("keeper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(folder))
+        with take_place(None, has_key=False) as place:
+            server = Server(place, background=True, identity=ALIKE)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            patch.undo()
+            yield folder
+            server.stop()
+            thread.join()
+
+
+ALIKE = Identity("0", "here", 0, "the same")
+
+
+@pytest.fixture(params=["in process", "kept"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_user_settings: Path) -> None:
+    """Whether the models are loaded by the command itself, or were before: the test cannot tell."""
+
+    def alone(session: WarmSession) -> Any:
+        assert not session._names.can_be_sent, "the answer does not come from where the pair is kept"
+        return here(session)
+
+    here = WarmSession._here
+    if request.param == "kept":
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(request.getfixturevalue("keeper")))
+        monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
+        monkeypatch.setattr("specgen.serve.warm._patience", lambda: 600.0)
+        monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: ALIKE)
+        monkeypatch.setattr("specgen.serve.warm.WarmSession._here", alone)

@@ -15,6 +15,8 @@ from specgen.errors import TERMINATED, SomeFailed
 from specgen.history import History, location
 from tests.cli.command import Outcome, Stdin, invoke, terminal
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 LINES = ["the quick brown fox", "the lazy dog sleeps", "hello world"]
 STORIES = [sys.executable, "-m", "specgen", "map", "-m", "stories", "--raw", "-n", "4"]
 

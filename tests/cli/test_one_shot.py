@@ -19,6 +19,8 @@ from specgen.history import Answer, History, location, switch_logging
 from tests.cli.command import Outcome, invoke
 from tests.render.samples import STARTED
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 PROMPT = "the quick brown fox jumps over the lazy dog"
 
 

@@ -15,6 +15,8 @@ import pytest
 from specgen.errors import UsageError
 from tests.cli.command import Outcome, invoke
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 PROMPT = "the quick brown fox jumps over the lazy dog"
 
 

@@ -9,6 +9,8 @@ import pytest
 from specgen.errors import Incomplete, UsageError
 from tests.cli.command import Outcome, invoke
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 PROMPT = "the quick brown fox"
 SCHEMA = json.dumps(
     {

@@ -7,9 +7,19 @@ from typing import Annotated
 import typer
 
 from specgen.cli.constraints import read_constraint
-from specgen.cli.options import ConstraintOptions, GenerationOptions, ModelOptions, NoLog, Think, grouped
+from specgen.cli.options import (
+    ConstraintOptions,
+    GenerationOptions,
+    KeepAlive,
+    ModelOptions,
+    NoLog,
+    Think,
+    grouped,
+    seconds,
+)
 from specgen.cli.records import INPUT, Records, check_template, prompt_of
 from specgen.cli.suggesting import named_model
+from specgen.core import KEEP_ALIVE
 from specgen.errors import UsageError
 from specgen.render.terminal import is_terminal
 
@@ -49,6 +59,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     stats: Annotated[bool, typer.Option("--stats", help="Print the summary where stderr is no terminal, too.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but results and errors.")] = False,
     no_log: NoLog = False,
+    keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
     """Answer every line of stdin, or of files, with one line.
 
@@ -72,10 +83,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     from specgen.cli.mapping import Mapper
     from specgen.cli.outputs import Results
     from specgen.cli.recording import Recorder
-    from specgen.session import Session
+    from specgen.serve.warm import WarmSession
 
     name = field or (_PROMPT if records.is_json else INPUT)
-    with Recorder("map", on=not no_log) as recorder, Session(target, models.draft, models.engine()) as session:
+    with (
+        Recorder("map", on=not no_log) as recorder,
+        WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
+    ):
         Mapper(
             session=session,
             prompt=lambda record: prompt_of(record, prompt, name),

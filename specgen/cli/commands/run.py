@@ -15,14 +15,17 @@ from specgen.cli.options import (
     CostOptions,
     GenerationOptions,
     InputOptions,
+    KeepAlive,
     ModelOptions,
     OneShotOptions,
     OutputOptions,
     ThinkingOptions,
     grouped,
+    seconds,
 )
 from specgen.cli.suggesting import named_model
 from specgen.cli.templating import current, filled, save
+from specgen.core import KEEP_ALIVE
 from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.events import Failed, Finished, Renderer
 from specgen.render.sanitize import sanitize
@@ -49,6 +52,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print the summary in a pipe too.")] = False,
+    keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
     """Answer one prompt and stream the text to stdout.
 
@@ -84,19 +88,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     wanted = read_constraint(constraint)
     prices = costs.prices()
 
-    from specgen.cli.costing import Costed
     from specgen.cli.playing import play
     from specgen.cli.recording import Recorder
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
-    from specgen.session import Session
+    from specgen.serve.warm import WarmSession
 
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
     with (
         Recorder("run", on=not output.no_log, template=about["template"]) as recorder,
         Trace(output.trace) as trace,
-        Session(target, models.draft, models.engine()) as session,
+        WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
     ):
         renderer = make_renderer(
             stdout=sys.stdout,
@@ -110,7 +113,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             thinking=not thinking.hide_thinking,
             about=about,
         )
-        block = FirstBlock(renderer, lambda: session.stop("stop")) if one_shot.extract_code else None
+        block = FirstBlock(renderer) if one_shot.extract_code else None
         answer = functools.partial(earlier.go_on, session) if earlier else session.generate
         events = answer(
             text or "",
@@ -121,9 +124,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
             stop=generation.stop,
             think=thinking.think,
             constraint=wanted,
+            code_alone=one_shot.extract_code,
         )
         shown: Renderer = block or renderer
         if prices is not None and not output.quiet:
+            from specgen.cli.costing import Costed
+
             shown = Costed(shown, sys.stderr, prices)
         last = play(events, recorder.along(trace.along(shown)), session.stop)
         if isinstance(last, Failed):

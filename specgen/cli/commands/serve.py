@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.options import ModelOptions, grouped
+from specgen.cli.options import ModelOptions, grouped, seconds, time_in_words
 from specgen.cli.suggesting import named_model
 
 
@@ -27,7 +27,12 @@ def command(
         ),
     ] = None,
     keep_alive: Annotated[
-        float | None, typer.Option(min=0.01, metavar="MINUTES", help="End when nobody has asked anything for so long.")
+        str | None,
+        typer.Option(
+            parser=time_in_words,
+            metavar="TIME",
+            help="End when nobody has asked anything for so long: 30s, 5m, 1h, or a number of minutes.",
+        ),
     ] = None,
 ) -> None:
     """Keep a pair loaded and answer OpenAI's API: at a Unix socket of this user, and with --http over HTTP.
@@ -39,6 +44,10 @@ def command(
         specgen serve -m stories --http 127.0.0.1:8080
     """
     target = named_model(models)
+
+    from specgen.serve.identity import Identity
+
+    identity = Identity.own()
 
     from specgen.render import make_renderer
     from specgen.serve.place import take_place
@@ -52,8 +61,9 @@ def command(
                 place,
                 Wanted(target, models.draft, models.engine()),
                 key=api_key or None,
-                keep_alive_s=None if keep_alive is None else keep_alive * 60,
+                keep_alive_s=seconds(keep_alive) or None if keep_alive else None,
                 show=renderer.show,
+                identity=identity,
             ).run()
         finally:
             renderer.close()

@@ -1,0 +1,144 @@
+"""What only this user's own commands ask, at the Unix socket: a session over JSON lines."""
+
+import asyncio
+import json
+import traceback
+from collections.abc import AsyncIterator, Callable, Generator
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from specgen.engine.controller import Controller, make_controller
+from specgen.errors import SpecgenError
+from specgen.events import Event, Failed, Finished, Notice, Stats
+from specgen.serve.asked import Call
+from specgen.serve.engine import Job
+from specgen.serve.failures import Ending, Refused, of_error
+from specgen.serve.identity import Identity
+from specgen.serve.limits import Limits
+from specgen.serve.place import PRIVATE
+from specgen.serve.receiving import cancel_when_gone, whole_body
+from specgen.serve.shelf import Shelf, Wanted
+from specgen.serve.wire import END, GONE, KIND, event_line, line, read
+from specgen.session import Session
+
+
+class Fault(SpecgenError):
+    """A fault of this process. Whoever asked does without it, and sees the same fault with all that belongs to it."""
+
+
+class Private:
+    """The routes below PRIVATE that answer calls.
+
+    `keep` is told how long a caller wants this process to stay, `retire` to end for a newer one;
+    None: that it does not.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        limits: Limits,
+        *,
+        keep: Callable[[float], None],
+        retire: Callable[[], None] | None,
+        identity: Identity,
+        show: Callable[[Event], None],
+    ) -> None:
+        self._shelf = shelf
+        self._limits = limits
+        self._keep = keep
+        self._retire = retire
+        self._show = show
+        self._identity = identity
+        self._jobs: dict[str, Job] = {}
+        self._controllers: dict[tuple[str, int | None], Controller] = {}
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(f"{PRIVATE}ask", self.ask, methods=["POST"]),
+            Route(f"{PRIVATE}interrupt", self.interrupt, methods=["POST"]),
+        ]
+
+    async def ask(self, request: Request) -> Response:
+        """Events as lines, and one more that says that they are all there are.
+
+        503 where this process ends, for a newer one or at all; 409 where the caller would do something else.
+        """
+        try:
+            call: Call = read(Call, json.loads(await whole_body(request, self._limits)))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Refused(f"not a call: {type(error).__name__}") from error
+        if call.identity != self._identity:
+            if self._retire and call.identity.is_newer_than(self._identity):
+                self._retire()
+                raise of_error(Ending())
+            raise Refused("another specgen, or another environment", status=409)
+        self._keep(call.keep_alive_s)
+        wanted = self._wanted(call)
+        controller = self._controller(call)
+        job = self._shelf.engine(wanted).ask(lambda session: self._work(call, wanted, controller, session), call.caller)
+        return StreamingResponse(self._lines(call, job, request), media_type="application/jsonl")
+
+    async def interrupt(self, request: Request) -> Response:
+        """End an answer after its round, as Session.stop does."""
+        if job := self._jobs.get((await whole_body(request, self._limits)).decode("latin-1")):
+            job.stop()
+        return JSONResponse({})
+
+    async def _lines(self, call: Call, job: Job, request: Request) -> AsyncIterator[bytes]:
+        self._jobs[call.id] = job
+        watcher = asyncio.create_task(cancel_when_gone(request, job))
+        try:
+            while True:
+                event = await job.next()
+                if isinstance(event, Failed) and isinstance(event.error, Ending | Fault):
+                    yield line({KIND: GONE, "why": event.error.message})
+                    return
+                yield event_line(event)
+                if isinstance(event, Finished | Failed):
+                    yield line({KIND: END})
+                    return
+        finally:
+            watcher.cancel()
+            job.cancel()
+            del self._jobs[call.id]
+
+    def _wanted(self, call: Call) -> Wanted:
+        """The pair of a call: one that is known already, where only the draft length is another."""
+        wanted = Wanted(call.target, call.draft, call.options)
+        return next((known for known in self._shelf.known if _alike(known, wanted)), wanted)
+
+    def _controller(self, call: Call) -> Controller:
+        """What a caller's answers teach is of use for its next ones alone, as if it had a process of its own."""
+        key = (call.caller, call.options.num_draft_tokens)
+        controller = self._controllers.pop(key, None) or make_controller(call.options.num_draft_tokens)
+        self._controllers[key] = controller  # the latest is the last
+        while len(self._controllers) > self._limits.waiting:
+            del self._controllers[next(iter(self._controllers))]
+        return controller
+
+    def _work(
+        self, call: Call, wanted: Wanted, controller: Controller, session: Session
+    ) -> Generator[Event, None, None]:
+        try:
+            if session.opened and not (yield from session.is_current()):
+                self._shelf.let_go(wanted)
+            if session.opened and not call.told:
+                yield from session.told
+            with session.drafting(call.options.num_draft_tokens, controller):
+                if call.asked is None:
+                    yield from session.open()
+                    yield Finished("end", "", Stats())
+                else:
+                    yield from call.asked.answer(session)
+        except SpecgenError:
+            raise
+        except Exception as error:
+            self._show(Notice("".join(traceback.format_exception(error))))
+            raise Fault(f"unexpected {type(error).__name__}") from error
+
+
+def _alike(one: Wanted, other: Wanted) -> bool:
+    return one == replace(other, options=replace(other.options, num_draft_tokens=one.options.num_draft_tokens))

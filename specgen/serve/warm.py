@@ -1,0 +1,271 @@
+"""A session whose pair stays loaded, in a process of this user that other commands share."""
+
+import contextlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, Message
+from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
+from specgen.serve.asked import Asked, Call
+from specgen.serve.background import may_start, start
+from specgen.serve.channel import Broken, Channel
+from specgen.serve.identity import Identity
+from specgen.serve.place import socket_path
+from specgen.serve.resuming import Shown
+from specgen.serve.wire import END, GONE, KIND, line, plain, read_event
+
+if TYPE_CHECKING:
+    from specgen.session import Session
+
+# How long a process may take to hear a question: one that is new imports torch first.
+_HEARS_S = 10.0
+_NEW_S = 120.0
+_NEW_SINCE_S = 60.0
+_STOP_S = 2.0
+_ENDS_S = 1.0
+_TICK_S = 0.02
+
+
+class _Alone(Exception):
+    """The other process cannot do it; what the user should know of that, if anything."""
+
+
+class WarmSession:
+    """What Session is to the commands: the same events, from a process that has the pair loaded.
+
+    It is started where it is not there, and stays for `keep_alive_s` after the last question; 0 does without it. So do
+    calls that it must not answer (another environment, another specgen, code of a model), and those that it cannot:
+    then the pair is loaded here. An answer that breaks off is gone on with.
+    """
+
+    def __init__(self, target: str, draft: str, options: EngineOptions, keep_alive_s: float) -> None:
+        self._target = target
+        self._draft = draft
+        self._options = options
+        self._keep_alive_s = keep_alive_s
+        self._caller = secrets.token_hex(8)
+        self._id = ""
+        self._told = False
+        self._channel: Channel | None = None
+        self._session: Session | None = None
+        self._names = Names(target, draft)
+        if not self._may_be_asked():
+            self._here()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._disconnect()
+        if self._session is not None:
+            self._session.close()
+
+    def stop(self, reason: Reason = "interrupted") -> None:
+        """As Session.stop; may be called by a signal handler."""
+        if self._session is not None:
+            self._session.stop(reason)
+        elif self._id:
+            # A connection of its own: the answer comes on the other one.
+            with contextlib.suppress(OSError, Broken), Channel(socket_path()) as channel:
+                channel.send("interrupt", self._id.encode(), _STOP_S)
+
+    def open(self) -> Iterator[Event]:
+        """As Session.open. Raises SpecgenError."""
+        try:
+            if self._session is None:
+                for event in self._ask(None):
+                    if isinstance(event, Failed):
+                        raise event.error
+                    if not isinstance(event, Finished):
+                        yield event
+                self._told = True
+                return
+        except _Alone as alone:
+            yield from _notice(alone)
+        yield from self._here().open()
+
+    def generate(self, prompt: str, **options: Any) -> Iterator[Event]:
+        """As Session.generate; the `options` are the other fields of Asked."""
+        return self._answer(_asked(prompt, None, options))
+
+    def go_on(self, earlier: Sequence[Message], prompt: str, **options: Any) -> Iterator[Event]:
+        """The next turn of a conversation, as Conversation.say."""
+        return self._answer(_asked(prompt, tuple(earlier), options))
+
+    def _answer(self, asked: Asked) -> Iterator[Event]:
+        shown = Shown()
+        if self._session is None:
+            try:
+                for event in self._ask(asked):
+                    shown.add(event)
+                    yield event
+                return
+            except _Alone as alone:
+                yield from _notice(alone)
+        if shown.started is not None:
+            asked = replace(asked, sampling=replace(asked.sampling, seed=shown.started.sampling.seed))
+        yield from shown.rest(asked.answer(self._here()))
+
+    def _here(self) -> "Session":
+        """The session of this process, from now on."""
+        if self._session is None:
+            from specgen.session import Session  # noqa: PLC0415 - torch
+
+            self._disconnect()
+            self._session = Session(self._target, self._draft, self._options)
+        return self._session
+
+    def _may_be_asked(self) -> bool:
+        return (
+            self._keep_alive_s > 0
+            and hasattr(socket, "AF_UNIX")
+            and not self._options.trust_remote_code
+            and self._names.can_be_sent
+            and may_start()
+        )
+
+    def _ask(self, asked: Asked | None) -> Iterator[Event]:
+        """The events of an answer from the other process. Raises _Alone, once or in the middle."""
+        self._id = secrets.token_hex(8)
+        call = Call(
+            id=self._id,
+            caller=self._caller,
+            identity=Identity.own(),
+            target=self._names.target,
+            draft=self._names.draft,
+            options=self._options,
+            asked=asked,
+            told=self._told,
+            keep_alive_s=self._keep_alive_s,
+        )
+        channel = yield from self._heard(line(plain(call)))
+        over = False
+        try:
+            for data in channel.lines():
+                if data[KIND] == GONE:
+                    raise _Alone(data["why"])
+                over = data[KIND] == END
+                if not over:
+                    yield read_event(self._names.as_given(data))
+            if not over:
+                raise Broken
+        except Broken:
+            raise _Alone("the background process broke off") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Alone(f"the background process said what nobody understands: {error}") from error
+        finally:
+            self._id = ""
+            if not over:
+                self._disconnect()
+
+    def _heard(self, body: bytes) -> Generator[Event, None, Channel]:
+        """A connection on which the answer comes. Raises _Alone."""
+        try:
+            for _ in range(2):
+                if self._channel is None:
+                    self._channel = yield from _connected()
+                try:
+                    status = self._channel.send("ask", body, _patience())
+                except Broken:  # it has just ended, or closed a connection that was idle
+                    status = 503
+                if status == 200:
+                    return self._channel
+                self._disconnect()
+                if status != 503:
+                    break
+                _until_gone()
+        except Broken:
+            pass
+        except TimeoutError:
+            raise _Alone("the background process does not answer: specgen stop ends it") from None
+        raise _Alone
+
+    def _disconnect(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+class Names:
+    """The names of the models as another process finds them, which stands in another folder."""
+
+    def __init__(self, target: str, draft: str) -> None:
+        self._given: list[tuple[str, str]] = []
+        self.can_be_sent = True
+        self.target = self._absolute(target)
+        self.draft = draft if draft in (AUTO, LOOKUP, NONE) else self._absolute(draft)
+
+    def as_given(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What a line of an event says, with the names that the user gave."""
+        if not self._given:
+            return data
+        kind = data[KIND]
+        if kind == Started.__name__:
+            models = {role: data[role] for role in ("target", "draft") if data[role]}
+            return data | {role: model | {"id": self._in_words(model["id"])} for role, model in models.items()}
+        if kind in (Notice.__name__, Progress.__name__):
+            return {name: self._in_words(value) for name, value in data.items()}
+        if kind == Failed.__name__:
+            return data | {"error": {name: self._in_words(value) for name, value in data["error"].items()}}
+        return data
+
+    def _absolute(self, name: str) -> str:
+        if name.startswith(("/", "~")) or not os.path.lexists(name):
+            return name
+        from specgen.pairs import find_pair  # noqa: PLC0415 - most names are none of files
+
+        if find_pair(name) is not None:
+            return name
+        # With these a relative name means something else than the same file's absolute one.
+        self.can_be_sent = self.can_be_sent and not set("@:") & set(name)
+        absolute = os.path.join(os.getcwd(), name)  # noqa: PTH109, PTH118 - as it is given, dots and all
+        self._given += [(absolute, name), (os.path.normpath(absolute), os.path.normpath(name))]
+        return absolute
+
+    def _in_words(self, text: Any) -> Any:
+        for absolute, name in self._given:
+            text = text.replace(absolute, name) if isinstance(text, str) else text
+        return text
+
+
+def _connected() -> Generator[Event, None, Channel]:
+    """Connect to the process, and start it where it is not there. Raises Broken."""
+    try:
+        return Channel(socket_path())
+    except (FileNotFoundError, ConnectionRefusedError):
+        yield Progress("starting in the background")
+        if (channel := start()) is None:
+            raise Broken from None
+        return channel
+
+
+def _until_gone() -> None:
+    """Give a process that ends a moment for it."""
+    end = time.monotonic() + _ENDS_S
+    with contextlib.suppress(OSError, Broken):
+        while time.monotonic() < end:
+            Channel(socket_path()).close()
+            time.sleep(_TICK_S)
+
+
+def _patience() -> float:
+    """How long to wait until a question is heard, in seconds."""
+    with contextlib.suppress(OSError):
+        if time.time() - socket_path().stat().st_ctime < _NEW_SINCE_S:
+            return _NEW_S
+    return _HEARS_S
+
+
+def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> Asked:
+    return Asked(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
+
+
+def _notice(alone: _Alone) -> Iterator[Event]:
+    if alone.args:
+        yield Notice(f"{alone}; going on without it")

@@ -1,0 +1,295 @@
+"""A session whose pair is kept by another process: what it says, and what it does when that process cannot."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from specgen.core import EngineOptions, Message, SamplingChoice
+from specgen.errors import UsageError
+from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Step
+from specgen.models.checkpoint import Checkpoint
+from specgen.serve.asked import Asked, Call
+from specgen.serve.channel import Channel
+from specgen.serve.identity import Identity
+from specgen.serve.resuming import Shown
+from specgen.serve.warm import Names, WarmSession
+from specgen.serve.wire import line, plain
+from specgen.session import Session
+from tests.fakes import Speaker, encode, fake_session, oracle, steps
+from tests.serve.running import LONG, gated, running
+
+OPTIONS = EngineOptions(num_draft_tokens=0)
+OWN = Identity("2.0", "here", 5, "the same")
+TEXT = "the quick brown fox jumps over the lazy dog, and sleeps"
+
+
+@pytest.fixture(autouse=True)
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
+    monkeypatch.setattr("specgen.serve.warm._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.session.find_again", found)
+
+
+def found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoint]:
+    """A fake is on no disk."""
+    yield from ()
+    return checkpoint
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
+
+    def in_process(session: WarmSession) -> Session:
+        session._disconnect()
+        if session._session is None:
+            session._session = gated(tmp_path, opened=True)[0]
+        return session._session
+
+    monkeypatch.setattr("specgen.serve.warm.WarmSession._here", in_process)
+    monkeypatch.setattr("specgen.serve.warm.start", lambda: None)
+
+
+def warm(keep_alive_s: float = LONG) -> WarmSession:
+    return WarmSession("fake", "none", OPTIONS, keep_alive_s)
+
+
+def words(events: Iterator[Event]) -> tuple[str, list[str]]:
+    """The text of an answer, and the notices."""
+    shown = list(events)
+    assert isinstance(shown[-1], Finished)
+    return shown[-1].text, [event.text for event in shown if isinstance(event, Notice)]
+
+
+def without_times(events: Iterator[Event]) -> list[Event]:
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, Step):
+            kept.append(replace(event, draft_s=0.0, verify_s=0.0))
+        elif isinstance(event, Finished):
+            stats = replace(event.stats, draft_s=0.0, verify_s=0.0, elapsed_s=0.0, time_to_first_token_s=0.0)
+            kept.append(replace(event, stats=replace(stats, one_token_s=())))
+        elif not isinstance(event, Progress):
+            kept.append(event)
+    return kept
+
+
+def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    wanted: dict[str, Any] = {"max_new_tokens": 5, "system": "be brief", "sampling": SamplingChoice(seed=1)}
+    expected = without_times(session.generate("hello", **wanted))
+    with running(session, tmp_path, identity=OWN), warm() as caller:
+        for _ in range(2):
+            assert without_times(caller.generate("hello", **wanted)) == expected
+        conversation = [Message("user", "hello"), Message("assistant", "a")]
+        started = next(each for each in caller.go_on(conversation, "again", max_new_tokens=1) if type(each) is Started)
+        assert started.messages == (*conversation, Message("user", "again"))
+        *_, last = caller.generate("hello", stop=[""])
+        assert isinstance(last, Failed)
+        assert (type(last.error), last.error.hint) == (UsageError, "leave it out")
+        list(caller.open())
+
+
+def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    with running(session, tmp_path, identity=OWN), warm() as caller:
+        events = caller.generate("hello")
+        model.pass_on()
+        seen = next(event for event in events if isinstance(event, Step))
+        caller.stop()
+        model.pass_on()
+        *_, last = events
+        assert isinstance(last, Finished)
+        assert (last.reason, last.text) == ("interrupted", seen.text * 2)
+
+
+def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    with running(session, tmp_path, identity=OWN) as server:
+        with warm() as caller:
+            model.pass_on()
+            next(event for event in caller.generate("hello") if isinstance(event, Step))
+        model.pass_on(2)  # the round that was under way, at most
+        with warm() as other:
+            model.pass_on(1)
+            assert words(other.generate("hello", max_new_tokens=1))[0] == "a"
+        assert server.server.shelf.running == 0
+
+
+@pytest.mark.parametrize(
+    "its",
+    [
+        replace(OWN, environment="another"),
+        replace(OWN, place="there"),
+        replace(OWN, version="10.0"),
+        replace(OWN, changed=6),
+    ],
+)
+def test_another_environment_and_newer_code_are_left_alone(here: None, tmp_path: Path, its: Identity) -> None:
+    session, _ = gated(tmp_path)
+    with running(session, tmp_path, identity=its, background=True) as server:
+        with warm() as caller:
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+        assert server.server.shelf.requests == 0
+        assert not server.server._asked_to_stop.is_set()
+
+
+@pytest.mark.parametrize("its", [replace(OWN, version="1.9"), replace(OWN, changed=4)])
+def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
+    here: None, tmp_path: Path, its: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, model = gated(tmp_path)
+    with running(session, tmp_path, identity=its, background=True) as server:
+        with monkeypatch.context() as patch, warm() as older:
+            patch.setattr("specgen.serve.warm.Identity.own", lambda: its)
+            events = older.generate("hello", max_new_tokens=3)
+            model.pass_on()
+            next(event for event in events if isinstance(event, Step))
+            patch.undo()
+            patch.setattr("specgen.serve.warm._ENDS_S", 0.1)
+            patch.setattr("specgen.serve.warm.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0])
+            patch.setattr("specgen.serve.warm.start", lambda: None)
+            patch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
+            with warm() as newer:
+                assert words(newer.generate("hello", max_new_tokens=2)) == ("aa", [])
+            model.pass_on(2)
+            assert words(events) == ("aaa", [])
+        server.thread.join(LONG)
+        assert not server.thread.is_alive()
+
+
+def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) -> None:
+    session, _ = gated(tmp_path)
+    with running(session, tmp_path, identity=replace(OWN, version="1.0")) as server:
+        with warm() as caller:
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+        assert not server.server._asked_to_stop.is_set()
+
+
+def test_who_asks_says_how_long_it_stays(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    with running(session, tmp_path, identity=OWN, background=True) as server:
+        with warm(keep_alive_s=0.3) as caller:
+            words(caller.generate("hello", max_new_tokens=1))
+        server.thread.join(LONG)
+        assert not server.thread.is_alive()
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+    (tmp_path / "runtime").mkdir()
+    return tmp_path / "runtime" / "serve.sock"
+
+
+def test_nobody_who_answers_is_done_without(here: None, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket whose server was killed; one that does not answer; one of somebody else's."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(runtime))
+        with warm() as caller:
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+        other.listen()
+        monkeypatch.setattr("specgen.serve.warm._patience", lambda: 0.1)
+        with warm() as caller:
+            text, (notice,) = words(caller.generate("hello", max_new_tokens=2))
+            assert text == "aa"
+            assert notice.startswith("the background process does not answer")
+        monkeypatch.setattr("specgen.serve.channel.is_own", lambda _: False)
+        with warm() as caller:
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+
+
+@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nno\n", b"nonsense\r\n\r\n"])
+def test_what_breaks_off_costs_a_line(here: None, runtime: Path, sent: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(runtime))
+        other.listen()
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with other.accept()[0] as accepted:
+                        accepted.recv(1 << 16)
+                        accepted.sendall(sent)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with warm() as caller:
+            text, notices = words(caller.generate("hello", max_new_tokens=2))
+        assert text == "aa"
+        assert len(notices) <= 1
+
+
+def speaking(folder: Path, script: str = TEXT) -> Session:
+    ids = encode(script)
+    length = len(encode("hello"))
+    return fake_session(Speaker(ids, length), oracle(ids, length), folder=folder, k=3)
+
+
+@pytest.mark.parametrize("breaks", range(1, 8))
+def test_an_answer_that_broke_off_goes_on_where_it_was(tmp_path: Path, breaks: int) -> None:
+    """What was drafted until then, and how it fell into rounds, makes no difference."""
+    whole = list(speaking(tmp_path).generate("hello", raw=True, max_new_tokens=20))
+    shown = Shown()
+    seen = [event for event in whole if isinstance(event, Step)][:breaks]
+    for event in (whole[0], *seen):
+        shown.add(event)
+    other = fake_session(Speaker(encode(TEXT), len(encode("hello"))), folder=tmp_path, k=0)
+    rest = list(shown.rest(other.generate("hello", raw=True, max_new_tokens=20)))
+    assert not any(isinstance(event, Started | Progress) for event in rest)
+    everything = [*seen, *steps(rest)]
+    expected = steps(whole)
+    assert [token for step in everything for token in step.tokens] == [
+        token for step in expected for token in step.tokens
+    ]
+    assert "".join(step.text for step in everything) == "".join(step.text for step in expected)
+    assert isinstance(rest[-1], Finished)
+    assert isinstance(whole[-1], Finished)
+    assert rest[-1].text == whole[-1].text
+
+
+def test_another_answer_is_no_rest_of_it(tmp_path: Path) -> None:
+    shown = Shown()
+    for event in speaking(tmp_path).generate("hello", raw=True, max_new_tokens=5):
+        shown.add(event)
+    *_, last = shown.rest(speaking(tmp_path, "quite another text").generate("hello", raw=True, max_new_tokens=5))
+    assert isinstance(last, Failed)
+    assert "cannot be gone on with" in last.error.message
+
+
+def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("m", "stories", "m/x@y"):
+        (tmp_path / folder).mkdir()
+    names = Names("./m", "auto")
+    assert (names.target, names.draft) == (f"{tmp_path}/./m", "auto")
+    found = names.as_given({"type": "Failed", "error": {"message": f"no {tmp_path}/./m, {tmp_path}/m/x", "hint": ""}})
+    assert found["error"]["message"] == "no ./m, m/x"
+    model = {"id": f"{tmp_path}/./m", "revision": None}
+    assert names.as_given({"type": "Started", "target": model, "draft": None})["target"]["id"] == "./m"
+    said = {"type": "Step", "spans": [{"text": f"{tmp_path}/m"}]}
+    assert names.as_given(said) == said
+    for name in ("stories", "org/name", "./none", str(tmp_path / "m")):
+        assert Names(name, "lookup").target == name
+    assert not Names("m/x@y", "auto").can_be_sent
+
+
+def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path)
+    call = plain(Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, keep_alive_s=1.0))
+    wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
+    with running(session, tmp_path, identity=OWN) as server, Channel(server.path) as channel:
+        for body in (b"{", *map(line, wrong)):
+            assert channel.send("ask", body, LONG) == 400
+            assert json.dumps(list(channel.lines()))
+        with server.http() as http:
+            assert http.post("/specgen/ask", json=call).status_code == 404
