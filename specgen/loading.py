@@ -15,8 +15,8 @@ from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
-from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
 from specgen.engine.runners.graphs import choose_capture
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.errors import SpecgenError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.backends import check_backend

@@ -7,9 +7,9 @@ import torch
 from specgen.core import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
 from specgen.engine.devices import Placement, place
 from specgen.engine.memory import Footprint, context_limit, footprint, free_memory, peak
-from specgen.engine.runners.decoder import describe_checkpoint
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.int8 import choose_kernel
+from specgen.engine.runners.opening import describe_checkpoint
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.models.checkpoint import Checkpoint
 from specgen.pairs import models_of

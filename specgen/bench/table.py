@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specgen.bench.blocks import Block, blocks
+from specgen.render.columns import align
 
 Figures = Mapping[str, Any]
 
@@ -21,13 +22,8 @@ def markdown(report: Figures, header: Figures) -> str:
 
 
 def _text(block: Block) -> str:
-    return "\n".join([*_align(block.rows), *block.lines])
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as they must be: the first to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    figures = range(1, len(block.rows[0])) if block.rows else ()
+    return "\n".join([*align(block.rows, right=figures), *block.lines])
 
 
 def _markdown(block: Block) -> str:

@@ -200,7 +200,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """What a chat without a model says to a line."""
     import sys
 
-    from specgen.cli.chat.loop import Chat, Look
+    from specgen.cli.chat.chat import Chat, Look
+    from specgen.cli.chat.loop import loop
     from specgen.cli.chat.reading import reader
     from specgen.conversation import Conversation
     from specgen.render.plain import Plain
@@ -212,7 +213,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     def told(line: str) -> str:
         monkeypatch.setattr(sys, "stdin", Stdin(line.encode()))
         conversation = Conversation(fake_session(TableModel(8), folder=tmp_path))
-        Chat(conversation, Look(), lambda _: Plain(sys.stdout, sys.stderr), lambda *_: None).loop(reader(dict))  # type: ignore[arg-type,return-value]
+        chat = Chat(conversation, Look(), lambda _: Plain(sys.stdout, sys.stderr), lambda *_: None)  # type: ignore[arg-type,return-value]
+        loop(chat, reader(dict))
         return str(capsys.readouterr().err)
 
     return told

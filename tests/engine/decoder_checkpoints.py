@@ -8,7 +8,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specgen.core import ModelRef
 from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.runners.decoder import LeanModel
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.models.checkpoint import Checkpoint, follow
 
 VOCAB = 97

@@ -164,7 +164,7 @@ from pathlib import Path
 import torch
 from specgen.core import ModelRef
 from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import describe_checkpoint, load_decoder
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
 from specgen.models.checkpoint import Checkpoint, follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from specgen.core import ModelRef
-from specgen.engine.runners.decoder import describe_checkpoint
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.families import FAMILIES
+from specgen.engine.runners.opening import describe_checkpoint
 from specgen.models.checkpoint import Checkpoint
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from specgen.core import Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.gguf_tensors import GgufTensors
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
 from specgen.events import Finished, Notice
 from specgen.loading import open_pair

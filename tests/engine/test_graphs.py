@@ -17,8 +17,9 @@ from specgen.cli.options import ModelOptions
 from specgen.core import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.devices import Placement
 from specgen.engine.runners import decoder
-from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.graphs import Capture, CudaGraphs, Step, choose_capture
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.sampling import Sampler
 from specgen.engine.tokens import Tokens
 from specgen.errors import SpecgenError

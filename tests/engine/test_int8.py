@@ -13,9 +13,10 @@ import torch
 from specgen.core import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.runners import int8, int8_integers, packing
-from specgen.engine.runners.decoder import LeanModel, describe_checkpoint, load_decoder
+from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.int8_integers import Integers
 from specgen.engine.runners.int8_rounded import Rounded
+from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
 from specgen.errors import DeviceUnavailable, UnsupportedModel, UsageError
 from specgen.events import Notice, Progress

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import click
 
 from specgen.cli.chat import files, pair, settings
-from specgen.cli.chat.loop import Chat, short
+from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name
 from specgen.errors import SpecgenError, UsageError
 from specgen.nearest import meant

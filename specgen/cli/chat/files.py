@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from specgen import saved_chat
-from specgen.cli.chat.loop import Chat, short
+from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name, open_pair
 from specgen.cli.inputs import as_text
 from specgen.errors import BadFile, SpecgenError, UsageError

@@ -1,6 +1,6 @@
 """The chat's pair: /model, /draft and /spec."""
 
-from specgen.cli.chat.loop import Chat
+from specgen.cli.chat.chat import Chat
 from specgen.core import ModelRef
 from specgen.errors import UsageError
 from specgen.events import LoadedModel

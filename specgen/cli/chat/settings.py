@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specgen.cli.chat.loop import Chat
+from specgen.cli.chat.chat import Chat
 from specgen.core import SamplingChoice
 from specgen.errors import UsageError
 from specgen.nearest import meant

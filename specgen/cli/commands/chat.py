@@ -42,8 +42,9 @@ def command(
     target = named_model(models)
     wanted = read_constraint(constraint)
 
+    from specgen.cli.chat.chat import Chat, Look
     from specgen.cli.chat.commands import completions
-    from specgen.cli.chat.loop import Chat, Look
+    from specgen.cli.chat.loop import loop
     from specgen.cli.chat.reading import reader
     from specgen.cli.recording import Recorder
     from specgen.conversation import Conversation
@@ -82,4 +83,4 @@ def command(
         look = Look(output.color.value, output.color_source, not no_markdown, not thinking.hide_thinking)
         chat = Chat(conversation, look, rendering, lambda target, draft: Session(target, draft, models.engine()))
         chat.show(conversation.session.open())
-        chat.loop(reader(completions))
+        loop(chat, reader(completions))

@@ -51,15 +51,14 @@ def list_(profile: _Profile = None, json: _Json = False) -> None:
         specgen config list --json
     """
     from specgen.cli.inspecting import inspected
+    from specgen.render.columns import align
 
     rows = inspected(profile)
     if json:
         print_json({row.key: _plain(row) for row in rows})
         return
-    values = ["" if row.value is None else _text(row.value) for row in rows]
-    widths = max(len(row.key) for row in rows), max(map(len, values))
-    for row, value in zip(rows, values, strict=True):
-        _say(f"{row.key:<{widths[0]}}  {value:<{widths[1]}}  {_origin(row)}")
+    for line in align([(row.key, "" if row.value is None else _text(row.value), _origin(row)) for row in rows]):
+        _say(line)
 
 
 @app.command()

@@ -21,6 +21,7 @@ def command(
     """
     from specgen.models import pins
     from specgen.models.cache import cached_models, folder
+    from specgen.render.columns import align
     from specgen.sizes import in_words
 
     models = cached_models()
@@ -56,9 +57,8 @@ def command(
             revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.append((model.id, in_words(model.size), used, ", ".join(revisions)))
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
-    for name, size, used, revisions_text in table:
-        typer.echo(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {used:<{widths[2]}}  {revisions_text}")
+    for line in align(table, right={1}):
+        typer.echo(line)
     if not models:
         typer.echo(f"specgen: no models in {folder()}; `specgen pull org/name` gets one", err=True)
 

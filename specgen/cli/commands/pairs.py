@@ -27,6 +27,7 @@ def command(
     from specgen.models.cache import cached_models
     from specgen.pairs import curated, is_verified, models_of
     from specgen.planning import fits_roughly
+    from specgen.render.columns import align
     from specgen.sizes import in_words
 
     device = choose_device(Device.AUTO)
@@ -66,7 +67,5 @@ def command(
                 "yes" if row["fits"] else "no",
             )
         )
-    widths = [max(len(line[column]) for line in table) for column in range(7)]
-    for line in table:
-        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        typer.echo("  ".join(cells).rstrip())
+    for line in align(table, right={3}):
+        typer.echo(line)

@@ -65,7 +65,7 @@ def _name(model: str) -> str:
 
 
 def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
-    from specgen.trends import WEEKS
+    from specgen.render.columns import align
 
     rows = [("ANSWERS", "TOKENS", "ACCEPTANCE", "LENGTH", "SPEED-UP", "WEEKS", title)]
     for name, trend in trends:
@@ -81,10 +81,7 @@ def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
                 name,
             )
         )
-    return [
-        f"{answers:>7}  {tokens:>7}  {rate:>10}  {length:>6}  {speed_up:>8}  {weeks:<{WEEKS}}  {name}"
-        for answers, tokens, rate, length, speed_up, weeks, name in rows
-    ]
+    return align(rows, right=range(5))
 
 
 def _bar(rate: float | None) -> str:

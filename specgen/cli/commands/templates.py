@@ -36,6 +36,7 @@ def list_(json: _Json = False) -> None:
     """
     from specgen import templates
     from specgen.errors import SpecgenError
+    from specgen.render.columns import align
 
     rows: list[tuple[str, str]] = []
     data: list[dict[str, Any]] = []
@@ -51,9 +52,8 @@ def list_(json: _Json = False) -> None:
     if json:
         print_json(data)
         return
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, about in rows:
-        typer.echo(_safe(f"{name:<{width}}  {about}"))
+    for line in align([(name, _safe(about)) for name, about in rows]):
+        typer.echo(line)
     if not rows:
         typer.echo("specgen: there are no templates; specgen --save NAME makes one", err=True)
 

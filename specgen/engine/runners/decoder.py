@@ -1,6 +1,6 @@
 """The lean decoder: Llama-like models without transformers, and with little between one kernel and the next."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -8,19 +8,13 @@ from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
 from specgen.engine.runners.attention import BLOCK, Part, Sight
 from specgen.engine.runners.block import Positions
-from specgen.engine.runners.description import Description, describe
+from specgen.engine.runners.description import Description
 from specgen.engine.runners.graphs import Capture, Graphs
-from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.kept import Kept
-from specgen.engine.runners.opaque import opaque
-from specgen.engine.runners.packing import FloatLinears, Int8Linears
 from specgen.engine.runners.rope import Rope
 from specgen.engine.runners.rotary import Turns
-from specgen.engine.runners.stack import Stack, find_fault, read_stack
-from specgen.engine.runners.tensors import Tensors, open_tensors
+from specgen.engine.runners.stack import Stack
 from specgen.engine.tokens import Tokens
-from specgen.events import Notice, Progress
-from specgen.models.checkpoint import Checkpoint, Reporting
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
 CHUNK = 256
@@ -214,65 +208,3 @@ class LeanModel:
             if known:
                 grown[:, :, :known] = self._caches[index][:, :, :known]
             self._caches[index : index + 1] = [grown]
-
-
-def load_decoder(
-    checkpoint: Checkpoint,
-    description: Description,
-    placement: Placement,
-    context_length: int,
-    new_capture: Callable[[], Capture] | None = None,
-) -> Reporting[LeanModel]:
-    """The model of `checkpoint`, which `describe_checkpoint` described, on its device.
-
-    `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
-    what graphs.choose_capture gives for the device.
-    """
-    tensors = open_tensors(checkpoint.weight_files)
-    if placement.int8:
-        stack = yield from _read_int8(checkpoint, description, tensors, placement)
-    else:
-        shares = read_stack(description, tensors, placement, FloatLinears(placement))
-        stack = yield from _progress("loading", checkpoint, shares)
-    if new_capture and placement.device.type == "cpu":
-        stack = opaque(stack, description)
-    model = LeanModel(description, stack, placement, context_length, new_capture)
-    if failure := model.warm_up():
-        yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
-    return model
-
-
-def _read_int8(
-    checkpoint: Checkpoint, description: Description, tensors: Tensors, placement: Placement
-) -> Reporting[Stack]:
-    kernel = choose_kernel()
-    assert kernel is not None, "place() has looked"  # noqa: S101
-    with Int8Linears(checkpoint.weight_files, kernel) as linears:
-        doing = "packing" if linears.packs else "loading"
-        stack = yield from _progress(doing, checkpoint, read_stack(description, tensors, placement, linears))
-    if linears.failure:
-        yield Notice(f"the packed weights could not be kept ({linears.failure}): the next start packs again")
-    return stack
-
-
-def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None, Stack]) -> Reporting[Stack]:
-    """The stack, with a Progress for every share of it."""
-    total = checkpoint.weight_bytes
-    try:
-        while True:
-            yield Progress(f"{doing} {checkpoint.ref.source}", int(next(shares) * total), total)
-    except StopIteration as finished:
-        stack: Stack = finished.value
-        return stack
-
-
-def describe_checkpoint(checkpoint: Checkpoint) -> Description | str:
-    """What `load_decoder` needs to know of a checkpoint whose weights are there, or the reason why it cannot run it."""
-    if checkpoint.is_gguf:
-        from specgen.engine.runners.gguf_tensors import describe_gguf  # noqa: PLC0415  0.1 s, only for GGUF
-
-        return describe_gguf(checkpoint.path)
-    description = describe(checkpoint.config)
-    if isinstance(description, str):
-        return description
-    return find_fault(description, Tensors(checkpoint.weight_files)) or description

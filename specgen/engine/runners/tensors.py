@@ -31,12 +31,3 @@ class Tensors:
     def dtype(self, name: str) -> str:
         """As safetensors names it: F32, BF16 ..."""
         return str(self._file_of[name].get_slice(name).get_dtype())
-
-
-def open_tensors(files: list[Path]) -> Tensors:
-    """The tensors of a checkpoint's weight files, by the names that the hub has for them. Raises BadFile for GGUF."""
-    if files[0].suffix != ".gguf":
-        return Tensors(files)
-    from specgen.engine.runners.gguf_tensors import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
-
-    return GgufTensors(files[0])
