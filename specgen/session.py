@@ -21,12 +21,13 @@ from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.engine.tokens import Tokens
 from specgen.errors import OutOfMemory, SpecgenError, UsageError
-from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Reason, Started
+from specgen.events import Event, Finished, LoadedModel, Notice, Progress, Reason, Started
 from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling
+from specgen.streams import failing, with_messages
 
 
 class Session:
@@ -256,11 +257,6 @@ class Session:
         )
 
 
-def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Event:
-    """`event`; if it is `Started`, with the messages that are answered."""
-    return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
-
-
 def _noting(events: Generator[Event, None, Pair], notices: list[Notice]) -> Generator[Event, None, Pair]:
     """`events`, with every notice kept in `notices`."""
     while True:
@@ -272,14 +268,6 @@ def _noting(events: Generator[Event, None, Pair], notices: list[Notice]) -> Gene
         if isinstance(event, Notice):
             notices.append(event)
         yield event
-
-
-def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
-    """`events`, with a failure that a user can cause as the last event."""
-    try:
-        yield from events
-    except SpecgenError as error:
-        yield Failed(error)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specgen.core import Constraint, EngineOptions, Message, SamplingChoice
-from specgen.events import Event
+from specgen.engine.thinking import Tags
+from specgen.engine.tokens import Tokens
+from specgen.events import Event, LoadedModel
 from specgen.serve.identity import Identity
 
 if TYPE_CHECKING:
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 class Asked:
     """A prompt, with all that Session.generate takes. With `earlier` it is the next turn of that conversation.
 
-    `code_alone`: the answer may end behind its first code block.
+    With `context` it is what Session.run takes, and then `thinking` and `speculating` count. `code_alone`: the answer
+    may end behind its first code block.
     """
 
     prompt: str
     earlier: tuple[Message, ...] | None = None
+    context: tuple[int, ...] | None = None
+    thinking: Tags | None = None
+    speculating: bool = True
     system: str | None = None
     raw: bool = False
     sampling: SamplingChoice = field(default_factory=SamplingChoice)
@@ -32,6 +38,8 @@ class Asked:
 
     def answer(self, session: "Session") -> Iterator[Event]:
         """The stream of the answer, from `session`; closing it early is safe."""
+        if self.context is not None:
+            return self._run(session, Tokens(self.context))
         if self.earlier is None:
             events = session.generate(
                 self.prompt,
@@ -47,6 +55,16 @@ class Asked:
             events = self._turn(session, self.earlier)
         return _ending_behind_code(events, session) if self.code_alone else events
 
+    def _run(self, session: "Session", context: Tokens) -> Iterator[Event]:
+        yield from session.open()
+        session.speculating = self.speculating
+        try:
+            yield from session.run(
+                context, self.sampling, self.max_new_tokens, self.stop, self.thinking, self.constraint
+            )
+        finally:
+            session.speculating = True  # the next question may be somebody else's
+
     def _turn(self, session: "Session", earlier: tuple[Message, ...]) -> Iterator[Event]:
         from specgen.conversation import Conversation  # noqa: PLC0415 - torch, which whoever only asks does not need
 
@@ -61,6 +79,17 @@ class Asked:
         )
         conversation.restore(earlier)
         return conversation.say(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What loading.Pair has, of a pair that was loaded elsewhere; `path` is where its tokenizer is read from."""
+
+    target: LoadedModel
+    draft: LoadedModel | None
+    drafter: str
+    context_length: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,16 @@ from starlette.routing import Route
 from specgen.engine.controller import Controller, make_controller
 from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, Notice, Stats
-from specgen.serve.asked import Call
-from specgen.serve.engine import Job
+from specgen.loading import Pair
+from specgen.serve.asked import Call, Opened
+from specgen.serve.engine import Engine, Job
 from specgen.serve.failures import Ending, Refused, of_error
 from specgen.serve.identity import Identity
 from specgen.serve.limits import Limits
 from specgen.serve.place import PRIVATE
 from specgen.serve.receiving import cancel_when_gone, whole_body
 from specgen.serve.shelf import Shelf, Wanted
-from specgen.serve.wire import END, GONE, KIND, event_line, line, read
+from specgen.serve.wire import END, GONE, KIND, line, object_line, read
 from specgen.session import Session
 
 
@@ -78,8 +79,9 @@ class Private:
         self._keep(call.keep_alive_s)
         wanted = self._wanted(call)
         controller = self._controller(call)
-        job = self._shelf.engine(wanted).ask(lambda session: self._work(call, wanted, controller, session), call.caller)
-        return StreamingResponse(self._lines(call, job, request), media_type="application/jsonl")
+        engine = self._shelf.engine(wanted)
+        job = engine.ask(lambda session: self._work(call, wanted, controller, session), call.caller)
+        return StreamingResponse(self._lines(call, engine, job, request), media_type="application/jsonl")
 
     async def interrupt(self, request: Request) -> Response:
         """End an answer after its round, as Session.stop does."""
@@ -87,7 +89,7 @@ class Private:
             job.stop()
         return JSONResponse({})
 
-    async def _lines(self, call: Call, job: Job, request: Request) -> AsyncIterator[bytes]:
+    async def _lines(self, call: Call, engine: Engine, job: Job, request: Request) -> AsyncIterator[bytes]:
         self._jobs[call.id] = job
         watcher = asyncio.create_task(cancel_when_gone(request, job))
         try:
@@ -96,7 +98,9 @@ class Private:
                 if isinstance(event, Failed) and isinstance(event.error, Ending | Fault):
                     yield line({KIND: GONE, "why": event.error.message})
                     return
-                yield event_line(event)
+                yield object_line(event)
+                if isinstance(event, Finished) and call.asked is None:
+                    yield object_line(_opened(engine.session.pair))
                 if isinstance(event, Finished | Failed):
                     yield line({KIND: END})
                     return
@@ -138,6 +142,11 @@ class Private:
         except Exception as error:
             self._show(Notice("".join(traceback.format_exception(error))))
             raise Fault(f"unexpected {type(error).__name__}") from error
+
+
+def _opened(pair: Pair) -> Opened:
+    path = str(pair.checkpoint.path.absolute())
+    return Opened(pair.loaded_target, pair.loaded_draft, pair.drafter_name, pair.context_length, path)
 
 
 def _alike(one: Wanted, other: Wanted) -> bool:

@@ -1,26 +1,33 @@
 """A session whose pair stays loaded, in a process of this user that other commands share."""
 
 import contextlib
+import functools
 import os
 import secrets
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, Message
+from specgen.core import AUTO, LOOKUP, NONE, Constraint, EngineOptions, Message, ModelRef, SamplingChoice
+from specgen.errors import UsageError
 from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
-from specgen.serve.asked import Asked, Call
+from specgen.serve.asked import Asked, Call, Opened
 from specgen.serve.background import may_start, start
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.identity import Identity
 from specgen.serve.place import socket_path
 from specgen.serve.resuming import Shown
-from specgen.serve.wire import END, GONE, KIND, line, plain, read_event
+from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
 
 if TYPE_CHECKING:
+    from specgen.conversation import OpenPair
+    from specgen.engine.thinking import Tags
+    from specgen.engine.tokens import Tokens
+    from specgen.models.tokenizer import Tokenizer
     from specgen.session import Session
 
 # How long a process may take to hear a question: one that is new imports torch first.
@@ -54,6 +61,8 @@ class WarmSession:
         self._told = False
         self._channel: Channel | None = None
         self._session: Session | None = None
+        self._pair: WarmPair | None = None
+        self.speculating = True
         self._names = Names(target, draft)
         if not self._may_be_asked():
             self._here()
@@ -62,6 +71,10 @@ class WarmSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """As Session.close; the other process keeps its pair."""
         self._disconnect()
         if self._session is not None:
             self._session.close()
@@ -79,6 +92,8 @@ class WarmSession:
         """As Session.open. Raises SpecgenError."""
         try:
             if self._session is None:
+                if self._pair is not None:
+                    return
                 for event in self._ask(None):
                     if isinstance(event, Failed):
                         raise event.error
@@ -89,6 +104,59 @@ class WarmSession:
         except _Alone as alone:
             yield from _notice(alone)
         yield from self._here().open()
+
+    @property
+    def pair(self) -> "OpenPair":
+        """As Session.pair."""
+        if self._session is not None:
+            return self._session.pair
+        if self._pair is None:
+            raise UsageError("the session is not open", hint="exhaust WarmSession.open() first")
+        return self._pair
+
+    def change_draft(self, draft: str) -> Iterator[Event]:
+        """As Session.change_draft; another process opens the target with it anew."""
+        if self._session is not None:
+            yield from self._session.change_draft(draft)
+            return
+        former = self._draft, self._names, self._pair
+        self._draft, self._names, self._pair, self._told = draft, Names(self._target, draft), None, False
+        try:
+            if not self._names.can_be_sent:
+                self._here()
+            yield from self.open()
+        except BaseException:
+            (self._draft, self._names, self._pair), self._session = former, None
+            raise
+
+    def run(
+        self,
+        context: "Tokens",
+        sampling: SamplingChoice | None = None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        thinking: "Tags | None" = None,
+        constraint: Constraint | None = None,
+    ) -> Iterator[Event]:
+        """As Session.run. Raises SpecgenError."""
+        if self._session is not None:
+            self._session.speculating = self.speculating
+            yield from self._session.run(context, sampling, max_new_tokens, stop, thinking, constraint)
+            return
+        asked = Asked(
+            "",
+            context=tuple(context),
+            thinking=thinking,
+            speculating=self.speculating,
+            sampling=sampling or SamplingChoice(),
+            max_new_tokens=max_new_tokens,
+            stop=tuple(stop),
+            constraint=constraint,
+        )
+        for event in self._answer(asked):
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
 
     def generate(self, prompt: str, **options: Any) -> Iterator[Event]:
         """As Session.generate; the `options` are the other fields of Asked."""
@@ -151,7 +219,10 @@ class WarmSession:
                 if data[KIND] == GONE:
                     raise _Alone(data["why"])
                 over = data[KIND] == END
-                if not over:
+                if data[KIND] == Opened.__name__:
+                    opened: Opened = read_line(Opened, self._names.as_given(data))
+                    self._pair = WarmPair(opened, self._options)
+                elif not over:
                     yield read_event(self._names.as_given(data))
             if not over:
                 raise Broken
@@ -192,6 +263,25 @@ class WarmSession:
             self._channel = None
 
 
+class WarmPair:
+    """What is known here of a pair that another process has loaded; its tokenizer is read when it is asked for."""
+
+    def __init__(self, opened: Opened, options: EngineOptions) -> None:
+        self.loaded_target = opened.target
+        self.loaded_draft = opened.draft
+        self.drafter_name = opened.drafter
+        self.context_length = opened.context_length
+        self._path = Path(opened.path)
+        self._options = options
+
+    @functools.cached_property
+    def tokenizer(self) -> "Tokenizer":
+        from specgen.models.checkpoint import Checkpoint  # noqa: PLC0415 - a chat alone needs it
+        from specgen.tokenizing import read_tokenizer  # noqa: PLC0415
+
+        return read_tokenizer(Checkpoint(ModelRef.parse(self.loaded_target.id), self._path), self._options)
+
+
 class Names:
     """The names of the models as another process finds them, which stands in another folder."""
 
@@ -206,7 +296,7 @@ class Names:
         if not self._given:
             return data
         kind = data[KIND]
-        if kind == Started.__name__:
+        if kind in (Started.__name__, Opened.__name__):
             models = {role: data[role] for role in ("target", "draft") if data[role]}
             return data | {role: model | {"id": self._in_words(model["id"])} for role, model in models.items()}
         if kind in (Notice.__name__, Progress.__name__):

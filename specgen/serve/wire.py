@@ -24,15 +24,20 @@ _ERRORS = {name: kind for name, kind in inspect.getmembers(errors, inspect.iscla
 Read = Callable[[Any], Any]
 
 
-def event_line(event: Event) -> bytes:
-    """`event` as one line of JSON, its newline included."""
-    return line({KIND: type(event).__name__, **plain(event)})
+def object_line(what: Any) -> bytes:
+    """An event, or another dataclass, as one line of JSON, its newline included."""
+    return line({KIND: type(what).__name__, **plain(what)})
 
 
 def read_event(data: Any) -> Event:
     """The event that parsed JSON of such a line has. Raises KeyError, TypeError or ValueError for anything else."""
-    event: Event = read(_EVENTS[data.pop(KIND)], data)
+    event: Event = read_line(_EVENTS[data[KIND]], data)
     return event
+
+
+def read_line(kind: Any, data: Any) -> Any:
+    """What parsed JSON of such a line has, of a type that is known. Raises as read_event."""
+    return read(kind, {name: value for name, value in data.items() if name != KIND})
 
 
 def line(data: Any) -> bytes:

@@ -13,7 +13,7 @@ from specgen.core import EngineOptions
 from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Notice
 from specgen.serve.failures import Ending
-from specgen.serve.wire import event_line, plain, read, read_event
+from specgen.serve.wire import object_line, plain, read, read_event
 
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SpecgenError)]
 
@@ -26,16 +26,16 @@ def test_every_event(kind: type, data: st.DataObject) -> None:
     """By the annotations: a new field, or a new event, is in this test as soon as it is there."""
     hints = get_type_hints(kind)
     event = data.draw(st.builds(kind, **{field.name: st.from_type(hints[field.name]) for field in fields(kind)}))
-    line = event_line(event)
+    line = object_line(event)
     assert line.count(b"\n") == 1
     arrived = read_event(json.loads(line))
-    assert event_line(arrived) == line
+    assert object_line(arrived) == line
     assert arrived == event or b"NaN" in line  # which equals nothing
 
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error(kind: type[SpecgenError]) -> None:
-    found = read_event(json.loads(event_line(Failed(kind("it went wrong", hint="try again")))))
+    found = read_event(json.loads(object_line(Failed(kind("it went wrong", hint="try again")))))
     assert isinstance(found, Failed)
     assert type(found.error) is kind
     assert (found.error.message, found.error.hint) == ("it went wrong", "try again")
@@ -47,7 +47,7 @@ def test_options(options: EngineOptions) -> None:
 
 
 def test_an_error_that_only_the_server_knows_is_one_all_the_same() -> None:
-    found = read_event(json.loads(event_line(Failed(Ending()))))
+    found = read_event(json.loads(object_line(Failed(Ending()))))
     assert isinstance(found, Failed)
     assert (type(found.error), str(found.error)) == (SpecgenError, str(Ending()))
 
@@ -73,5 +73,5 @@ def test_what_is_no_event_is_refused(wrong: Any) -> None:
 
 def test_any_text_arrives() -> None:
     notice = Notice("é\u2028\n\udc80\x1b")
-    assert event_line(notice).isascii()
-    assert read_event(json.loads(event_line(notice))) == notice
+    assert object_line(notice).isascii()
+    assert read_event(json.loads(object_line(notice))) == notice

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from specgen.cli.chat.reading import unechoed
 from specgen.cli.playing import play
-from specgen.conversation import Conversation
+from specgen.conversation import Conversation, Talking
 from specgen.events import Event, Failed, Finished, Renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, is_terminal
-from specgen.session import Session
 
 
 @dataclass(slots=True)
@@ -35,7 +34,7 @@ class Chat:
         conversation: Conversation,
         look: Look,
         make_renderer: Callable[[Look], Renderer],
-        open_session: Callable[[str, str], Session],
+        open_session: Callable[[str, str], Talking],
     ) -> None:
         self.conversation = conversation
         self.look = look

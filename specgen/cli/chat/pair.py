@@ -1,10 +1,10 @@
 """The chat's pair: /model, /draft and /spec."""
 
 from specgen.cli.chat.chat import Chat
+from specgen.conversation import Talking
 from specgen.core import ModelRef
 from specgen.errors import UsageError
 from specgen.events import LoadedModel
-from specgen.session import Session
 
 
 def model(chat: Chat, argument: str) -> None:
@@ -39,7 +39,12 @@ def spec(chat: Chat, argument: str) -> None:
 def open_pair(chat: Chat, target: str, draft: str) -> None:
     """Go on with another pair; the old one stays where that fails. Raises SpecgenError."""
     session = chat.open_session(target, draft)
-    chat.show(session.open())
+    try:
+        chat.show(session.open())
+    except BaseException:
+        session.close()
+        raise
+    chat.conversation.session.close()
     chat.conversation.move(session)
 
 
@@ -48,7 +53,7 @@ def model_name(model: LoadedModel) -> str:
     return str(ModelRef.at(model.id, model.revision))
 
 
-def draft_name(session: Session) -> str:
+def draft_name(session: Talking) -> str:
     """The draft as -d takes it."""
     draft = session.pair.loaded_draft
     return model_name(draft) if draft else session.pair.drafter_name

@@ -9,12 +9,15 @@ from specgen.cli.constraints import read_constraint
 from specgen.cli.options import (
     ConstraintOptions,
     GenerationOptions,
+    KeepAlive,
     ModelOptions,
     OutputOptions,
     ThinkingOptions,
     grouped,
+    seconds,
 )
 from specgen.cli.suggesting import named_model
+from specgen.core import KEEP_ALIVE
 
 
 @grouped
@@ -28,6 +31,7 @@ def command(
     no_markdown: Annotated[
         bool, typer.Option("--no-markdown", help="Show answers on a terminal as the model writes them.")
     ] = False,
+    keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
     """Talk with a model; each answer streams, and the conversation is kept.
 
@@ -51,7 +55,7 @@ def command(
     from specgen.events import Renderer
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
-    from specgen.session import Session
+    from specgen.serve.warm import WarmSession
 
     with Recorder("chat", on=not output.no_log) as recorder, Trace(output.trace) as trace:
 
@@ -71,8 +75,11 @@ def command(
             )
             return recorder.along(trace.along(renderer))
 
+        def session(target: str, draft: str) -> WarmSession:
+            return WarmSession(target, draft, models.engine(), seconds(keep_alive))
+
         conversation = Conversation(
-            Session(target, models.draft, models.engine()),
+            session(target, models.draft),
             system=system,
             sampling=generation.sampling(),
             max_new_tokens=generation.max_tokens,
@@ -81,6 +88,9 @@ def command(
             constraint=wanted,
         )
         look = Look(output.color.value, output.color_source, not no_markdown, not thinking.hide_thinking)
-        chat = Chat(conversation, look, rendering, lambda target, draft: Session(target, draft, models.engine()))
-        chat.show(conversation.session.open())
-        loop(chat, reader(completions))
+        chat = Chat(conversation, look, rendering, session)
+        try:
+            chat.show(conversation.session.open())
+            loop(chat, reader(completions))
+        finally:
+            conversation.session.close()
