@@ -12,6 +12,8 @@ AUTO = "auto"
 # The context that memory is planned for where nobody asks for one: caches grow as they are used, and few answers fill
 # the longest context that a model allows.
 PLANNED_CONTEXT = 4096
+# The fields of EngineOptions that `specgen tune` searches, and that what it found may fill in.
+TUNABLE = ("num_draft_tokens", "lookup", "threads", "quant")
 
 
 class Device(StrEnum):
@@ -146,7 +148,8 @@ class EngineOptions:
     """How a pair is opened and run.
 
     `num_draft_tokens` is drafted in every round; None leaves it to what pays. With `lookup` a draft model is helped by
-    n-grams of the prompt and the output.
+    n-grams of the prompt and the output. `settled` names those of TUNABLE that hold as they are here: what is neither
+    named there nor other than its default is taken from what `specgen tune` found for the pair.
     """
 
     device: Device = Device.AUTO
@@ -160,6 +163,7 @@ class EngineOptions:
     trust_remote_code: bool = False
     verbose: bool = False
     compile: bool = False
+    settled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

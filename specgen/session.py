@@ -10,7 +10,7 @@ import torch
 from specgen.answer import Answer
 from specgen.core import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.constraint import Follower, Vocabulary
-from specgen.engine.controller import make_controller
+from specgen.engine.controller import Controller, make_controller
 from specgen.engine.decode import Limits, decode
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.none import NoDrafter
@@ -40,7 +40,7 @@ class Session:
     def __init__(self, target: str, draft: str = "auto", options: EngineOptions | None = None) -> None:
         self.target = target
         self._target, self._draft = resolve(target), resolve_draft(draft)
-        self._options = options or EngineOptions()
+        self._asked = self._options = options or EngineOptions()
         self._pair: Pair | None = None
         self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
@@ -49,10 +49,14 @@ class Session:
         """Whether the drafter is asked; the text is the same without it."""
 
     @classmethod
-    def over(cls, pair: Pair, options: EngineOptions) -> Self:
-        """A session over a pair that is loaded already. Several may share it, one generation at a time."""
+    def over(cls, pair: Pair, options: EngineOptions, controller: Controller | None = None) -> Self:
+        """A session over a pair that is loaded already. Several may share it, one generation at a time.
+
+        `controller` has learned about draft lengths from others; None begins anew.
+        """
         session = cls(pair.checkpoint.ref.source, "none", options)
         session._pair = pair
+        session._controller = controller or session._controller
         return session
 
     def __enter__(self) -> Self:
@@ -80,7 +84,7 @@ class Session:
         """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
             with memory_errors():
-                self._pair = yield from open_pair(self._target, self._draft, self._options, examine)
+                self._opened((yield from open_pair(self._target, self._draft, self._asked, examine)))
         elif examine:
             examine(self._pair.tokenizer, self._pair.context_length)
 
@@ -90,7 +94,10 @@ class Session:
         Raises SpecgenError, and then the old draft stays.
         """
         with memory_errors():
-            self._pair = yield from with_draft(self.pair, resolve_draft(draft), self._options)
+            self._opened((yield from with_draft(self.pair, resolve_draft(draft), self._asked)))
+
+    def _opened(self, pair: Pair) -> None:
+        self._pair, self._options = pair, pair.options
         self._controller = make_controller(self._options.num_draft_tokens)
 
     def generate(

@@ -16,7 +16,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
-    {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
+    {
+        "session",
+        "conversation",
+        "loading",
+        "choosing",
+        "planning",
+        "tokenizing",
+        "recommended",
+        "prompt",
+        "saved_chat",
+        "tuned",
+    }
     | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates"},
     {"engine"},
     {"models"},
@@ -144,6 +155,7 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["templates"],
         ["doctor", "--help"],
         ["serve", "--help"],
+        ["tune", "--help"],
         ["ps"],
         ["stop"],
         ["no-such"],

@@ -13,6 +13,7 @@ from specgen.bench import report
 from specgen.bench.contenders import MODEL, Contender, Ours, read_time
 from specgen.bench.coupling import measure_coupling
 from specgen.bench.fidelity import compare_with_float32
+from specgen.bench.fitting import fit
 from specgen.bench.hindsight import hindsight
 from specgen.bench.llama import LLAMA_CPP, llama_peers
 from specgen.bench.machine import describe_machine, peak_memory
@@ -26,13 +27,12 @@ from specgen.bench.startup import cold_starts
 from specgen.bench.suites import SuitePrompt, choose, read_suite
 from specgen.bench.texts import KINDS
 from specgen.bench.variants import DRAFTERS, contenders, number_formats
-from specgen.core import EngineOptions, Message
+from specgen.core import TUNABLE, EngineOptions
 from specgen.engine.devices import Placement
 from specgen.errors import UsageError
 from specgen.events import LoadedModel, Notice, Progress
 from specgen.loading import Pair
 from specgen.models.reporting import Reporting
-from specgen.prompt import chat_prompt
 from specgen.session import Session, memory_errors
 
 _PREFILLS = 3
@@ -44,7 +44,7 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
     _check(settings)
     pairs = yield from _open(settings)
     pair = next(iter(pairs.values()))
-    ids = yield from _fit(pair, prompts, settings.max_new_tokens)
+    ids = yield from fit(pair, prompts, settings.max_new_tokens)
     if settings.prefill is not None and settings.prefill > pair.context_length:
         raise UsageError(
             f"--prefill {settings.prefill} is more than the context of {pair.context_length}", hint="ask for less"
@@ -85,7 +85,8 @@ def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
     """The pair in every number format of the sweep, all at once: they answer in turn."""
     pairs = {}
     for label, options in number_formats(settings).items():
-        session = Session(settings.target, settings.draft, options)
+        # Not as tuned: a benchmark compares what the command line says.
+        session = Session(settings.target, settings.draft, dataclasses.replace(options, settled=TUNABLE))
         for event in session.open():
             if isinstance(event, Progress | Notice):
                 yield event
@@ -143,17 +144,6 @@ def _gguf_files(settings: BenchSettings, pair: Pair) -> list[str]:
     if not all(each.is_gguf for each in checkpoints):
         raise UsageError("llama.cpp reads .gguf files", hint="name the same models with --peer-gguf, the target first")
     return [str(each.path) for each in checkpoints]
-
-
-def _fit(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapping[SuitePrompt, Sequence[int]]]:
-    """The ids of every prompt; of one that is too long its end, so that every contender reads the same."""
-    room = pair.context_length - new
-    if room < 1:
-        raise UsageError(f"-n {new} leaves no room in a context of {pair.context_length}", hint="ask for fewer tokens")
-    whole = {prompt: chat_prompt(pair.tokenizer, [Message("user", prompt.text)]).ids for prompt in prompts}
-    if too_long := sum(len(ids) > room for ids in whole.values()):
-        yield Notice(f"{too_long} of {len(whole)} prompts are too long: the last {room} tokens of each are read")
-    return {prompt: ids[-room:] for prompt, ids in whole.items()}
 
 
 def _prefill(pair: Pair, peers: Sequence[Contender], text: Sequence[int], tokens: int) -> report.Figures:
