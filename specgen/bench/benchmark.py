@@ -39,7 +39,10 @@ _PREFILLS = 3
 
 
 def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
-    """Measure; the result is the report, which is JSON as it is. Raises SpecgenError."""
+    """Measure; the result is the report, which is JSON as it is. Raises SpecgenError.
+
+    After Ctrl-C it is that of the prompts that all had answered, and says so; where there is none, it is raised.
+    """
     prompts = choose(read_suite(settings.suite), settings.categories, settings.prompts)
     _check(settings)
     pairs = yield from _open(settings)
@@ -51,10 +54,32 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
         )
     ours = contenders(settings, pairs)
     yield from warm_up(ours, ids)
-    result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory()}
+    result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory(), "interrupted": None}
     if settings.cold_start:
         yield Progress("starting cold")
         result["cold_start_s"] = cold_starts(settings.target, settings.draft, settings.engine)
+    everybody: list[Contender] = [*ours]
+    runs: list[Run] = []
+    try:
+        yield from _measure(settings, pair, ids, everybody, runs, result)
+        yield from _beside(settings, pair, result)
+    except KeyboardInterrupt:
+        if not (turns := len(runs) // len(everybody)):
+            raise
+        del runs[turns * len(everybody) :]  # the others of that turn did not answer
+        result["interrupted"] = {"turns": turns, "of": len(ids) * settings.repeat}
+    return result | _figures(settings, everybody, ours, runs) | {"runs": report.run_records(runs)}
+
+
+def _measure(
+    settings: BenchSettings,
+    pair: Pair,
+    ids: Mapping[SuitePrompt, Sequence[int]],
+    everybody: list[Contender],
+    runs: list[Run],
+    result: report.Figures,
+) -> Reporting[None]:
+    """What takes turns: peers join `everybody`, answers `runs`, other figures `result`."""
     with contextlib.ExitStack() as stack:
         peers = yield from _peers(settings, pair, stack)
         yield from warm_up(peers, ids)
@@ -62,15 +87,16 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
             yield Progress(f"reading {settings.prefill} tokens")
             text = [token for each in ids.values() for token in each]
             result["prefill"] = _prefill(pair, peers, text, settings.prefill)
-        everybody: list[Contender] = [*ours, *peers]
+        everybody += peers
         counters = energy_counters(pair.placement.device.type)
         result["energy"] = [type(counter).__name__.lower() for counter in counters]
-        memory = None if settings.transformers else Memory(pair.placement.device)
+        meters = Meters(None if settings.transformers else Memory(pair.placement.device), Energy(counters))
         with memory_errors():
-            runs = yield from interleave(
-                everybody, ids, settings.repeat, settings.max_new_tokens, Meters(memory, Energy(counters))
-            )
-    result |= _figures(settings, everybody, ours, runs)
+            yield from interleave(everybody, ids, settings.repeat, settings.max_new_tokens, meters, runs)
+
+
+def _beside(settings: BenchSettings, pair: Pair, result: report.Figures) -> Reporting[None]:
+    """What is measured beside answers, into `result`."""
     if settings.roofline:
         yield Progress("measuring forward passes")
         result["roofline"] = _roofline(pair)
@@ -78,7 +104,6 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
         result["coupling"] = yield from _coupling(pair)
     if settings.fidelity:
         result["fidelity"] = yield from _fidelity(pair, settings.engine)
-    return result | {"runs": report.run_records(runs)}
 
 
 def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:

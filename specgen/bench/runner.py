@@ -48,13 +48,14 @@ def interleave(
     repeat: int,
     new: int,
     meters: Meters | None = None,
+    runs: list[Run] | None = None,
 ) -> Reporting[list[Run]]:
-    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each.
+    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each. Runs are added to `runs`.
 
     The first contender is plain decoding. Ours may stop at an end token before `new` tokens; a peer makes as many
     tokens as plain decoding did, so that both times are those of a text of one length.
     """
-    runs: list[Run] = []
+    runs = [] if runs is None else runs
     meters = meters or Meters()
     for number, (prompt, ids) in enumerate(prompts.items(), start=1):
         for repetition in range(repeat):
