@@ -18,7 +18,7 @@ from specgen.bench.hindsight import hindsight
 from specgen.bench.llama import LLAMA_CPP, llama_peers
 from specgen.bench.machine import describe_machine, peak_memory
 from specgen.bench.measure import medians
-from specgen.bench.meters import Energy, Memory, energy_counters
+from specgen.bench.meters import Energy, Memory, Pace, energy_counters
 from specgen.bench.peers import TRANSFORMERS, Peer, load_peers
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.bench.runner import Meters, Run, interleave, warm_up
@@ -90,7 +90,8 @@ def _measure(
         everybody += peers
         counters = energy_counters(pair.placement.device.type)
         result["energy"] = [type(counter).__name__.lower() for counter in counters]
-        meters = Meters(None if settings.transformers else Memory(pair.placement.device), Energy(counters))
+        device = pair.placement.device
+        meters = Meters(None if settings.transformers else Memory(device), Energy(counters), Pace(device))
         with memory_errors():
             yield from interleave(everybody, ids, settings.repeat, settings.max_new_tokens, meters, runs)
 

@@ -1,7 +1,8 @@
-"""What an answer took beside time: memory at its peak, and energy, where this machine tells."""
+"""What an answer took beside time: memory at its peak, and energy, where this machine tells; and the machine's pace."""
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,9 @@ import torch
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RAPL = Path("/sys/class/powercap")
+# A pass over the weights of a small model, several times: 16 MB of float32.
+_WIDTH = 2048
+_PASSES = 8
 
 
 class Counter(Protocol):
@@ -109,3 +113,19 @@ class Memory:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return None
+
+
+class Pace:
+    """The speed of the machine at a moment: the same work every time, none of it specgen's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._matrix = torch.ones(_WIDTH, _WIDTH, device=device)
+        self._vector = torch.ones(_WIDTH, device=device)
+        self.seconds()
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        for _ in range(_PASSES):
+            product = torch.mv(self._matrix, self._vector)
+        product[0].item()
+        return time.perf_counter() - start
