@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 
 from specgen.choosing import check_draft, choose_draft, smaller_draft
-from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
+from specgen.core import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
@@ -17,7 +17,7 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.graphs import choose_capture
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.errors import SpecgenError
+from specgen.errors import BadFile, SpecgenError
 from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
@@ -25,6 +25,7 @@ from specgen.models.provenance import loaded_model
 from specgen.models.tokenizer import Tokenizer
 from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
+from specgen.tuned import Tuned, find_tuned, machine
 
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
@@ -41,6 +42,7 @@ class Pair:
     """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together.
 
     `draft` is the model that the drafter drafts with, None for other drafters; `shared_vocab` see ModelDrafter.
+    `options` are those it was opened with, what `specgen tune` found included.
     """
 
     target: Runner
@@ -54,6 +56,7 @@ class Pair:
     draft: Runner | None = None
     draft_placement: Placement | None = None
     shared_vocab: int = 0
+    options: EngineOptions = field(default_factory=EngineOptions)
 
     @property
     def loaded_target(self) -> LoadedModel:
@@ -72,7 +75,8 @@ Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, Examine | None], Gen
 class Prepared:
     """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
 
-    `compared` is what tokenizing.compare gives, where choosing a draft took it.
+    `options` are what was asked for and, of what was left open, what `specgen tune` found. `compared` is what
+    tokenizing.compare gives, where choosing a draft took it.
     """
 
     checkpoint: Checkpoint
@@ -80,6 +84,7 @@ class Prepared:
     draft: Checkpoint | None
     plan: Plan
     device: torch.device
+    options: EngineOptions
     compared: tuple[Tokenizer, int] | None = None
 
 
@@ -91,7 +96,32 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
     for each in filter(None, (checkpoint, draft_checkpoint)):
         check_backend(each)
     plan = plan_pair(checkpoint, draft_checkpoint, options, device)
-    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
+    tuned = None if draft == NONE else (yield from _tuned(checkpoint, draft_checkpoint, options, device))
+    if tuned and (changed := tuned.fill_in(options)) != options:
+        as_tuned = plan_pair(checkpoint, draft_checkpoint, changed, device)
+        if as_tuned.fits:
+            plan, options = as_tuned, changed
+            if options.verbose:
+                yield Notice(f"as tuned for this pair and machine: {tuned.in_words()}")
+    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, options, compared)
+
+
+def _tuned(
+    target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device
+) -> Reporting[Tuned | None]:
+    """What `specgen tune` found for this pair on this machine; None where it found nothing for these weights."""
+    if all(name in options.settled for name in TUNABLE):
+        return None
+    try:
+        tuned = find_tuned(target, draft, machine(device))
+    except BadFile as error:  # the defaults do as well
+        yield Notice(str(error))
+        return None
+    if tuned is None or tuned.fits(target, draft):
+        return tuned
+    if options.verbose:
+        yield Notice("what specgen tune found was for other weights than these, and does not count: run it again")
+    return None
 
 
 def _settled(
@@ -122,10 +152,10 @@ def open_pair(
     what several devices have is loaded after its draft. `examine` is called
     as soon as the tokenizer is there, and what it raises ends the loading.
     """
+    prepared = yield from prepare(target, draft, options)
+    draft, device, options = prepared.drafter, prepared.device, prepared.options
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    prepared = yield from prepare(target, draft, options)
-    draft, device = prepared.drafter, prepared.device
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
     plan = (yield from make_room(prepared.plan)) if make_room else prepared.plan
     if dropped := check(plan, options):
@@ -158,6 +188,7 @@ def open_pair(
         draft_checkpoint=draft_checkpoint,
         placement=placement,
         context_length=min(options.ctx_size or UNLIMITED, model.context_length or UNLIMITED),
+        options=options,
     )
     if draft != NONE and not model.can_verify:
         yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
@@ -169,9 +200,17 @@ def open_pair(
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError."""
+    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError.
+
+    `options` are what was asked for, before anything that was tuned for the former draft.
+    """
     device = choose_device(options.device)
     draft, checkpoint, compared = yield from _settled(draft, pair.checkpoint, options, device)
+    tuned = None if draft == NONE else (yield from _tuned(pair.checkpoint, checkpoint, options, device))
+    # The target goes on as it was loaded.
+    options = replace(
+        tuned.fill_in(options) if tuned else options, threads=pair.options.threads, quant=pair.options.quant
+    )
     if draft != NONE and not pair.target.can_verify:
         yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
         draft, checkpoint = NONE, None
@@ -183,6 +222,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
         draft=None,
         draft_placement=None,
         shared_vocab=0,
+        options=options,
     )
     if checkpoint is None:
         return alone

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -44,11 +43,12 @@ class Session:
     ) -> None:
         self.target = target
         self._target, self._draft = resolve(target), resolve_draft(draft)
-        self._options = options or EngineOptions()
+        self._asked = self._options = options or EngineOptions()
         self._opener = opener
         self._pair: Pair | None = None
         self._vocabulary: Vocabulary | None = None
         self._controller = make_controller(self._options.num_draft_tokens)
+        self._caller: tuple[EngineOptions, dict[int | None, Controller]] | None = None
         self._stopping: Reason | None = None
         self._files: tuple[LoadedModel | None, ...] = ()
         self.told: list[Notice] = []
@@ -57,10 +57,14 @@ class Session:
         """Whether the drafter is asked; the text is the same without it."""
 
     @classmethod
-    def over(cls, pair: Pair, options: EngineOptions) -> Self:
-        """A session over a pair that is loaded already. Several may share it, one generation at a time."""
+    def over(cls, pair: Pair, options: EngineOptions, controller: Controller | None = None) -> Self:
+        """A session over a pair that is loaded already. Several may share it, one generation at a time.
+
+        `controller` has learned about draft lengths from others; None begins anew.
+        """
         session = cls(pair.checkpoint.ref.source, "none", options)
         session._pair = pair
+        session._controller = controller or session._controller
         return session
 
     def __enter__(self) -> Self:
@@ -94,9 +98,8 @@ class Session:
         if self._pair is None:
             self.told.clear()
             with memory_errors():
-                opening = self._opener(self._target, self._draft, self._options, examine)
-                self._pair = yield from _noting(opening, self.told)
-            self._files = self._pair.loaded_target, self._pair.loaded_draft
+                opening = self._opener(self._target, self._draft, self._asked, examine)
+                self._take((yield from _noting(opening, self.told)))
         elif examine:
             examine(self._pair.tokenizer, self._pair.context_length)
 
@@ -112,14 +115,16 @@ class Session:
             return False
 
     @contextlib.contextmanager
-    def drafting(self, num_draft_tokens: int | None, controller: Controller) -> Iterator[None]:
-        """Meanwhile another caller's wish, see EngineOptions, and what was learnt from its answers."""
-        before = self._options, self._controller
-        self._options, self._controller = replace(self._options, num_draft_tokens=num_draft_tokens), controller
+    def drafting(self, options: EngineOptions, controllers: dict[int | None, Controller]) -> Iterator[None]:
+        """Meanwhile draft as a caller wishes that shares the pair with others.
+
+        Of `options` the draft length alone counts; `controllers`, by draft length, have learnt from its answers.
+        """
+        self._caller = options, controllers
         try:
             yield
         finally:
-            self._options, self._controller = before
+            self._caller = None
 
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
@@ -127,7 +132,11 @@ class Session:
         Raises SpecgenError, and then the old draft stays.
         """
         with memory_errors():
-            self._pair = yield from with_draft(self.pair, resolve_draft(draft), self._options)
+            self._take((yield from with_draft(self.pair, resolve_draft(draft), self._asked)))
+
+    def _take(self, pair: Pair) -> None:
+        self._pair, self._options = pair, pair.options
+        self._files = pair.loaded_target, pair.loaded_draft
         self._controller = make_controller(self._options.num_draft_tokens)
 
     def generate(
@@ -209,7 +218,7 @@ class Session:
             context,
             Sampler(params, len(context), follower),
             limits,
-            self._controller,
+            self._steering(),
             logprobs,
         )
         tokenizer = pair.tokenizer
@@ -221,12 +230,27 @@ class Session:
         complete = grammar is None or reason == "end" or self._accepts(grammar, answer.text)
         yield Finished(reason, answer.text, answer.stats, complete)
 
+    @property
+    def _draft_length(self) -> int | None:
+        """What holds in every round; what was tuned counts where nobody asked for anything. None: what pays."""
+        if self._caller:
+            wished = self._caller[0]
+            if wished.num_draft_tokens is not None or "num_draft_tokens" in wished.settled:
+                return wished.num_draft_tokens
+        return self._options.num_draft_tokens
+
+    def _steering(self) -> Controller:
+        if self._caller is None:
+            return self._controller
+        length, controllers = self._draft_length, self._caller[1]
+        return controllers.setdefault(length, make_controller(length))
+
     def _drafter(self, follower: Follower | None, length: int) -> Drafter:
         """The pair's drafter, helped along a constraint where anything is drafted."""
         pair = self.pair
         if not self.speculating:
             return NoDrafter()
-        if follower is None or pair.drafter_name == NONE or self._options.num_draft_tokens == 0:
+        if follower is None or pair.drafter_name == NONE or self._draft_length == 0:
             return pair.drafter
         return ForcedDrafter(pair.drafter, follower, length)
 
@@ -252,7 +276,7 @@ class Session:
             dtype=str(pair.placement.dtype).removeprefix("torch."),
             quant="int8" if pair.placement.int8 else "none",
             sampling=params,
-            num_draft_tokens=self._options.num_draft_tokens,
+            num_draft_tokens=self._draft_length,
             prompt_tokens=prompt_tokens,
         )
 

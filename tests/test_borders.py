@@ -17,7 +17,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS: list[set[str]] = [
     {"cli", "__main__"},
     {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates", "expected"},
+    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates", "expected"}
+    | {"streams", "tuned"},
     {"engine"},
     {"models"},
     {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},
@@ -144,6 +145,7 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["templates"],
         ["doctor", "--help"],
         ["serve", "--help"],
+        ["tune", "--help"],
         ["ps"],
         ["stop"],
         ["no-such"],

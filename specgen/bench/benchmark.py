@@ -13,11 +13,12 @@ from specgen.bench import report
 from specgen.bench.contenders import MODEL, Contender, Ours, read_time
 from specgen.bench.coupling import measure_coupling
 from specgen.bench.fidelity import compare_with_float32
+from specgen.bench.fitting import fit
 from specgen.bench.hindsight import hindsight
 from specgen.bench.llama import LLAMA_CPP, llama_peers
 from specgen.bench.machine import describe_machine, peak_memory
 from specgen.bench.measure import medians
-from specgen.bench.meters import Energy, Memory, energy_counters
+from specgen.bench.meters import Energy, Memory, Pace, energy_counters
 from specgen.bench.peers import TRANSFORMERS, Peer, load_peers
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.bench.runner import Meters, Run, interleave, warm_up
@@ -26,35 +27,59 @@ from specgen.bench.startup import cold_starts
 from specgen.bench.suites import SuitePrompt, choose, read_suite
 from specgen.bench.texts import KINDS
 from specgen.bench.variants import DRAFTERS, contenders, number_formats
-from specgen.core import EngineOptions, Message
+from specgen.core import TUNABLE, EngineOptions
 from specgen.engine.devices import Placement
 from specgen.errors import UsageError
 from specgen.events import LoadedModel, Notice, Progress
 from specgen.loading import Pair
 from specgen.models.reporting import Reporting
-from specgen.prompt import chat_prompt
 from specgen.session import Session, memory_errors
 
 _PREFILLS = 3
 
 
 def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
-    """Measure; the result is the report, which is JSON as it is. Raises SpecgenError."""
+    """Measure; the result is the report, which is JSON as it is. Raises SpecgenError.
+
+    After Ctrl-C it is that of the prompts that all had answered, and says so; where there is none, it is raised.
+    """
     prompts = choose(read_suite(settings.suite), settings.categories, settings.prompts)
     _check(settings)
     pairs = yield from _open(settings)
     pair = next(iter(pairs.values()))
-    ids = yield from _fit(pair, prompts, settings.max_new_tokens)
+    ids = yield from fit(pair, prompts, settings.max_new_tokens)
     if settings.prefill is not None and settings.prefill > pair.context_length:
         raise UsageError(
             f"--prefill {settings.prefill} is more than the context of {pair.context_length}", hint="ask for less"
         )
     ours = contenders(settings, pairs)
     yield from warm_up(ours, ids)
-    result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory()}
+    result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory(), "interrupted": None}
     if settings.cold_start:
         yield Progress("starting cold")
         result["cold_start_s"] = cold_starts(settings.target, settings.draft, settings.engine)
+    everybody: list[Contender] = [*ours]
+    runs: list[Run] = []
+    try:
+        yield from _measure(settings, pair, ids, everybody, runs, result)
+        yield from _beside(settings, pair, result)
+    except KeyboardInterrupt:
+        if not (turns := len(runs) // len(everybody)):
+            raise
+        del runs[turns * len(everybody) :]  # the others of that turn did not answer
+        result["interrupted"] = {"turns": turns, "of": len(ids) * settings.repeat}
+    return result | _figures(settings, everybody, ours, runs) | {"runs": report.run_records(runs)}
+
+
+def _measure(
+    settings: BenchSettings,
+    pair: Pair,
+    ids: Mapping[SuitePrompt, Sequence[int]],
+    everybody: list[Contender],
+    runs: list[Run],
+    result: report.Figures,
+) -> Reporting[None]:
+    """What takes turns: peers join `everybody`, answers `runs`, other figures `result`."""
     with contextlib.ExitStack() as stack:
         peers = yield from _peers(settings, pair, stack)
         yield from warm_up(peers, ids)
@@ -62,15 +87,17 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
             yield Progress(f"reading {settings.prefill} tokens")
             text = [token for each in ids.values() for token in each]
             result["prefill"] = _prefill(pair, peers, text, settings.prefill)
-        everybody: list[Contender] = [*ours, *peers]
+        everybody += peers
         counters = energy_counters(pair.placement.device.type)
         result["energy"] = [type(counter).__name__.lower() for counter in counters]
-        memory = None if settings.transformers else Memory(pair.placement.device)
+        device = pair.placement.device
+        meters = Meters(None if settings.transformers else Memory(device), Energy(counters), Pace(device))
         with memory_errors():
-            runs = yield from interleave(
-                everybody, ids, settings.repeat, settings.max_new_tokens, Meters(memory, Energy(counters))
-            )
-    result |= _figures(settings, everybody, ours, runs)
+            yield from interleave(everybody, ids, settings.repeat, settings.max_new_tokens, meters, runs)
+
+
+def _beside(settings: BenchSettings, pair: Pair, result: report.Figures) -> Reporting[None]:
+    """What is measured beside answers, into `result`."""
     if settings.roofline:
         yield Progress("measuring forward passes")
         result["roofline"] = _roofline(pair)
@@ -78,14 +105,14 @@ def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
         result["coupling"] = yield from _coupling(pair)
     if settings.fidelity:
         result["fidelity"] = yield from _fidelity(pair, settings.engine)
-    return result | {"runs": report.run_records(runs)}
 
 
 def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
     """The pair in every number format of the sweep, all at once: they answer in turn."""
     pairs = {}
     for label, options in number_formats(settings).items():
-        session = Session(settings.target, settings.draft, options)
+        # Not as tuned: a benchmark compares what the command line says.
+        session = Session(settings.target, settings.draft, dataclasses.replace(options, settled=TUNABLE))
         for event in session.open():
             if isinstance(event, Progress | Notice):
                 yield event
@@ -143,17 +170,6 @@ def _gguf_files(settings: BenchSettings, pair: Pair) -> list[str]:
     if not all(each.is_gguf for each in checkpoints):
         raise UsageError("llama.cpp reads .gguf files", hint="name the same models with --peer-gguf, the target first")
     return [str(each.path) for each in checkpoints]
-
-
-def _fit(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapping[SuitePrompt, Sequence[int]]]:
-    """The ids of every prompt; of one that is too long its end, so that every contender reads the same."""
-    room = pair.context_length - new
-    if room < 1:
-        raise UsageError(f"-n {new} leaves no room in a context of {pair.context_length}", hint="ask for fewer tokens")
-    whole = {prompt: chat_prompt(pair.tokenizer, [Message("user", prompt.text)]).ids for prompt in prompts}
-    if too_long := sum(len(ids) > room for ids in whole.values()):
-        yield Notice(f"{too_long} of {len(whole)} prompts are too long: the last {room} tokens of each are read")
-    return {prompt: ids[-room:] for prompt, ids in whole.items()}
 
 
 def _prefill(pair: Pair, peers: Sequence[Contender], text: Sequence[int], tokens: int) -> report.Figures:

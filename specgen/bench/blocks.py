@@ -23,6 +23,8 @@ def blocks(report: Figures) -> list[Block]:
     """All of `report`."""
     overall = report["overall"]
     made = [_head(report), *_comparisons(report), Block([], (_verdict(report),))]
+    if interrupted := report.get("interrupted"):
+        made.insert(1, Block([], (f"PARTIAL: interrupted after {interrupted['turns']} of {interrupted['of']} turns",)))
     made += [_distributions(report)] if report["distributions"] else []
     made += [_positions(overall)] if any(each["acceptance_by_position"] for each in overall.values()) else []
     made += [_hindsight(name, table) for name, table in report.get("hindsight", {}).items()]

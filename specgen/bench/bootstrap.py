@@ -6,6 +6,7 @@ the middle 95 % of the outcomes. The draws are the same in every run, so that a 
 
 import functools
 import math
+import statistics
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ import torch
 Interval = tuple[float, float]
 
 _DRAWS = 1000
+_STEPS = 2000
 LEVEL = 0.95
 # Of fewer prompts a draw is mostly the same ones.
 FEWEST = 3
@@ -51,6 +53,23 @@ def difference_interval(
     if not both.any():
         return None
     return _middle((other_parts / other_wholes - parts / wholes)[both], level)
+
+
+def chance(ratios: Sequence[float]) -> float:
+    """How often noise alone makes the mean of the logarithms of `ratios` differ as much from 0 (Student 1908, paired).
+
+    Of so few prompts as a category has, draws with replacement say less than they seem to: they know no prompt beyond.
+    """
+    logs = [math.log(ratio) for ratio in ratios]
+    free, spread = len(logs) - 1, statistics.stdev(logs)
+    if not spread:
+        return 0.0 if logs[0] else 1.0
+    angle = math.atan(abs(statistics.fmean(logs)) / (spread / math.sqrt(len(logs))) / math.sqrt(free))
+    # The tail of Student's t is the integral of cos^(free - 1) from that angle on, by the midpoint rule.
+    steps = [angle + (math.pi / 2 - angle) * (step + 0.5) / _STEPS for step in range(_STEPS)]
+    tail = sum(math.cos(each) ** (free - 1) for each in steps) * (math.pi / 2 - angle) / _STEPS
+    whole = math.sqrt(math.pi) * math.exp(math.lgamma(free / 2) - math.lgamma((free + 1) / 2))
+    return 2 * tail / whole
 
 
 def _middle(outcomes: torch.Tensor, level: float) -> Interval:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from specgen.bench.measure import Measurement, Timed, finish, measure
 from specgen.core import EngineOptions, SamplingChoice
+from specgen.engine.controller import make_controller
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
@@ -62,18 +63,24 @@ class Variant:
 
 
 class Ours:
-    """One drafter over a loaded pair; `plain` has none. Raises UsageError for one that the pair does not have."""
+    """One drafter over a loaded pair; `plain` has none. Raises UsageError for one that the pair does not have.
+
+    With `learns` what an answer taught about draft lengths serves the next one, as in a chat; else each begins anew.
+    """
 
     ours = True
     measures = ()
 
-    def __init__(self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN) -> None:
+    def __init__(
+        self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN, *, learns: bool = False
+    ) -> None:
         self.name = name
         self.kind = variant.kind
         self.reference = reference
         self.draft_length = variant.options.num_draft_tokens
         self._pair = pair
         self._variant = variant
+        self._controller = make_controller(self.draft_length) if learns else None
         if self.kind not in available(pair):
             raise UsageError(f"this pair has no drafter '{self.kind}'", hint=f"there is: {', '.join(available(pair))}")
 
@@ -82,7 +89,7 @@ class Ours:
         target = Timed(self._pair.target)
         drafter, models = self._drafter(prompt)
         pair = dataclasses.replace(self._pair, target=target, drafter=drafter)
-        session = Session.over(pair, self._variant.options)
+        session = Session.over(pair, self._variant.options, self._controller)
         return measure(session, prompt, self._variant.sampling, new, [target, *models])
 
     def _drafter(self, prompt: Sequence[int]) -> tuple[Drafter, list[Timed]]:

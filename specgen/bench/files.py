@@ -47,7 +47,7 @@ def _format(asked: Format | None, output: Path | None) -> Format:
 
 def written(report: Figures, form: Format) -> str:
     """`report` in a format."""
-    header = {name: report[name] for name in _HEADER}
+    header = {name: report[name] for name in _HEADER} | {"interrupted": report.get("interrupted")}
     match form:
         case Format.TABLE:
             return render(report)

@@ -15,7 +15,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """Processor, cores, memory in bytes, versions, threads; None for what this system does not tell."""
     return {
         "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_bytes": _memory(),
         "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "system": platform.platform(),
@@ -34,6 +34,11 @@ def peak_memory() -> int | None:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def cores() -> int:
+    """The logical processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -1,7 +1,8 @@
-"""What an answer took beside time: memory at its peak, and energy, where this machine tells."""
+"""What an answer took beside time: memory at its peak, and energy, where this machine tells; and the machine's pace."""
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,9 @@ import torch
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RAPL = Path("/sys/class/powercap")
+# A pass over the weights of a small model, several times: 16 MB of float32.
+_WIDTH = 2048
+_PASSES = 8
 
 
 class Counter(Protocol):
@@ -24,7 +28,7 @@ class Counter(Protocol):
 
 
 class Rapl:
-    """A processor's package, as Linux shows it (powercap); often only root may read it."""
+    """A processor's package, or the memory at it, as Linux shows it (powercap); often only root may read it."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "energy_uj"
@@ -36,7 +40,7 @@ class Rapl:
 
 
 class Nvml:
-    """An NVIDIA GPU, since its driver was loaded."""
+    """An NVIDIA GPU, since its driver was loaded. It counts in steps of up to 0.1 s."""
 
     wraps_at = None
 
@@ -45,7 +49,8 @@ class Nvml:
 
         pynvml.nvmlInit()
         self._ask = pynvml.nvmlDeviceGetTotalEnergyConsumption
-        self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        # By name: NVML counts all GPUs in the order of their slots, CUDA those that are visible in an order of its own.
+        self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
         self.joules()
 
     def joules(self) -> float:
@@ -53,11 +58,15 @@ class Nvml:
 
 
 def energy_counters(device: str) -> list[Counter]:
-    """The packages of the processor that can be read, and on CUDA the current GPU; none where nothing tells."""
+    """Packages of the processor and their memory, as far as they can be read, and on CUDA the current GPU.
+
+    Cores and graphics are parts of a package, psys holds all of the platform: neither is counted beside it.
+    """
     counters: list[Counter] = []
-    for folder in sorted(_RAPL.glob("intel-rapl:?")):  # packages; what lies below them is a part of them
+    for folder in sorted(_RAPL.glob("intel-rapl:*")):
         with contextlib.suppress(OSError, ValueError):
-            counters.append(Rapl(folder))
+            if (folder / "name").read_text().strip().startswith(("package", "dram")):
+                counters.append(Rapl(folder))
     if device == "cuda":
         with contextlib.suppress(Exception):  # no library, no driver, a GPU without a counter: it has a class for each
             counters.append(Nvml(torch.cuda.current_device()))
@@ -109,3 +118,19 @@ class Memory:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         return None
+
+
+class Pace:
+    """The speed of the machine at a moment: the same work every time, none of it specgen's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._matrix = torch.ones(_WIDTH, _WIDTH, device=device)
+        self._vector = torch.ones(_WIDTH, device=device)
+        self.seconds()
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        for _ in range(_PASSES):
+            product = torch.mv(self._matrix, self._vector)
+        product[0].item()
+        return time.perf_counter() - start

@@ -11,21 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from specgen.bench.bootstrap import Interval, difference_interval, median_interval
+from specgen.bench.bootstrap import Interval, chance, difference_interval, median_interval
 from specgen.bench.settings import RegressionKind
 from specgen.errors import UsageError
 
 Figures = Mapping[str, Any]
 Record = Mapping[str, Any]
 
-# Many figures are compared at once, each of few prompts: 95 % would let one of them err in every other comparison.
 _LEVEL = 0.99
+# How often a comparison may find a change of speed where there is none, all figures together.
+_FALSE_ALARM = 0.02
 # A ratio within one run is moved by less than this by what nobody changed.
 _RATIO = 0.05
 # The speed of a machine as such swings that much from one minute to the next.
 _ABSOLUTE = 0.3
 _ACCEPTANCE = 0.01
-# Medians of fewer prompts say nothing of speed.
+# A machine that is that many times as fast or slow at other work is not the same one: what keeps it busy slows target
+# and draft by different shares.
+_DRIFT = 1.3
+# Fewer prompts say nothing of what a clock has a hand in.
 _FEWEST = 6
 
 
@@ -42,13 +46,18 @@ class Change:
 def compare_reports(before: Figures, after: Figures) -> list[Change]:
     """All changes; texts first. Raises UsageError where the two did not measure the same."""
     _check_comparable(before, after)
-    return [
+    found = [
         change
-        for name in after["overall"]
-        if name in before["overall"]
-        for find in (_outputs, _acceptance, _speeds)
+        for find in (_outputs, _acceptance)
+        for name in _names(before, after)
         for change in find(name, before, after)
     ]
+    return [*found, *_speeds(before, after)]
+
+
+def _names(before: Figures, after: Figures) -> list[str]:
+    """The contenders of both reports."""
+    return [name for name in after["overall"] if name in before["overall"]]
 
 
 def as_data(changes: Sequence[Change]) -> list[dict[str, Any]]:
@@ -98,39 +107,83 @@ def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
             worse = rounds[1] > rounds[0] or rates[1] < rates[0]
             yield Change("acceptance", name, f"{text}, rounds {rounds[0]} -> {rounds[1]}", worse)
         return
-    if not sums[0][0] and not sums[1][0]:
+    if len(new) < _FEWEST or not (sums[0][0] or sums[1][0]) or abs(rates[1] - rates[0]) <= _ACCEPTANCE:
         return
-    parts = [[list(values)[::-1] for values in zip(*map(_drafted, each), strict=True)] for each in (old, new)]
-    interval = difference_interval(parts[0], parts[1], _LEVEL)
-    if interval and _excludes(interval, 0.0) and abs(rates[1] - rates[0]) > _ACCEPTANCE:
+    # A busy machine drafts other lengths, and later tokens are accepted less often: first tokens have to agree.
+    intervals = [_moved(old, new, counts) for counts in (_drafted, _first_drafted)]
+    if all(each and each[1] < 0.0 for each in intervals) or all(each and each[0] > 0.0 for each in intervals):
         yield Change("acceptance", name, text, worse=rates[1] < rates[0])
 
 
-def _speeds(name: str, before: Figures, after: Figures) -> Iterator[Change]:
+def _moved(
+    old: Sequence[Record], new: Sequence[Record], counts: Callable[[Record], tuple[int, int]]
+) -> Interval | None:
+    """The interval of how much the rate of accepted tokens changed, of those that `counts` counts."""
+    parts = [[list(values)[::-1] for values in zip(*map(counts, each), strict=True)] for each in (old, new)]
+    return difference_interval(parts[0], parts[1], _LEVEL)
+
+
+def _speeds(before: Figures, after: Figures) -> Iterator[Change]:
     """Of what drafts the speed-up over plain decoding, overall and by category; of plain decoding its speed as such."""
-    categories = list(after["categories"])
-    for category in [None, *categories] if len(categories) > 1 else [None]:
-        where = f" on {category}" if category else ""
-        if after["overall"][name]["ours"] and name.split(" ", maxsplit=1)[0] != "plain":
-            gains = [_gains(name, report, category) for report in (before, after)]
-            yield from _judged(name, f"speed-up over plain decoding{where}", gains, _RATIO)
-    if name.split(" ", maxsplit=1)[0] == "plain" and before["machine"]["processor"] == after["machine"]["processor"]:
-        for what, value in (("tok/s", _speed), ("1 / first token", _promptness)):
-            yield from _judged(name, what, [_typical(name, report, value) for report in (before, after)], _ABSOLUTE)
-
-
-def _judged(name: str, what: str, both: Sequence[Mapping[str, float]], least: float) -> Iterator[Change]:
-    """A change of the median over prompts of the ratio between two reports, at the prompts that both have."""
-    old, new = both
-    ratios = [new[prompt] / old[prompt] for prompt in new if prompt in old]
-    interval = median_interval(ratios, _LEVEL) if len(ratios) >= _FEWEST else None
-    if interval is None:
+    drift = _drift(before, after)
+    if drift is not None and not 1 / _DRIFT <= drift <= _DRIFT:
+        text = f"is {drift:.2f} times as fast as then at work that is none of specgen's: speed is not compared"
+        yield Change("speed", "this machine", text, worse=False)
         return
-    ratio = statistics.median(ratios)
-    if _excludes(interval, 1.0) and abs(ratio - 1.0) > least:
-        medians = [statistics.median(each.values()) for each in both]
-        text = f"{what} {medians[0]:.2f} -> {medians[1]:.2f}: {ratio:.2f} times ({interval[0]:.2f}-{interval[1]:.2f})"
-        yield Change("speed", name, text, worse=ratio < 1.0)
+    figures = [each for each in _speed_figures(before, after, drift or 1.0) if len(each.ratios) >= _FEWEST]
+    for each in figures:
+        interval = median_interval(each.ratios, _LEVEL)
+        ratio = statistics.median(each.ratios)
+        # Of many figures some look changed by chance alone: the more there are, the stronger each must be.
+        certain = chance(each.ratios) <= _FALSE_ALARM / len(figures)
+        if certain and interval and _excludes(interval, 1.0) and abs(ratio - 1.0) > each.least:
+            span = f"{ratio:.2f} times ({interval[0]:.2f}-{interval[1]:.2f})"
+            text = f"{each.what} {each.medians[0]:.2f} -> {each.medians[1]:.2f}: {span}"
+            yield Change("speed", each.contender, text, worse=ratio < 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A speed in both reports: its `medians`, and the ratio of the two at each prompt that both have."""
+
+    contender: str
+    what: str
+    least: float
+    medians: tuple[float, float]
+    ratios: Sequence[float]
+
+
+def _speed_figures(before: Figures, after: Figures, drift: float) -> Iterator[_Figure]:
+    categories = list(after["categories"])
+    places = [None, *categories] if len(categories) > 1 else [None]
+    same_processor = before["machine"]["processor"] == after["machine"]["processor"]
+    for name in _names(before, after):
+        if name.split(" ", maxsplit=1)[0] != "plain":
+            for category in places if after["overall"][name]["ours"] else []:
+                what = f"speed-up over plain decoding{f' on {category}' if category else ''}"
+                yield from _figure(name, what, _RATIO, *(_gains(name, report, category) for report in (before, after)))
+        elif same_processor:
+            for what, value in (("tok/s", _speed), ("1 / first token", _promptness)):
+                old, new = (_typical(name, report, value) for report in (before, after))
+                yield from _figure(name, what, _ABSOLUTE, old, new, drift)
+
+
+def _figure(
+    name: str, what: str, least: float, old: Mapping[str, float], new: Mapping[str, float], drift: float = 1.0
+) -> Iterator[_Figure]:
+    """Nothing where no prompt is in both; `drift` is what the machine itself became faster by."""
+    if ratios := [new[prompt] / old[prompt] / drift for prompt in new if prompt in old]:
+        medians = statistics.median(old.values()), statistics.median(new.values())
+        yield _Figure(name, what, least, medians, ratios)
+
+
+def _drift(before: Figures, after: Figures) -> float | None:
+    """How many times as fast the machine is as before, at work that is none of specgen's; None if nobody measured."""
+    paces = [[each for record in report["runs"] if (each := record.get("pace_s"))] for report in (before, after)]
+    if not all(paces) or before["machine"]["processor"] != after["machine"]["processor"]:
+        return None
+    old, new = map(statistics.median, paces)
+    return old / new
 
 
 def _of(report: Figures, name: str) -> dict[str, list[Record]]:
@@ -182,6 +235,11 @@ def _promptness(record: Record) -> float | None:
 
 def _drafted(record: Record) -> tuple[int, int]:
     return record["drafted_tokens"], record["accepted_tokens"]
+
+
+def _first_drafted(record: Record) -> tuple[int, int]:
+    """Of the tokens that were drafted first in a round, how many, and how many of them were accepted."""
+    return sum(record["drafted_lengths"][1:]), sum(record["accepted_lengths"][1:])
 
 
 def _exact(record: Record) -> tuple[Any, ...]:

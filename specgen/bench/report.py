@@ -104,6 +104,7 @@ def run_records(runs: Iterable[Run]) -> list[Figures]:
                 "forwards": list(forwards) if forwards else None,
                 "peak_memory_bytes": run.peak_memory_bytes,
                 "energy_j": run.energy_j,
+                "pace_s": run.pace_s,
                 "output": hashlib.sha256(repr(run.measurement.ids).encode()).hexdigest()[:16],
             }
         )

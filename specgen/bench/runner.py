@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from specgen.bench.contenders import Contender
 from specgen.bench.measure import Measurement
-from specgen.bench.meters import Energy, Memory
+from specgen.bench.meters import Energy, Memory, Pace
 from specgen.bench.suites import SuitePrompt
 from specgen.events import Progress
 from specgen.models.reporting import Reporting
@@ -16,7 +16,10 @@ _WARM_UP = 8
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One contender's answer to one prompt, and what it took beside time; None where nobody knows."""
+    """One contender's answer to one prompt, and what it took beside time; None where nobody knows.
+
+    `pace_s` is what Pace measured as the turn began.
+    """
 
     contender: str
     prompt: SuitePrompt
@@ -24,6 +27,7 @@ class Run:
     measurement: Measurement
     peak_memory_bytes: int | None = None
     energy_j: float | None = None
+    pace_s: float | None = None
 
 
 def warm_up(contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Sequence[int]]) -> Reporting[None]:
@@ -36,10 +40,14 @@ def warm_up(contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Seque
 
 @dataclass(frozen=True, slots=True)
 class Meters:
-    """What is read around every answer. Without `memory` nothing can be said of it: a peer is in this process too."""
+    """What is read around every answer, and `pace` before each turn.
+
+    Without `memory` nothing can be said of it: a peer is in this process too.
+    """
 
     memory: Memory | None = None
     energy: Energy = field(default_factory=lambda: Energy([]))
+    pace: Pace | None = None
 
 
 def interleave(
@@ -48,21 +56,23 @@ def interleave(
     repeat: int,
     new: int,
     meters: Meters | None = None,
+    runs: list[Run] | None = None,
 ) -> Reporting[list[Run]]:
-    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each.
+    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each. Runs are added to `runs`.
 
     The first contender is plain decoding. Ours may stop at an end token before `new` tokens; a peer makes as many
     tokens as plain decoding did, so that both times are those of a text of one length.
     """
-    runs: list[Run] = []
+    runs = [] if runs is None else runs
     meters = meters or Meters()
     for number, (prompt, ids) in enumerate(prompts.items(), start=1):
         for repetition in range(repeat):
             length = new
+            pace = meters.pace.seconds() if meters.pace else None
             for contender in contenders:
                 yield Progress(f"prompt {number} of {len(prompts)} ({prompt.category}): {contender.name}")
                 measurement, peak, joules = _metered(meters, contender, ids, new if contender.ours else length)
-                runs.append(Run(contender.name, prompt, repetition, measurement, peak, joules))
+                runs.append(Run(contender.name, prompt, repetition, measurement, peak, joules, pace))
                 if contender is contenders[0]:
                     length = len(measurement.ids)
     return runs

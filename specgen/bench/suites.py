@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def choose(prompts: Sequence[SuitePrompt], categories: Sequence[str], most: int 
     for category in categories or known:
         chosen += [prompt for prompt in prompts if prompt.category == category][:most]
     return chosen
+
+
+def in_turn(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """`prompts` with those of each category in turn, so that the first few are of every kind."""
+    kinds = dict.fromkeys(prompt.category for prompt in prompts)
+    turns = zip_longest(*([prompt for prompt in prompts if prompt.category == kind] for kind in kinds))
+    return [prompt for prompt in chain.from_iterable(turns) if prompt is not None]
 
 
 def _parse(text: str, name: str) -> list[SuitePrompt]:

@@ -12,7 +12,7 @@ Figures = Mapping[str, Any]
 
 def render(report: Figures) -> str:
     """All of `report`, each line with its newline."""
-    return "\n".join(f"{part}\n" for block in blocks(report) for part in [_text(block)])
+    return "\n".join(f"{part}\n" for block in blocks(report) for part in [text(block)])
 
 
 def markdown(report: Figures, header: Figures) -> str:
@@ -21,7 +21,7 @@ def markdown(report: Figures, header: Figures) -> str:
     return "\n\n".join([*parts, f"```json\n{json.dumps(header)}\n```"]) + "\n"
 
 
-def _text(block: Block) -> str:
+def text(block: Block) -> str:
     figures = range(1, len(block.rows[0])) if block.rows else ()
     return "\n".join([*align(block.rows, right=figures), *block.lines])
 

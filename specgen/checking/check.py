@@ -4,11 +4,10 @@ import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
 from specgen.bench.settings import QUICK
-from specgen.bench.suites import SuitePrompt, choose, read_suite
+from specgen.bench.suites import SuitePrompt, choose, in_turn, read_suite
 from specgen.checking.judge import Difference, Recorder, Text, compare
 from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.errors import UsageError
@@ -164,9 +163,7 @@ def _prompts(settings: CheckSettings) -> list[SuitePrompt]:
         prompts = [SuitePrompt(str(number), "given", text) for number, text in enumerate(settings.texts, start=1)]
     else:
         prompts = choose(read_suite(settings.suite), settings.categories, None)
-    kinds = dict.fromkeys(prompt.category for prompt in prompts)
-    turns = zip_longest(*([prompt for prompt in prompts if prompt.category == kind] for kind in kinds))
-    return [prompt for prompt in chain.from_iterable(turns) if prompt is not None][: settings.most]
+    return in_turn(prompts)[: settings.most]
 
 
 def _ids(pair: Pair, prompt: SuitePrompt, settings: CheckSettings) -> Sequence[int]:

@@ -10,11 +10,11 @@ from specgen.bench.benchmark import benchmark
 from specgen.bench.files import written
 from specgen.bench.regressions import Change, as_data, compare_reports
 from specgen.bench.settings import BenchSettings, Format, RegressionKind
-from specgen.errors import BadFile, UsageError
+from specgen.errors import INTERRUPTED, BadFile, UsageError
 from specgen.models.reporting import follow
 from specgen.render.progress import ProgressLine
 from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put_exact
+from specgen.render.terminal import put, put_exact
 
 _WORSE = 1
 
@@ -42,8 +42,9 @@ def play_bench(settings: BenchSettings, outputs: Outputs) -> int:
         report: dict[str, Any] = follow(benchmark(settings), line.show)
     finally:
         line.close()
+    interrupted = report["interrupted"] is not None
     # Kept before anything can be found fault with: measuring took minutes.
-    if outputs.save is not None:
+    if outputs.save is not None and not interrupted:
         baselines.save(outputs.save, report)
     changes: list[Change] | None = None
     if before is not None:
@@ -57,6 +58,10 @@ def play_bench(settings: BenchSettings, outputs: Outputs) -> int:
     if changes is not None:
         as_text = outputs.format is Format.TABLE or outputs.file is not None
         put_exact(sys.stdout if as_text else sys.stderr, sanitize(_in_words(changes, str(outputs.compare))))
+    if interrupted:
+        unkept = f"; it is not kept as '{outputs.save}'" if outputs.save is not None else ""
+        put(sys.stderr, f"specgen: interrupted: the report is of what was measured so far{unkept}\n")
+        return INTERRUPTED
     return _WORSE if any(change.worse and change.kind in outputs.fail_on for change in changes or ()) else 0
 
 

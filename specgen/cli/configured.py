@@ -85,7 +85,8 @@ def guard(context: typer.Context) -> None:
     if found is None:
         return
     params = context.params
-    if found.paired and typed(context, "model") and not typed(context, "draft") and "draft" in params:
+    named = typed(context, "model") or typed(context, "pair")
+    if found.paired and named and not typed(context, "draft") and "draft" in params:
         params["draft"] = default(context, "draft")  # the one that is set fits another target
     if not params.get("trust_remote_code"):
         return
@@ -128,6 +129,12 @@ def typed(context: typer.Context, parameter: str) -> bool:
     """Whether the user wrote this parameter on the command line."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def given(context: typer.Context) -> tuple[str, ...]:
+    """The parameters that the command line, a template or a setting has a value for, their default included."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return tuple(name for name, source in sources.items() if source is not None and source.name != "DEFAULT")
 
 
 def default(context: typer.Context, name: str) -> Any:

@@ -14,13 +14,15 @@ import typer
 
 from specgen import templates
 from specgen.cli import completing
-from specgen.cli.configured import configure
+from specgen.cli.configured import configure, given
 from specgen.cli.templating import preset
-from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingChoice
+from specgen.core import TUNABLE, Device, Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.costs import Prices
 from specgen.errors import UsageError
 
 _ENGINE = EngineOptions()
+# A field of this name is no option: it names the others that the command line or a setting has a value for.
+_GIVEN = "given"
 
 
 def _draft_length(text: str) -> int | None:
@@ -85,6 +87,10 @@ KeepAlive = Annotated[
 ]
 
 
+# Fields of EngineOptions whose options have other names.
+_FLAGS = {"lookup": "no_lookup"}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     heading: ClassVar = "Models"
@@ -141,6 +147,9 @@ class ModelOptions:
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False
 
+    no_tuned: Annotated[
+        bool, typer.Option("--no-tuned", help="Leave out what specgen tune found for this pair on this machine.")
+    ] = False
     compile: Annotated[
         bool,
         typer.Option(
@@ -153,6 +162,7 @@ class ModelOptions:
     yes: Annotated[
         bool, typer.Option("-y", "--yes", help="Where no model is named, take the one that is suggested, unasked.")
     ] = False
+    given: tuple[str, ...] = ()
 
     def engine(self) -> EngineOptions:
         return EngineOptions(
@@ -167,6 +177,9 @@ class ModelOptions:
             trust_remote_code=self.trust_remote_code,
             verbose=self.verbose,
             compile=self.compile,
+            settled=TUNABLE
+            if self.no_tuned
+            else tuple(name for name in TUNABLE if _FLAGS.get(name, name) in self.given),
         )
 
 
@@ -337,15 +350,20 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[name] = (kind, [field.name for field in dataclasses.fields(kind)])
-        parameters += [_as_parameter(field, kind) for field in dataclasses.fields(kind)]
+        parameters += [_as_parameter(field, kind) for field in dataclasses.fields(kind) if field.name != _GIVEN]
+    own_context = next((name for name, kind in hints.items() if kind is typer.Context), None)
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
         del values["profile"]  # its callback did the work
-        for name, (kind, fields) in groups.items():
-            values[name] = kind(**{field: values.pop(field) for field in fields})
-        command(**values)
+        context = values[own_context] if own_context else values.pop("context")
+        values[_GIVEN] = given(context)
+        made = {name: kind(**{field: values[field] for field in fields}) for name, (kind, fields) in groups.items()}
+        grouped_up = {field for _, fields in groups.values() for field in fields} | {_GIVEN}
+        command(**{name: value for name, value in values.items() if name not in grouped_up}, **made)
 
+    if own_context is None:
+        parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     parameters.append(inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_Profile))
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

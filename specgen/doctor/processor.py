@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import torch
 
-from specgen.bench.machine import processor_name
+from specgen.bench.machine import cores, processor_name
 from specgen.doctor.finding import Finding, Verdict
 
 _INT8 = {
@@ -38,7 +38,7 @@ def check_processor() -> Finding:
 
 def check_threads() -> Finding:
     """The cores that this process may use, and the threads that torch makes of them."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = cores()
     physical = psutil.cpu_count(logical=False) or allowed
     threads = torch.get_num_threads()
     found = f"{physical} cores, {allowed} usable threads of hardware, {threads} threads in use"

@@ -54,10 +54,19 @@ class Meter:
 
 
 def follow(reporting: Reporting[T], show: Callable[[Progress | Notice], object]) -> T:
-    """The result of `reporting`; every event on the way goes to `show`. Closes it whatever happens."""
+    """The result of `reporting`; every event on the way goes to `show`. Closes it whatever happens.
+
+    Ctrl-C is raised inside `reporting`, also where it comes while something is shown.
+    """
     try:
+        event = next(reporting)
         while True:
-            show(next(reporting))
+            try:
+                show(event)
+            except KeyboardInterrupt as interrupt:
+                event = reporting.throw(interrupt)
+            else:
+                event = next(reporting)
     except StopIteration as finished:
         result: T = finished.value
         return result

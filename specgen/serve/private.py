@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from specgen.engine.controller import Controller, make_controller
+from specgen.engine.controller import Controller
 from specgen.errors import SpecgenError
 from specgen.events import Event, Failed, Finished, Notice, Stats
 from specgen.loading import Pair
@@ -54,7 +54,7 @@ class Private:
         self._show = show
         self._identity = identity
         self._jobs: dict[str, Job] = {}
-        self._controllers: dict[tuple[str, int | None], Controller] = {}
+        self._controllers: dict[str, dict[int | None, Controller]] = {}
 
     def routes(self) -> list[Route]:
         return [
@@ -78,9 +78,9 @@ class Private:
             raise Refused("another specgen, or another environment", status=409)
         self._keep(call.keep_alive_s)
         wanted = self._wanted(call)
-        controller = self._controller(call)
+        controllers = self._learnt(call.caller)
         engine = self._shelf.engine(wanted)
-        job = engine.ask(lambda session: self._work(call, wanted, controller, session), call.caller)
+        job = engine.ask(lambda session: self._work(call, wanted, controllers, session), call.caller)
         return StreamingResponse(self._lines(call, engine, job, request), media_type="application/jsonl")
 
     async def interrupt(self, request: Request) -> Response:
@@ -112,26 +112,25 @@ class Private:
     def _wanted(self, call: Call) -> Wanted:
         """The pair of a call: one that is known already, where only the draft length is another."""
         wanted = Wanted(call.target, call.draft, call.options)
-        return next((known for known in self._shelf.known if _alike(known, wanted)), wanted)
+        return next((known for known in self._shelf.known if _any_length(known) == _any_length(wanted)), wanted)
 
-    def _controller(self, call: Call) -> Controller:
-        """What a caller's answers teach is of use for its next ones alone, as if it had a process of its own."""
-        key = (call.caller, call.options.num_draft_tokens)
-        controller = self._controllers.pop(key, None) or make_controller(call.options.num_draft_tokens)
-        self._controllers[key] = controller  # the latest is the last
+    def _learnt(self, caller: str) -> dict[int | None, Controller]:
+        """What is learnt from one answer of a caller is of use for its next, and nobody else's."""
+        controllers = self._controllers.pop(caller, {})
+        self._controllers[caller] = controllers  # the latest is the last
         while len(self._controllers) > self._limits.waiting:
             del self._controllers[next(iter(self._controllers))]
-        return controller
+        return controllers
 
     def _work(
-        self, call: Call, wanted: Wanted, controller: Controller, session: Session
+        self, call: Call, wanted: Wanted, controllers: dict[int | None, Controller], session: Session
     ) -> Generator[Event, None, None]:
         try:
             if session.opened and not (yield from session.is_current()):
                 self._shelf.let_go(wanted)
             if session.opened and not call.told:
                 yield from session.told
-            with session.drafting(call.options.num_draft_tokens, controller):
+            with session.drafting(call.options, controllers):
                 if call.asked is None:
                     yield from session.open()
                     yield Finished("end", "", Stats())
@@ -149,5 +148,7 @@ def _opened(pair: Pair) -> Opened:
     return Opened(pair.loaded_target, pair.loaded_draft, pair.drafter_name, pair.context_length, path)
 
 
-def _alike(one: Wanted, other: Wanted) -> bool:
-    return one == replace(other, options=replace(other.options, num_draft_tokens=one.options.num_draft_tokens))
+def _any_length(wanted: Wanted) -> Wanted:
+    """`wanted`, whatever its draft length."""
+    settled = tuple(name for name in wanted.options.settled if name != "num_draft_tokens")
+    return replace(wanted, options=replace(wanted.options, num_draft_tokens=None, settled=settled))

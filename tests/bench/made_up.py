@@ -46,9 +46,10 @@ def run(
     distribution: str | None = None,
     peak: int | None = None,
     joules: float | None = None,
+    pace: float | None = None,
 ) -> Run:
     suite_prompt = SuitePrompt(prompt, category, f"text of {prompt}", distribution)
-    return Run(contender, suite_prompt, repetition, made, peak, joules)
+    return Run(contender, suite_prompt, repetition, made, peak, joules, pace)
 
 
 MACHINE = {

@@ -1,9 +1,12 @@
 """Intervals that hold what they say they hold."""
 
+import math
 import random
 import statistics
 
-from specgen.bench.bootstrap import difference_interval, median_interval, ratio_interval
+import pytest
+
+from specgen.bench.bootstrap import chance, difference_interval, median_interval, ratio_interval
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -44,3 +47,17 @@ def test_a_difference_is_paired() -> None:
     after = [[each - 5.0 for each in before[0]], before[1]]
     low, high = difference_interval(before, after) or (0.0, 0.0)
     assert abs(low + 0.05) < 1e-9 > abs(high + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("count", "student", "expected"), [(6, 2.571, 0.05), (8, 5.408, 0.001), (12, 3.106, 0.01), (400, 1.966, 0.05)]
+)
+def test_the_chance_of_a_paired_difference_is_that_of_the_tables(count: int, student: float, expected: float) -> None:
+    logs = [(-1.0) ** index for index in range(count)]
+    shift = student * statistics.stdev(logs) / math.sqrt(count)
+    assert chance([math.exp(0.1 * (log + shift)) for log in logs]) == pytest.approx(expected, rel=0.01)
+    assert chance([math.exp(0.1 * log) for log in logs]) == pytest.approx(1.0)
+
+
+def test_what_does_not_spread_is_certain() -> None:
+    assert (chance([2.0] * 6), chance([1.0] * 6)) == (0.0, 1.0)

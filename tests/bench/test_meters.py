@@ -15,9 +15,10 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package at 2 J of 10, after which it begins again, and a part of it that does not count."""
-    for name in ("intel-rapl:0", "intel-rapl:0:0"):
+    """A package at 2 J of 10, after which it begins again; its cores and the platform, which hold the same joules."""
+    for name, of in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{of}\n")
         (tmp_path / name / "energy_uj").write_text("2000000\n")
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
     monkeypatch.setattr(meters, "_RAPL", tmp_path)
@@ -34,6 +35,15 @@ def test_energy_is_what_a_package_counted_meanwhile(rapl: Path) -> None:
     assert energy.stop() == 1.5, "the counter began again"
 
 
+def test_memory_counts_beside_the_package(rapl: Path) -> None:
+    (rapl.parents[1] / "intel-rapl:0:0" / "name").write_text("dram\n")
+    energy = Energy(energy_counters("cpu"))
+    energy.start()
+    rapl.write_text("3000000")
+    (rapl.parents[1] / "intel-rapl:0:0" / "energy_uj").write_text("2500000")
+    assert energy.stop() == 1.5
+
+
 def test_without_a_counter_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rapl: Path) -> None:
     rapl.write_text("not for you")
     assert energy_counters("cpu") == []
@@ -44,11 +54,13 @@ def test_a_gpu_counts_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyP
     counts = iter([1000, 1000, 4000])
     library = SimpleNamespace(
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByUUID=lambda uuid: {"GPU-0a1b-2c3d": "handle"}[uuid],
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(counts),
     )
     monkeypatch.setattr(meters, "_RAPL", tmp_path)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    gpus = ["0", "0a1b-2c3d"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=gpus[index]))
     monkeypatch.setitem(sys.modules, "pynvml", library)
     energy = Energy(energy_counters("cuda"))
     energy.start()

@@ -44,6 +44,9 @@ def test_json_holds_everything_needed_to_run_it_again(bench: Any) -> None:
     places = [(run["prompt"], run["repetition"], run["contender"]) for run in report["runs"]]
     assert places == [("1", repetition, name) for repetition in (0, 1) for name in ("plain", "model")]
     assert report["peak_memory_bytes"] > 1e6
+    paces = [run["pace_s"] for run in report["runs"]]
+    assert paces[0] == paces[1] > 0
+    assert paces[0] != paces[2], "measured before each turn"
     assert "roofline" not in report
 
 

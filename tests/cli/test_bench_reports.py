@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from specgen.bench.measure import Timed
+from specgen.bench.contenders import Ours
+from specgen.bench.measure import Measurement, Timed
 from specgen.engine import decode
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.interfaces import Plan, Proposal, Rows, Verdict
 from specgen.engine.tokens import Tokens
 from specgen.engine.verify import verify
+from specgen.render.progress import ProgressLine
 from tests.cli.command import Outcome, invoke
 
 BEGINNINGS = ["Once upon a time", "The fox", "A girl named Lily", "One day", "The sun was", "Tom had a red"]
@@ -98,6 +100,48 @@ def test_a_planted_slow_draft_and_a_planted_wrong_token_are_caught(
         assert "WORSE   output     model: " in wrong.err
         changes = json.loads(wrong.text)["comparison"]["changes"]
         assert {"output"} <= {change["kind"] for change in changes if change["worse"]}
+
+
+@pytest.mark.parametrize("where", ["in an answer", "while progress is shown"])
+def test_ctrl_c_leaves_a_report_of_what_was_measured(
+    bench: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """In the third turn, when plain decoding has answered: two turns are whole."""
+    assert bench("--save-baseline", "before").code == 0
+    show, run = ProgressLine.show, Ours.run
+    third = [False]
+
+    def showing(self: ProgressLine, event: Any) -> None:
+        third[0] = getattr(event, "what", "").startswith("prompt 3 of 6 (other): model")
+        if third[0] and where != "in an answer":
+            raise KeyboardInterrupt
+        show(self, event)
+
+    def running(self: Ours, *arguments: Any) -> Measurement:
+        if third[0]:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    monkeypatch.setattr(ProgressLine, "show", showing)
+    monkeypatch.setattr(Ours, "run", running)
+    outcome = bench("--save-baseline", "half", "--roofline", "--output", tmp_path / "report.csv")
+    assert outcome.code == 130
+    assert "PARTIAL: interrupted after 2 of 6 turns" in outcome.text
+    assert "what was measured so far; it is not kept as 'half'" in outcome.err
+    assert '"turns": 2' in (tmp_path / "report.csv").read_text().replace('""', '"')
+    assert "there is: before" in bench("--compare", "half").err
+    report = json.loads(bench("--compare", "before", "--json").text)
+    assert (report["interrupted"], len(report["runs"])) == ({"turns": 2, "of": 6}, 4)
+    assert report["comparison"]["changes"] == []
+
+
+def test_ctrl_c_before_anything_was_measured_has_no_report(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> Measurement:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ours, "run", interrupt)
+    outcome = bench()
+    assert (outcome.code, outcome.out) == (130, b"")
 
 
 def test_a_report_that_cannot_be_compared_is_shown_all_the_same(bench: Any, clock: Clock) -> None:
