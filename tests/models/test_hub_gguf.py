@@ -8,9 +8,9 @@ import pytest
 
 from specgen.core import ModelRef
 from specgen.errors import AccessDenied, BadFile, DownloadFailed, ModelNotFound, NotCached, UnsupportedModel
-from specgen.events import Notice
+from specgen.events import Notice, Progress
 from specgen.models import gguf_remote
-from specgen.models.checkpoint import fetch_weights, follow
+from specgen.models.checkpoint import fetch_weights, find, follow
 from specgen.models.gguf_header import open_header
 from specgen.models.pins import pins
 from specgen.models.reporting import Meter
@@ -186,10 +186,8 @@ def test_closing_stops_the_header(hub: HubServer, folder: Path) -> None:
     hub.stalled.add("m-Q8_0.gguf")
 
     def interrupt(event: object) -> None:
-        if getattr(event, "done", 0):
+        if isinstance(event, Progress) and event.what == "the header of org/m:m-Q8_0.gguf" and event.done:
             raise KeyboardInterrupt
-
-    from specgen.models.checkpoint import find
 
     with pytest.raises(KeyboardInterrupt):
         follow(find(ModelRef.parse("org/m:m-Q8_0.gguf"), offline=False), interrupt)
