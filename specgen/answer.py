@@ -55,13 +55,12 @@ class Answer:
 
     def _logprobs(self, done: Round, starts: Sequence[int]) -> tuple[Logprobs, ...]:
         """Those of the tokens that begin at `starts`, the first ones of the round."""
-        named = self._bytes_of
+
+        def named(token: int, logprob: float) -> TokenLogprob:
+            return TokenLogprob(token, logprob, tuple(self._bytes_of(token)))
+
         return tuple(
-            Logprobs(
-                start,
-                TokenLogprob(token, named(token), scores.logprob),
-                tuple(TokenLogprob(other, named(other), logprob) for other, logprob in scores.top),
-            )
+            Logprobs(start, named(token, scores.logprob), tuple(named(*other) for other in scores.top))
             for start, token, scores in zip(starts, done.tokens, done.scores, strict=False)
         )
 

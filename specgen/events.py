@@ -86,11 +86,11 @@ class Span:
 
 
 class TokenLogprob(NamedTuple):
-    """A token, the bytes that it stands for, and the natural log of its probability."""
+    """A token, the natural log of its probability, and the bytes that it stands for, as numbers."""
 
     token: int
-    text: bytes
     logprob: float
+    utf8: tuple[int, ...]
 
 
 class Logprobs(NamedTuple):

@@ -61,7 +61,7 @@ def of_completion(placed: Sequence[Placed]) -> dict[str, Any]:
 
 
 def _entry(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": _text(token), "logprob": _number(token), "bytes": list(token.text)}
+    return {"token": _text(token), "logprob": _number(token), "bytes": list(token.utf8)}
 
 
 def _number(token: TokenLogprob) -> float:
@@ -70,12 +70,12 @@ def _number(token: TokenLogprob) -> float:
 
 def _text(token: TokenLogprob) -> str:
     """Its text; bytes that are no whole character are escaped."""
-    return token.text.decode("utf-8", "backslashreplace")
+    return bytes(token.utf8).decode("utf-8", "backslashreplace")
 
 
 def _named(token: TokenLogprob) -> str:
     """Its text, by which a program tells it from others."""
     try:
-        return token.text.decode()
+        return bytes(token.utf8).decode()
     except UnicodeDecodeError:
         return f"bytes:{_text(token)}"

@@ -182,4 +182,4 @@ def test_each_says_where_its_text_begins(session: Session) -> None:
         scored += step.logprobs
     assert len(scored) == 40
     for each in scored:
-        assert text.encode()[len(text[: each.at].encode()) :].startswith(each.chosen.text)
+        assert text.encode()[len(text[: each.at].encode()) :].startswith(bytes(each.chosen.utf8))
