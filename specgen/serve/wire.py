@@ -18,7 +18,6 @@ KIND = "type"
 # Lines that are no events: everything has been said; whoever speaks cannot go on.
 END = "End"
 GONE = "Gone"
-_BYTES = "latin-1"  # has a character for each
 _EVENTS = {kind.__name__: kind for kind in (Progress, Notice, Started, Step, Finished, Failed)}
 _ERRORS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, SpecgenError)}
 
@@ -54,8 +53,6 @@ def plain(value: Any) -> Any:
         return {"error": type(value).__name__, "message": value.message, "hint": value.hint}
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, bytes):
-        return value.decode(_BYTES)
     if isinstance(value, collections.abc.Mapping):
         return {key: plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, tuple) else value
@@ -104,8 +101,6 @@ def _class_reader(kind: type) -> Read:
     if issubclass(kind, tuple):  # a NamedTuple
         named = [_reader(each) for each in get_type_hints(kind).values()]
         return lambda data: kind(*(reader(each) for reader, each in zip(named, data, strict=True)))
-    if kind is bytes:
-        return lambda data: bytes(_exactly((str,), data), _BYTES)
     if kind not in (str, int, float, bool):
         raise TypeError(f"no JSON is read as {kind}")
     return functools.partial(_exactly, (int, float) if kind is float else (kind,))
