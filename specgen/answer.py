@@ -1,18 +1,22 @@
 """One answer: the rounds of the engine as steps, with the text, the reason and the statistics that come of them."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 
 from specgen.engine.decode import Round
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import ThinkingSplit
-from specgen.events import Event, Notice, Reason, Span, Stats, Step
+from specgen.events import Event, Logprobs, Notice, Reason, Span, Stats, Step, TokenLogprob
 
 
 class Answer:
-    """`text` and `stats` are those of the steps so far."""
+    """`text` and `stats` are those of the steps so far. `bytes_of` tells what a token stands for."""
 
-    def __init__(self, stream: TextStream, split: ThinkingSplit, prompt_tokens: int) -> None:
+    def __init__(
+        self, stream: TextStream, split: ThinkingSplit, prompt_tokens: int, bytes_of: Callable[[int], bytes]
+    ) -> None:
+        self._bytes_of = bytes_of
         self.stats = Stats(prompt_tokens=prompt_tokens)
         self._stream = stream
         self._split = split
@@ -31,6 +35,8 @@ class Answer:
             written = self._stream.write(done.tokens, done.sources)
             reason = "stop" if written.stopped else done.finish or stopping()
             step = _step(done, self._split.write(written.spans), written.used)
+            if done.scores:
+                step = replace(step, logprobs=self._logprobs(done, written.starts))
             self.stats = self.stats.add(step, time.perf_counter() - start)
             self._texts.append(step.text)
             yield step
@@ -46,6 +52,18 @@ class Answer:
             self._texts.append(step.text)
             yield step
         return reason
+
+    def _logprobs(self, done: Round, starts: Sequence[int]) -> tuple[Logprobs, ...]:
+        """Those of the tokens that begin at `starts`, the first ones of the round."""
+        named = self._bytes_of
+        return tuple(
+            Logprobs(
+                start,
+                TokenLogprob(token, named(token), scores.logprob),
+                tuple(TokenLogprob(other, named(other), logprob) for other, logprob in scores.top),
+            )
+            for start, token, scores in zip(starts, done.tokens, done.scores, strict=False)
+        )
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

@@ -85,6 +85,26 @@ class Span:
     channel: Channel = "answer"
 
 
+class TokenLogprob(NamedTuple):
+    """A token, the bytes that it stands for, and the natural log of its probability."""
+
+    token: int
+    text: bytes
+    logprob: float
+
+
+class Logprobs(NamedTuple):
+    """How likely a token was by the target's own softmax, before temperature, penalties or a constraint.
+
+    Its text begins `at` characters after the start of all that was generated, thinking included. `top` has the
+    likeliest tokens there, in falling order.
+    """
+
+    at: int
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One round: one forward pass of the target. Times are in seconds.
@@ -92,6 +112,7 @@ class Step:
     `tokens` are the ids that joined the context; `spans` the text that became certain, which may lag behind the
     tokens (half a character, the start of a stop string). The last step may have text and no tokens. `drafted_tokens`
     and `drafted_sources` have every drafted token and its source; the first `accepted` of them were accepted.
+    `logprobs` has one for each of `tokens` where they were asked for.
     Invariants: accepted <= drafted, len(tokens) <= accepted + 1.
     """
 
@@ -103,6 +124,7 @@ class Step:
     verify_s: float = 0.0
     drafted_tokens: tuple[int, ...] = ()
     drafted_sources: tuple[Source, ...] = ()
+    logprobs: tuple[Logprobs, ...] = ()
 
     @property
     def text(self) -> str:

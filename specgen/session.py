@@ -183,10 +183,12 @@ class Session:
         stop: Sequence[str] = (),
         thinking: Tags | None = None,
         constraint: Constraint | None = None,
+        logprobs: int | None = None,
     ) -> Generator[Event, None, None]:
         """Generate after `context`, from `Started` to `Finished`. The session is open. Raises SpecgenError.
 
-        `thinking` has the tags of a model that thinks aloud.
+        `thinking` has the tags of a model that thinks aloud. With `logprobs` steps have those of their tokens, and of
+        so many of the likeliest tokens beside each.
         """
         pair = self.pair
         grammar = _check(stop, max_new_tokens, constraint)
@@ -207,8 +209,11 @@ class Session:
             Sampler(params, len(context), follower),
             limits,
             self._controller,
+            logprobs,
         )
-        answer = Answer(TextStream(pair.tokenizer.decode, stop), ThinkingSplit(thinking), len(context))
+        tokenizer = pair.tokenizer
+        stream = TextStream(tokenizer.decode, stop)
+        answer = Answer(stream, ThinkingSplit(thinking), len(context), tokenizer.token_bytes)
         with memory_errors():
             reason = yield from answer.steps(rounds, lambda: self._stopping)
         # The end token is allowed only where the grammar lets the text end.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from specgen.engine.controller import Controller
 from specgen.engine.interfaces import Drafter, LanguageModel
+from specgen.engine.logprobs import Scores, log_probabilities
 from specgen.engine.sampling import Sampler
 from specgen.engine.tokens import Tokens
 from specgen.engine.verify import verify
@@ -17,7 +18,7 @@ class Round:
 
     `context` ends with `tokens`. `drafted_tokens` and `drafted_sources` have every drafted token and its source,
     accepted or not. `finish` is set in the last round, `notice` where the controller has something to say. Times are in
-    seconds.
+    seconds. `scores` has one for each of `tokens` where they were asked for.
     """
 
     context: Tokens
@@ -31,6 +32,7 @@ class Round:
     drafted_tokens: tuple[int, ...] = ()
     drafted_sources: tuple[Source, ...] = ()
     notice: str | None = None
+    scores: tuple[Scores, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,13 @@ def decode(
     sampler: Sampler,
     limits: Limits,
     controller: Controller,
+    logprobs: int | None = None,
 ) -> Iterator[Round]:
     """Generate after `context` until `limits` says stop; the caller may close the generator after any round.
 
     The tokens are those that `sampler` picks from the target's logits one by one: speculative decoding (Leviathan et
     al. 2023, Chen et al. 2023) with the acceptance rule of verify.py. `len(context)` must be below `limits.length`.
+    With `logprobs` rounds have scores, and so many of the likeliest tokens in each.
     """
     finish: Reason | None = None
     clock = controller.clock
@@ -89,4 +93,5 @@ def decode(
             drafted_tokens=proposal.tokens,
             drafted_sources=proposal.sources,
             notice=notice,
+            scores=() if logprobs is None else log_probabilities(rows.logits, tokens, logprobs),
         )

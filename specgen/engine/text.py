@@ -69,11 +69,15 @@ class Detokenizer:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The spans that became certain, how many of the tokens given were used, and whether a stop string ended it."""
+    """The spans that became certain, how many of the tokens given were used, and whether a stop string ended it.
+
+    `starts`: after how many characters of all text the text of each used token begins.
+    """
 
     spans: tuple[Span, ...]
     used: int
     stopped: bool
+    starts: tuple[int, ...] = ()
 
 
 class TextStream:
@@ -83,15 +87,19 @@ class TextStream:
         self._detokenizer = Detokenizer(decode)
         self._stop = tuple(stop)
         self._pending: list[Span] = []
+        self._length = 0
 
     def write(self, tokens: Sequence[int], sources: Sequence[Source]) -> Written:
         """The text of `tokens`, each with its source."""
+        starts: list[int] = []
         for used, (token, source) in enumerate(zip(tokens, sources, strict=True), start=1):
+            starts.append(self._length)
             if text := self._detokenizer.push(token):
+                self._length += len(text)
                 self._pending.append(Span(text, source))
                 if (cut := self._find_stop()) is not None:
-                    return Written(self._release(cut), used, stopped=True)
-        return Written(self._release(self._certain()), len(tokens), stopped=False)
+                    return Written(self._release(cut), used, stopped=True, starts=tuple(starts))
+        return Written(self._release(self._certain()), len(tokens), stopped=False, starts=tuple(starts))
 
     def flush(self) -> Written:
         """Everything that was held back, at the end of the stream."""

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import NFC
 
 from specgen.errors import BadFile
+from specgen.models.token_bytes import TokenBytes
 
 TOKEN_FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 # These classes normalize to NFC in transformers whatever the file says, and a file made from a GGUF does not say it.
@@ -105,6 +106,10 @@ class Tokenizer:
         """The raw vocabulary entry of an id, for messages."""
         return self._backend.id_to_token(token_id) or "(no token)"
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for, which may be part of a character; empty where there is no such id."""
+        return self._bytes.of(token_id)
+
     def token_id(self, text: str) -> int | None:
         """The id of one vocabulary entry, None where there is none."""
         return self._backend.token_to_id(text)
@@ -116,6 +121,10 @@ class Tokenizer:
     def added_tokens(self) -> frozenset[str]:
         """The tokens beside the model's own vocabulary, which text is cut at but never into: special ones, mostly."""
         return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values())
+
+    @cached_property
+    def _bytes(self) -> TokenBytes:
+        return TokenBytes(self._backend)
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from specgen import __version__
 from specgen.events import Finished, Reason, Started, Stats
+from specgen.serve.logprobs import Placed, of_chat, of_completion
 
 _REASONS: dict[Reason, str] = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
 
@@ -22,12 +24,14 @@ class Answer:
             "system_fingerprint": f"specgen-{__version__}",
         }
 
-    def whole(self, started: Started, finished: Finished, notices: list[str]) -> dict[str, Any]:
-        """The answer in one object."""
+    def whole(
+        self, started: Started, finished: Finished, notices: list[str], placed: Sequence[Placed] | None
+    ) -> dict[str, Any]:
+        """The answer in one object; `placed` are its tokens where log-probabilities are asked for."""
         said = (
             {"message": {"role": "assistant", "content": finished.text}} if self._is_chat else {"text": finished.text}
         )
-        choice = {"index": 0, **said, "logprobs": None, "finish_reason": _REASONS[finished.reason]}
+        choice = {"index": 0, **said, "logprobs": self._logprobs(placed), "finish_reason": _REASONS[finished.reason]}
         return {
             **self._common,
             "object": "chat.completion" if self._is_chat else "text_completion",
@@ -40,9 +44,9 @@ class Answer:
         """The chunk that says who speaks; plain completions have none."""
         return self._chunk({"role": "assistant", "content": ""}) if self._is_chat else None
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """A chunk with text."""
-        return self._chunk({"content": text})
+    def piece(self, text: str, placed: Sequence[Placed] | None) -> dict[str, Any]:
+        """A chunk with text, and with the tokens that begin in it where log-probabilities are asked for."""
+        return self._chunk({"content": text}, placed=placed)
 
     def last(self, started: Started, finished: Finished, notices: list[str]) -> dict[str, Any]:
         """The chunk that says why the answer ended."""
@@ -52,13 +56,20 @@ class Answer:
         """The chunk with the usage, and nothing else."""
         return self._chunk({}) | {"choices": [], "usage": usage(finished.stats)}
 
-    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    def _chunk(
+        self, delta: dict[str, str], reason: str | None = None, placed: Sequence[Placed] | None = None
+    ) -> dict[str, Any]:
         said: dict[str, Any] = {"delta": delta} if self._is_chat else {"text": delta.get("content", "")}
         return {
             **self._common,
             "object": "chat.completion.chunk" if self._is_chat else "text_completion",
-            "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
+            "choices": [{"index": 0, **said, "logprobs": self._logprobs(placed), "finish_reason": reason}],
         }
+
+    def _logprobs(self, placed: Sequence[Placed] | None) -> dict[str, Any] | None:
+        if placed is None:
+            return None
+        return of_chat(placed) if self._is_chat else of_completion(placed)
 
 
 def usage(stats: Stats) -> dict[str, int]:

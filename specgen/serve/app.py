@@ -19,6 +19,7 @@ from specgen.serve.engine import Job
 from specgen.serve.failures import Refused, of_error
 from specgen.serve.guard import Guard, response
 from specgen.serve.limits import Limits
+from specgen.serve.logprobs import Placed, Placing
 from specgen.serve.metrics import CONTENT_TYPE, Metrics
 from specgen.serve.place import PRIVATE
 from specgen.serve.private import Private
@@ -142,19 +143,27 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-cache"},
             )
-        return JSONResponse(answer.whole(started, await _until(Finished, job, notices), notices))
+        placed: list[Placed] = []
+        finished = await _until(Finished, job, notices, placed)
+        return JSONResponse(answer.whole(started, finished, notices, None if question.logprobs is None else placed))
     finally:
         if not streaming:
             watcher.cancel()
             job.cancel()
 
 
-async def _until(kind: type[Kind], job: Job, notices: list[str]) -> Kind:
-    """The next event of this kind; notices on the way are kept. Raises Refused where the answer fails."""
+async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[Placed] | None = None) -> Kind:
+    """The next event of this kind; notices on the way are kept, and the tokens of steps, `placed`.
+
+    Raises Refused where the answer fails.
+    """
+    placing = Placing()
     while True:
         match await job.next():
             case Notice(text):
                 notices.append(text)
+            case Step() as step if placed is not None:
+                placed += placing.add(step)
             case Failed(error):
                 raise of_error(error)
             case event if isinstance(event, kind):
@@ -170,6 +179,7 @@ async def _chunks(
     notices: list[str],
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events. A failure is the last of them: the status has been sent."""
+    placing = Placing()
     try:
         if (first := answer.first()) is not None:
             yield _sse(first)
@@ -177,8 +187,10 @@ async def _chunks(
             match await job.next():
                 case Notice(text):
                     notices.append(text)
-                case Step() as step if step.text:
-                    yield _sse(answer.piece(step.text))
+                case Step() as step:
+                    placed = placing.add(step)
+                    if step.text:
+                        yield _sse(answer.piece(step.text, None if question.logprobs is None else placed))
                 case Failed(error):
                     yield _sse(of_error(error).body())
                     return

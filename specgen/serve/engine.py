@@ -62,7 +62,7 @@ class Job:
 
     def wait_behind(self, ahead: int) -> None:
         """Say how many answers come before this one, where that has changed."""
-        if ahead != self.ahead:
+        if ahead not in (0, self.ahead):
             self.ahead = ahead
             self.put(Progress(f"waiting for {ahead} other answer{'' if ahead == 1 else 's'}"))
 

@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1)] | None
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request. Either `messages` or a `prompt` that is continued as it is."""
+    """One request. Either `messages` or a `prompt` that is continued as it is. `logprobs` see Session.run."""
 
     messages: tuple[Message, ...] | None
     prompt: str
@@ -37,6 +37,7 @@ class Question:
     stop: tuple[str, ...]
     stream: bool
     with_usage: bool
+    logprobs: int | None
     model: str | None
     user: str
     constraint: Constraint | None
@@ -59,6 +60,7 @@ class Question:
             stop=self.stop,
             thinking=prompt.thinking,
             constraint=self.constraint,
+            logprobs=self.logprobs,
         )
 
 
@@ -103,7 +105,6 @@ class _Request(_Body):
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Share = None
     repetition_penalty: Annotated[Finite, Field(ge=0.01)] | None = None
-    logprobs: object = None
     logit_bias: object = None
     user: str | None = None
 
@@ -132,7 +133,8 @@ class _Chat(_Request):
     messages: Annotated[list[_Turn], Field(min_length=1)]
     max_completion_tokens: Count = None
     response_format: _Text | _Object | _Schema | None = Field(default=None, discriminator="type")
-    top_logprobs: object = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: object = None
     tool_choice: object = None
     functions: object = None
@@ -152,6 +154,7 @@ class _Chat(_Request):
 
 class _Completion(_Request):
     prompt: str | list[str]
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     best_of: int | None = None
     echo: object = None
     suffix: object = None
@@ -163,7 +166,9 @@ Asked = TypeVar("Asked", bound=_Request)
 def read_chat(body: bytes, stops: int) -> Question:
     """The question in the body of /v1/chat/completions, with at most so many `stops`. Raises Refused."""
     asked = _read(_Chat, body)
-    _refuse(asked, ("tools", "functions", "function_call", "top_logprobs", "audio"))
+    _refuse(asked, ("tools", "functions", "function_call", "audio"))
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise Refused("top_logprobs needs logprobs: true", param="top_logprobs")
     if asked.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice")
     if asked.modalities not in (None, ["text"]):
@@ -172,7 +177,8 @@ def read_chat(body: bytes, stops: int) -> Question:
         raise Refused("max_tokens is the old name of max_completion_tokens; give one of them", param="max_tokens")
     messages = tuple(_message(turn, index) for index, turn in enumerate(asked.messages))
     limit = asked.max_completion_tokens or asked.max_tokens
-    return _question(asked, messages, "", limit, stops, _constraint(asked.response_format))
+    logprobs = asked.top_logprobs or 0 if asked.logprobs else None
+    return _question(asked, messages, "", limit, stops, logprobs, _constraint(asked.response_format))
 
 
 def read_completion(body: bytes, stops: int) -> Question:
@@ -184,7 +190,7 @@ def read_completion(body: bytes, stops: int) -> Question:
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if len(prompts) != 1:
         raise Refused(f"prompt has {len(prompts)} texts; send one in a request", param="prompt")
-    return _question(asked, None, prompts[0], asked.max_tokens or _COMPLETION_TOKENS, stops)
+    return _question(asked, None, prompts[0], asked.max_tokens or _COMPLETION_TOKENS, stops, asked.logprobs)
 
 
 def _constraint(form: _Text | _Object | _Schema | None) -> Constraint | None:
@@ -209,10 +215,8 @@ def _read(kind: type[Asked], body: bytes) -> Asked:
 
 def _refuse(asked: _Request, fields: Sequence[str]) -> None:
     """Refuse fields that would change the answer."""
-    for field in ("logprobs", "logit_bias", *fields):
-        value: Any = getattr(asked, field)
-        # By identity where it is a number: 0 logprobs are some.
-        if not (value is None or value is False or (not isinstance(value, int) and value in _NEUTRAL)):
+    for field in ("logit_bias", *fields):
+        if getattr(asked, field) not in _NEUTRAL:
             raise unsupported(field)
     if asked.n not in (None, 1):
         raise unsupported("n", "one answer is generated")
@@ -234,6 +238,7 @@ def _question(
     prompt: str,
     max_new_tokens: int | None,
     stops: int,
+    logprobs: int | None,
     constraint: Constraint | None = None,
 ) -> Question:
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
@@ -247,6 +252,7 @@ def _question(
         stop=stop,
         stream=bool(asked.stream),
         with_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+        logprobs=logprobs,
         model=asked.model,
         user=asked.user or "",
         constraint=constraint,

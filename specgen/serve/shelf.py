@@ -207,7 +207,9 @@ class Shelf:
         """Let other pairs of the device go, as far as it helps, until this one fits: first those that do nothing."""
         device = plan.target.placement.device
         while True:
-            others = {other: held for other, held in self._plans.items() if held.target.placement.device == device}
+            others = {
+                other: held for other, held in dict(self._plans).items() if held.target.placement.device == device
+            }
             # The caches of pairs that are loaded will grow to what was planned for them.
             plan = replace(plan, free=free_memory(device) - sum(map(_caches, others.values())))
             most = replace(plan, free=plan.free + sum(_weights(held) + _caches(held) for held in others.values()))

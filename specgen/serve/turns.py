@@ -18,6 +18,7 @@ class Turns(Generic[T]):
 
     def __init__(self) -> None:
         self._callers: OrderedDict[str, deque[T]] = OrderedDict()
+        self._last: str | None = None
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._callers.values())
@@ -30,12 +31,15 @@ class Turns(Generic[T]):
 
     def add(self, item: T) -> None:
         self._callers.setdefault(item.caller, deque()).append(item)
+        if self._last is not None and self._last in self._callers:
+            self._callers.move_to_end(self._last)  # who had the last turn comes after who has just come
 
     def take(self) -> T:
         """The next one. Its caller comes last from now on."""
         caller, queue = next(iter(self._callers.items()))
         item = queue.popleft()
         self._callers.move_to_end(caller)
+        self._last = caller
         if not queue:
             del self._callers[caller]
         return item

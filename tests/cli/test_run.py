@@ -213,8 +213,8 @@ def test_not_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "org/name" in failure(outcome)
 
 
-def test_a_draft_that_does_not_fit(target: Path, checkpoints: Any) -> None:
-    foreign = checkpoints.make("foreign", "llama")
+def test_a_draft_that_does_not_fit(target: Path, checkpoints: Any, tmp_path: Path) -> None:
+    foreign = shutil.copytree(checkpoints.make("foreign", "llama"), tmp_path / "foreign")
     tokenizer = json.loads((foreign / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     a, b = [token for token, index in vocabulary.items() if index in (10, 11)]

@@ -272,8 +272,9 @@ class FakeCuda:
         self.stream = before
 
     @contextlib.contextmanager
-    def _capturing(self, graph: object, pool: object) -> Iterator[None]:
+    def _capturing(self, graph: object, pool: object, capture_error_mode: str) -> Iterator[None]:
         """Like torch's, it leaves its stream behind when the capture fails."""
+        assert capture_error_mode == "thread_local", "another thread may not break it"
         self.pools.append(pool)
         self.stream, before = "capturing", self.stream
         yield

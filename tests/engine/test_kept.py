@@ -124,3 +124,22 @@ def test_after_a_failure_nothing_is_kept(model: LeanModel) -> None:
     with pytest.raises(IndexError):
         model.forward(Tokens([VOCAB]), 1)
     assert model._kept._contexts == []
+
+
+def test_two_models_share_the_room_and_not_the_contexts(folder: Path) -> None:
+    one, other = load(folder), load(folder)
+    one.forward(Tokens(ids(0, 100)), 1)
+    size = sum(cache.nbytes for cache in one._caches)
+    kept = Kept(2 * size)
+    for model in (one, other):
+        model.keep_contexts(kept)
+    for seed in range(1, 4):
+        for model in (one, other):
+            expected = load(folder).forward(Tokens(ids(seed, 100)), 1).logits
+            assert torch.equal(model.forward(Tokens(ids(seed, 100)), 1).logits, expected)
+    assert [(owner is one._owner, context.ids()) for owner, context, _ in kept._contexts] == [
+        (True, ids(2, 100)),
+        (False, ids(2, 100)),
+    ]
+    one.keep_contexts(Kept(0))
+    assert [context.ids() for _, context, _ in kept._contexts] == [ids(2, 100)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from openai import OpenAI
 
-from specgen.core import EngineOptions
+from specgen.core import EngineOptions, ModelRef
 from specgen.engine.interfaces import Rows
 from specgen.engine.tokens import Tokens
 from specgen.events import Event, Notice, Progress
@@ -58,8 +58,16 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(session: Session, folder: Path, *, limits: Limits | None = None, **options: Any) -> Iterator[Running]:
-    """A server over `session`, whose socket is in `folder`; its end is waited for."""
+def running(
+    session: Session,
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    opening: Opening | None = None,
+    wait: bool = True,
+    **options: Any,
+) -> Iterator[Running]:
+    """A server over `session`, whose socket is in `folder`; its end is waited for, and that it is loaded."""
     told: list[Event] = []
     answers = threading.Event()
 
@@ -72,13 +80,13 @@ def running(session: Session, folder: Path, *, limits: Limits | None = None, **o
         patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
         with take_place("127.0.0.1:0", has_key=False) as place:
             wanted = Wanted("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
-            server = Server(place, wanted, limits=limits, show=tell, opening=opening(session), **options)
+            server = Server(place, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options)
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
             assert place.path
             try:
-                assert answers.wait(LONG)
+                assert not wait or answers.wait(LONG)
                 yield Running(server, place.url, place.path, thread, told)
             finally:
                 server.stop()
@@ -86,12 +94,12 @@ def running(session: Session, folder: Path, *, limits: Limits | None = None, **o
                 assert not thread.is_alive()
 
 
-def opening(session: Session) -> Opening:
-    """What loads a pair that is there."""
+def opening_of(*sessions: Session) -> Opening:
+    """What loads pairs that are there: the second one under the name `other`."""
 
-    def load(*_: object) -> Generator[Event, None, Pair]:
+    def load(target: ModelRef, *_: object) -> Generator[Event, None, Pair]:
         yield Progress("loading fake")
-        return session.pair
+        return sessions[target.source == "other"].pair
 
     return load
 

@@ -1,5 +1,7 @@
 """Many callers at once, and callers who go away."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,6 +86,56 @@ def test_a_caller_who_goes_leaves_the_queue(tmp_path: Path) -> None:
         assert first.result() == "aa"
         until(lambda: not server.server.status()["running"])
         assert len(model.calls) == 2
+
+
+def test_a_client_that_is_killed_makes_room_for_the_next(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    with running(session, tmp_path) as server:
+        script = (
+            "import http.client, json, sys\n"
+            "client = http.client.HTTPConnection(sys.argv[1])\n"
+            "body = json.dumps({'prompt': 'hello', 'max_tokens': 1000, 'stream': True})\n"
+            "client.request('POST', '/v1/completions', body, {'Content-Type': 'application/json'})\n"
+            "answer = client.getresponse()\n"
+            "while line := answer.readline():\n"
+            "    print(line, flush=True)\n"
+        )
+        command = [sys.executable, "-c", script, server.url.removeprefix("http://")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+            model.wait_for_a_pass()
+            model.pass_on()
+            assert client.stdout
+            assert b'"text":"a"' in client.stdout.readline()
+            client.kill()
+        passes = 0
+        while server.server.status()["running"]:
+            model.pass_on()
+            passes += 1
+            assert passes < 900
+            time.sleep(0.01)
+        model.pass_on(1000)
+        assert ask(server, 2) == "aa"
+
+
+def test_callers_take_turns(tmp_path: Path) -> None:
+    """Each `user` in turn, whoever asked for more before."""
+    session, model = gated(tmp_path)
+    ends: list[str] = []
+    with running(session, tmp_path) as server, ThreadPoolExecutor(5) as pool, server.openai() as client:
+
+        def ask_as(user: str) -> None:
+            client.completions.create(model="fake", prompt="hello", max_tokens=1, user=user)
+            ends.append(user)
+
+        for count, user in enumerate(["greedy", "greedy", "greedy", "modest"]):
+            pool.submit(ask_as, user)
+            if count == 0:
+                model.wait_for_a_pass()
+            until(lambda count=count: server.server.status()["waiting"] == count)  # type: ignore[misc]
+        for count in range(4):
+            model.pass_on()
+            until(lambda count=count: len(ends) > count)  # type: ignore[misc]
+    assert ends == ["greedy", "modest", "greedy", "greedy"]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None:

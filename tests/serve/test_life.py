@@ -1,5 +1,6 @@
 """How a server begins and ends, and the commands that speak to it."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -9,13 +10,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 
+from specgen.core import EngineOptions
+from specgen.events import Event, Failed, Finished, Progress
+from specgen.loading import Pair
+from specgen.serve.shelf import Opening, Wanted
+from specgen.session import Session
 from tests.cli.command import invoke
-from tests.serve.running import ASK, LONG, gated, running
+from tests.serve.running import ASK, LONG, Running, gated, opening_of, running
 
 DOCUMENTED = "http://127.0.0.1:8080"
 
@@ -38,6 +49,94 @@ def test_it_ends_when_nobody_has_asked_anything_for_a_while(tmp_path: Path) -> N
         server.thread.join(LONG)
         assert not server.thread.is_alive()
         assert server.notices == ["nobody has asked anything for a while: ending"]
+
+
+def test_it_is_idle_when_all_pairs_are(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (session, model), (other, other_model) = gated(tmp_path), gated(tmp_path / "other")
+    opening = opening_of(session, other)
+    with running(session, tmp_path, keep_alive_s=0.5, opening=opening) as server, ThreadPoolExecutor() as pool:
+        asked = pool.submit(ask_other, server)
+        other_model.wait_for_a_pass()
+        # With one pair that has nothing to do, and one that has.
+        server.thread.join(1.0)
+        assert server.thread.is_alive()
+        rows = invoke("ps").text.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == ["fake", "other", "process"]
+        assert [row.split()[-1] for row in rows[:2]] == ["s", "busy"]
+        assert [pair["state"] for pair in json.loads(invoke("ps", "--json").text)[0]["pairs"]] == ["idle", "busy"]
+        with server.http() as client:
+            assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["fake", "other"]
+            for name, says in (("fake", model), ("other", other_model)):
+                says.pass_on(4)
+                answer = client.post("/v1/chat/completions", json=ASK | {"model": name, "max_tokens": 2}).json()
+                assert answer["model"] == name
+                assert answer["choices"][0]["message"]["content"] == "aa"
+        assert asked.result() == "aa"
+        server.thread.join(LONG)
+        assert not server.thread.is_alive()
+        assert server.notices == ["nobody has asked anything for a while: ending"]
+
+
+def ask_other(server: Running) -> str:
+    """What the pair `other` answers, which nobody has named to the server before."""
+
+    async def ask() -> str:
+        engine = server.server.shelf.engine(Wanted("other", "none", EngineOptions(num_draft_tokens=0)))
+        job = engine.ask(lambda session: session.generate("hello", max_new_tokens=2), "")
+        while not isinstance(event := await job.next(), Finished):
+            assert not isinstance(event, Failed), event
+        return event.text
+
+    return asyncio.run(ask())
+
+
+def loading_until(goes_on: threading.Event, session: Session) -> Opening:
+    def load(*_: object) -> Generator[Event, None, Pair]:
+        while not goes_on.is_set():
+            yield Progress("loading fake")
+            time.sleep(0.01)
+        return session.pair
+
+    return load
+
+
+def test_ps_and_stop_answer_while_it_loads(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    with (
+        running(session, tmp_path, opening=loading_until(threading.Event(), session), wait=False) as server,
+        ThreadPoolExecutor() as pool,
+    ):
+        while not (found := json.loads(invoke("ps", "--json").text)) or not found[0]["pairs"]:
+            time.sleep(0.01)
+        assert [(pair["model"], pair["state"]) for pair in found[0]["pairs"]] == [("fake", "loading")]
+        assert invoke("ps").text.splitlines()[1].split() == ["fake", "0", "0", "loading"]
+        with server.openai() as client:
+            waiting = pool.submit(client.completions.create, model="fake", prompt="hello")
+            while not server.server.status()["waiting"]:
+                time.sleep(0.01)
+            server.server.stop()
+            server.thread.join(LONG)
+            assert not server.thread.is_alive()
+            assert server.server.shelf.join(LONG)
+            with pytest.raises(openai.InternalServerError, match="the server is ending"):
+                waiting.result()
+    assert server.notices == []
+
+
+def test_who_asks_while_it_loads_is_answered_then(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    goes_on = threading.Event()
+    with (
+        running(session, tmp_path, opening=loading_until(goes_on, session), wait=False) as server,
+        ThreadPoolExecutor() as pool,
+        server.http() as client,
+    ):
+        asked = pool.submit(client.post, "/v1/chat/completions", json=ASK | {"max_tokens": 2})
+        while not server.server.status()["waiting"]:
+            time.sleep(0.01)
+        goes_on.set()
+        assert asked.result().json()["choices"][0]["message"]["content"] == "aa"
 
 
 def test_ps_shows_the_server_and_stop_ends_it(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ def test_sampling_is_what_was_asked_for(client: OpenAI) -> None:
     ("more", "param"),
     [
         ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"response_format": NO_SCHEMA}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools"),
@@ -165,7 +166,7 @@ def test_what_is_not_supported_is_refused_by_name(client: OpenAI, more: dict[str
 
 
 def test_completions_refuse_by_name_too(client: OpenAI) -> None:
-    for more in ({"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 0}, {"prompt": ["a", "b"]}):
+    for more in ({"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 6}, {"prompt": ["a", "b"]}):
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(**{"model": "fake", "prompt": "hi"} | more)
         assert caught.value.param == next(iter(more))

@@ -10,7 +10,7 @@ import typer
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the pairs that the server of this user has loaded: what each takes, and what it has done.
+    """Show the pairs that are loaded: what each takes, and what it has done.
 
     Example:
 

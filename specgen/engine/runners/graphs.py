@@ -75,7 +75,8 @@ class CudaGraphs:
             with torch.cuda.stream(side):
                 step()
             stream.wait_stream(side)
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Another thread may be loading or running another model meanwhile, and allocate.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 results = step()
         finally:
             torch.cuda.set_stream(stream)  # a capture that failed leaves its own behind

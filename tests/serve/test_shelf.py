@@ -1,0 +1,320 @@
+"""Several pairs in one process, driven as the paths of a server drive them: from an event loop."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from specgen.core import EngineOptions, ModelRef
+from specgen.engine.memory import Footprint
+from specgen.errors import OutOfMemory, SpecgenError
+from specgen.events import Event, Failed, Finished, Progress, Started, Step
+from specgen.loading import Examine, MakeRoom, Pair
+from specgen.planning import ModelPlan, Plan, check
+from specgen.serve.engine import Job
+from specgen.serve.failures import Refused
+from specgen.serve.limits import Limits
+from specgen.serve.metrics import Metrics
+from specgen.serve.shelf import Shelf, Wanted
+from specgen.session import Session
+from tests.fakes import fake_session
+from tests.serve.running import LONG, Gated
+
+WEIGHTS = 10**9
+FOR_ONE = WEIGHTS + 10**8
+OPTIONS = EngineOptions(num_draft_tokens=0)
+
+
+@dataclass
+class Pairs:
+    """Opens pairs of fakes; each takes WEIGHTS of the `total` bytes there are."""
+
+    folder: Path
+    total: int = 10 * WEIGHTS
+    models: dict[str, Gated] = field(default_factory=dict)
+    opened: bool = False
+    loads: list[str] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+    shelf: Shelf = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shelf = Shelf(Limits(), Metrics(), lambda _: None, opening=self.load)
+
+    def load(
+        self, target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None, make_room: MakeRoom | None
+    ) -> Generator[Event, None, Pair]:
+        assert make_room
+        yield Progress(f"loading {target}")
+        session = fake_session(Gated(opened=self.opened), folder=self.folder, k=0)
+        pair = session.pair
+        footprint = Footprint(weights=WEIGHTS, tokenizer=0, cache=0, loading=0, passing=0, layers=1)
+        checkpoint = replace(pair.checkpoint, ref=target)
+        plan = Plan(ModelPlan(checkpoint, pair.placement, footprint, 64, 0), None, 64, True, 64, self.total)
+        check((yield from make_room(plan)), options)
+        if target.source == "broken":
+            raise SpecgenError("it is broken")
+        self.loads.append(target.source)
+        self.models[target.source] = pair.target  # type: ignore[assignment]
+        return replace(pair, checkpoint=checkpoint)
+
+    def free(self, _: torch.device) -> int:
+        return self.total - WEIGHTS * len(self.shelf._plans)
+
+    def ask(self, name: str, tokens: int = 2, caller: str = "me") -> Job:
+        def work(session: Session) -> Iterator[Event]:
+            self.turns.append(caller)
+            return session.generate("hello", max_new_tokens=tokens)
+
+        return self.shelf.engine(Wanted(name, "none", OPTIONS)).ask(work, caller)
+
+    @property
+    def names(self) -> list[str]:
+        return [pair["model"] for pair in self.shelf.status()]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
+    made = Pairs(tmp_path)
+    monkeypatch.setattr("specgen.serve.shelf.free_memory", made.free)
+    yield made
+    made.shelf.close()
+    for model in made.models.values():
+        model.pass_on(10_000)
+    assert made.shelf.join(LONG)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, LONG))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.01)
+
+
+async def rest(job: Job) -> list[Event]:
+    events = [await job.next()]
+    while not isinstance(events[-1], Finished | Failed):
+        events.append(await job.next())
+    return events
+
+
+async def answered(job: Job) -> str:
+    last = (await rest(job))[-1]
+    assert isinstance(last, Finished), last
+    return last.text
+
+
+async def started(job: Job) -> list[Event]:
+    events = [await job.next()]
+    while not isinstance(events[-1], Started):
+        assert not isinstance(events[-1], Failed), events[-1]
+        events.append(await job.next())
+    return events
+
+
+def test_two_pairs_answer_at_once(pairs: Pairs) -> None:
+    async def work() -> None:
+        jobs = [pairs.ask(name) for name in "ab"]
+        for job in jobs:
+            await started(job)
+        assert pairs.shelf.running == 2
+        for name in "ba":
+            pairs.models[name].pass_on(2)
+            assert await answered(jobs["ab".index(name)]) == "aa"
+        assert pairs.names == ["a", "b"]
+        assert pairs.shelf.requests == 2
+
+    run(work())
+
+
+def test_each_computes_with_its_own_threads(pairs: Pairs) -> None:
+    counts: dict[str, list[int]] = {"a": [], "b": []}
+    before = torch.get_num_threads()
+
+    def asking(name: str) -> Callable[[Session], Iterator[Event]]:
+        def work(session: Session) -> Iterator[Event]:
+            for event in session.generate("hello", max_new_tokens=3):
+                if isinstance(event, Step):
+                    counts[name].append(torch.get_num_threads())
+                yield event
+
+        return work
+
+    async def work() -> None:
+        options = {"a": replace(OPTIONS, threads=before + 2), "b": OPTIONS}
+        jobs = [pairs.shelf.engine(Wanted(name, "none", options[name])).ask(asking(name), "") for name in "ab"]
+        for job in jobs:
+            await started(job)
+        for name, job in zip("ab", jobs, strict=True):
+            pairs.models[name].pass_on(3)
+            assert await answered(job) == "aaa"
+
+    run(work())
+    assert set(counts["a"]) == {before + 2}
+    assert set(counts["b"]) == {before}
+
+
+def test_the_pair_that_was_idle_for_longest_goes(pairs: Pairs) -> None:
+    pairs.opened = True
+    pairs.total = FOR_ONE + WEIGHTS
+
+    async def work() -> None:
+        for name in "abac":
+            assert await answered(pairs.ask(name)) == "aa"
+        await until(lambda: pairs.names == ["a", "c"])
+        assert await answered(pairs.ask("b")) == "aa"
+        await until(lambda: sorted(pairs.names) == ["b", "c"])
+
+    run(work())
+    assert pairs.loads == ["a", "b", "c", "b"]
+
+
+def test_one_that_is_answering_is_waited_for(pairs: Pairs) -> None:
+    pairs.total = FOR_ONE
+
+    async def work() -> None:
+        first = pairs.ask("a")
+        await started(first)
+        second, third = pairs.ask("b"), pairs.ask("a")
+        events = [await second.next()]
+        while events[-1] != Progress("waiting for the memory of a, which is answering"):
+            events.append(await second.next())
+        pairs.models["a"].pass_on(1)
+        assert isinstance(await first.next(), Step)
+        assert pairs.names == ["a", "b"]
+        assert pairs.loads == ["a"]
+        pairs.models["a"].pass_on(1)
+        assert await answered(first) == "aa"
+        await started(second)
+        pairs.models["b"].pass_on(2)
+        assert await answered(second) == "aa"
+        await started(third)
+        pairs.models["a"].pass_on(2)
+        assert await answered(third) == "aa"
+
+    run(work())
+    assert pairs.loads == ["a", "b", "a"]
+
+
+def test_nothing_goes_for_a_pair_that_would_not_fit_even_then(pairs: Pairs) -> None:
+    pairs.opened = True
+
+    async def work() -> None:
+        await answered(pairs.ask("a"))
+        pairs.total = WEIGHTS // 2
+        last = (await rest(pairs.ask("b")))[-1]
+        assert isinstance(last, Failed)
+        assert isinstance(last.error, OutOfMemory)
+        await until(lambda: pairs.names == ["a"])
+
+    run(work())
+
+
+def test_memory_of_a_pair_that_went_is_free(pairs: Pairs) -> None:
+    pairs.opened = True
+    pairs.total = FOR_ONE
+    size = 400 << 20
+
+    async def work() -> None:
+        await answered(pairs.ask("a"))
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        # As much of it in pieces that the C library does not give back by itself.
+        pairs.models["a"].weights = [torch.ones(size // 3200 // 4) for _ in range(3200)]  # type: ignore[attr-defined]
+        del pairs.models["a"]
+        assert psutil.Process().memory_info().rss > before + size * 0.9
+        await answered(pairs.ask("b"))
+        assert psutil.Process().memory_info().rss < before + size * 0.1
+
+    run(work())
+
+
+def test_a_pair_that_cannot_be_opened_leaves_nothing(pairs: Pairs) -> None:
+    pairs.opened = True
+
+    async def work() -> None:
+        last = (await rest(pairs.ask("broken")))[-1]
+        assert isinstance(last, Failed)
+        assert last.error.message == "it is broken"
+        await until(lambda: pairs.names == [])
+        assert await answered(pairs.ask("a")) == "aa"
+        assert list(pairs.shelf._engines) == [Wanted("a", "none", OPTIONS)]
+
+    run(work())
+
+
+def test_callers_take_turns_and_see_how_many_come_before_them(pairs: Pairs) -> None:
+    async def work() -> None:
+        first = pairs.ask("a", 1, "greedy")
+        await started(first)
+        greedy = [pairs.ask("a", 1, "greedy") for _ in range(3)]
+        modest = pairs.ask("a", 1, "modest")
+        pairs.models["a"].pass_on(5)
+
+        async def told(job: Job) -> list[int]:
+            return [int(event.what.split()[2]) for event in await rest(job) if isinstance(event, Progress)]
+
+        counts = await asyncio.gather(*map(told, [first, *greedy, modest]))
+        assert pairs.turns == ["greedy", "modest", "greedy", "greedy", "greedy"]
+        assert counts == [[], [1, 2, 1], [2, 3, 2, 1], [3, 4, 3, 2, 1], [1]]
+
+        begun = pairs.ask("a", 1, "greedy")
+        await started(begun)
+        leaving, staying = pairs.ask("a", 1, "one"), pairs.ask("a", 1, "two")
+        leaving.cancel()
+        assert [await staying.next() for _ in range(2)] == [
+            Progress("waiting for 2 other answers"),
+            Progress("waiting for 1 other answer"),
+        ]
+        pairs.models["a"].pass_on(2)
+
+    run(work())
+
+
+def test_stopping_ends_the_answer_after_its_round(pairs: Pairs) -> None:
+    async def work() -> None:
+        first = pairs.ask("a", 1000)
+        await started(first)
+        waiting = pairs.ask("a")
+        waiting.stop()
+        (*_, last) = await rest(waiting)
+        assert isinstance(last, Failed)
+        pairs.models["a"].pass_on(1)
+        await first.next()
+        first.stop()
+        pairs.models["a"].pass_on(2)
+        (*_, last) = await rest(first)
+        assert isinstance(last, Finished)
+        assert last.reason == "interrupted"
+        assert 1 <= len(last.text) <= 2
+        pairs.models["a"].pass_on(2)
+        assert await answered(pairs.ask("a")) == "aa"
+
+    run(work())
+
+
+def test_stopping_while_it_loads_ends_it_too(pairs: Pairs) -> None:
+    async def work() -> None:
+        job = pairs.ask("a")
+        job.stop()
+        (*_, last) = await rest(job)
+        assert isinstance(last, Failed)
+        await until(lambda: pairs.names == [])
+
+    run(work())
+
+
+def test_after_the_end_nothing_is_taken(pairs: Pairs) -> None:
+    async def work() -> None:
+        pairs.shelf.close()
+        with pytest.raises(Refused, match="ending"):
+            pairs.ask("a")
+
+    run(work())
