@@ -13,12 +13,19 @@ import specgen
 
 # What the libraries that load and run models read, and where files are found. Settings of specgen's own are not among
 # them: whoever asks has read them already.
-_MATTERS = re.compile(
-    r"(ACCELERATE|ATEN|BITSANDBYTES|CUBLAS|CUDA|CUDNN|DNNL|GOMP|GOTO|HF|HIP|HSA|HUGGINGFACE|KMP|LD|LIBOMP|MALLOC|MKL"
-    r"|NCCL|NUMEXPR|NVIDIA|OMP|ONEDNN|OPENBLAS|PYTORCH|REQUESTS|ROCR|SAFETENSORS|SSL|TOKENIZERS|TORCH|TORCHINDUCTOR"
-    r"|TRANSFORMERS|TRITON|VECLIB|ZE)_.*|.*_PROXY|XDG_.*_HOME|HOME|TMPDIR|PYTHONPATH|PYTHONHOME|SPECGEN_CONFIG_DIR",
-    re.IGNORECASE,
+# fmt: off
+_PREFIXES = (
+    "ACCELERATE_", "ATEN_", "BITSANDBYTES_", "CUBLAS_", "CUDA", "CUDNN_", "DNNL_", "GOMP_",
+    "GOTO_", "HF_", "HIP_", "HSA_", "HUGGINGFACE_", "KMP_", "LD_", "LIBOMP",
+    "MALLOC_", "MKL_", "NCCL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "PYTORCH_", "REQUESTS_", "ROCR_", "SAFETENSORS_", "SSL_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_",
+    "TRITON_", "VECLIB_", "ZE_",
 )
+_NAMES = frozenset({
+    "HOME", "TMPDIR", "PYTHONPATH", "PYTHONHOME",
+    "SPECGEN_CONFIG_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,11 @@ def _number(version: str) -> list[int]:
 
 
 def _environment() -> str:
-    found = sorted((name, value) for name, value in os.environ.items() if _MATTERS.fullmatch(name))
+    found = sorted((name, value) for name, value in os.environ.items() if _matters(name.upper()))
     # Whoever is confined to some processors wants to compute on those.
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return hashlib.sha256(repr((found, processors)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _matters(name: str) -> bool:
+    return name in _NAMES or name.startswith(_PREFIXES) or name.endswith("_PROXY")

@@ -45,7 +45,8 @@ class Shown:
             if said[:same] != text[:same]:
                 yield Failed(SpecgenError("the answer broke off, and cannot be gone on with", hint="ask again"))
                 return
-            left = replace(event, tokens=event.tokens[tokens:], spans=_behind(event.spans, same))
+            spans = _behind(event.spans, same)
+            left = replace(event, tokens=event.tokens[tokens:], logprobs=event.logprobs[tokens:], spans=spans)
             tokens, text = max(0, tokens - len(event.tokens)), text[same:]
             if left.tokens or left.spans:
                 yield left

@@ -308,6 +308,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(*pieces: str, reason: str = "end") -> None:
         def generate(session: Any, prompt: str, **options: Any) -> Iterator[Event]:
+            session._stopping = None
             yield STARTED
             shown = []
             for piece in pieces:
@@ -339,6 +340,7 @@ def test_no_code_is_an_error_and_the_text_is_not_lost(run: Any) -> None:
     assert error.startswith("specgen: the answer has no code block")
 
 
+@pytest.mark.parametrize("either_way", ["in process"], indirect=True)  # nobody interrupts: it is only played
 def test_an_interrupt_before_the_code_is_an_interrupt(says: Any) -> None:
     says("I ", "explain first", reason="interrupted")
     outcome = invoke("-m", "stories", "--extract-code", "x")

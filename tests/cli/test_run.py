@@ -213,8 +213,8 @@ def test_not_cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "org/name" in failure(outcome)
 
 
-def test_a_draft_that_does_not_fit(target: Path, checkpoints: Any) -> None:
-    foreign = checkpoints.make("foreign", "llama")
+def test_a_draft_that_does_not_fit(target: Path, checkpoints: Any, tmp_path: Path) -> None:
+    foreign = shutil.copytree(checkpoints.make("foreign", "llama"), tmp_path / "foreign")
     tokenizer = json.loads((foreign / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     a, b = [token for token, index in vocabulary.items() if index in (10, 11)]
@@ -334,3 +334,19 @@ def test_a_trace_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_pa
 def test_a_template_that_cannot_switch_thinking_says_so(checkpoints: Any) -> None:
     outcome = invoke("-m", checkpoints.target("llama"), "-n", 4, "--no-think", "hello")
     assert "cannot switch thinking on or off" in outcome.err
+
+
+def test_what_was_chosen_is_said_every_time(run: Any) -> None:
+    first, second = run(PROMPT, "--verbose"), run(PROMPT, "--verbose")
+    assert "lookup drafts for" in first.err
+    assert (second.out, second.err) == (first.out, first.err)
+
+
+def test_a_model_that_changed_on_disk_is_another_model(target: Path, checkpoints: Any, tmp_path: Path) -> None:
+    arguments = ("run", "-m", tmp_path / "model", "-d", "none", "--raw", "-n", 12, PROMPT)
+    texts = []
+    for source in (target, checkpoints.draft("llama")):
+        shutil.copytree(source, tmp_path / "model", dirs_exist_ok=True)
+        texts.append(invoke(*arguments).out)
+        assert invoke("run", "-m", source, *arguments[3:]).out == texts[-1]
+    assert texts[0] != texts[1]
