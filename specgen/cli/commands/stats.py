@@ -113,8 +113,8 @@ def _costs(trends: Sequence[tuple[str, "Trend"]], prices: Prices) -> list[str]:
     rows = [("A MILLION TOKENS", "WITHOUT", "MONEY", "WITHOUT", "PAIR")]
     for name, trend in trends:
         with_it, without = trend.per_million(prices)
-        hours = [_figure(with_it.hours, " h"), _figure(without.hours, " h", "~")]
-        rows.append((*hours, _figure(with_it.money), _figure(without.money, "", "~"), name))
+        hours, more = _figure(with_it.hours, " h"), _figure(without.hours, " h", "~")
+        rows.append((hours, more, _figure(with_it.money), _figure(without.money, "", "~"), name))
     return [f"{hours:>16}  {more:>10}  {money:>9}  {plain:>9}  {name}" for hours, more, money, plain, name in rows]
 
 
