@@ -7,6 +7,7 @@ from math import sqrt
 from statistics import pvariance
 from typing import TypeVar
 
+from specgen.costs import Cost, Prices, per_million
 from specgen.history import Sample
 
 WEEKS = 12
@@ -40,12 +41,19 @@ class Trend:
 
     answers: int
     generated_tokens: int
+    elapsed_s: float
     drafted_tokens: int
     acceptance_rate: float | None
     mean_acceptance_length: float | None
     speed_up: float | None
     weeks: tuple[float | None, ...]
     drift: Drift | None
+
+    def per_million(self, prices: Prices) -> tuple[Cost, Cost]:
+        """What a million tokens take with speculation and, by the speed-up, without; energy is in no history."""
+        without_s = None if self.speed_up is None else self.elapsed_s * self.speed_up
+        with_it = per_million(self.generated_tokens, self.elapsed_s, None, prices)
+        return with_it, Cost() if without_s is None else per_million(self.generated_tokens, without_s, None, prices)
 
 
 def by_pair(samples: Iterable[Sample], now: datetime) -> Mapping[tuple[str, str], Trend]:
@@ -80,6 +88,7 @@ def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
     return Trend(
         answers=len(samples),
         generated_tokens=generated,
+        elapsed_s=sum(sample.elapsed_s for sample in samples),
         drafted_tokens=sum(sample.drafted for sample in samples),
         acceptance_rate=_rate(samples),
         mean_acceptance_length=_ratio(generated, sum(sample.rounds for sample in samples)),

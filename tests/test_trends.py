@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from specgen.costs import Cost, Prices
 from specgen.history import Sample
 from specgen.trends import WEEKS, by_pair, by_template
 
@@ -28,6 +29,17 @@ def test_nothing_drafted_has_no_rate() -> None:
     plain = replace(SAMPLE, draft="none", drafted=0, accepted=0, rounds=90, speed_up=1.0)
     (trend,) = by_pair([plain], NOW).values()
     assert (trend.acceptance_rate, trend.speed_up, trend.mean_acceptance_length) == (None, None, 1.0)
+
+
+def test_a_million_tokens_take_longer_without_speculation_by_the_speed_up() -> None:
+    """90 tokens in 2 s, 1.5 times as fast as plain decoding."""
+    (trend,) = by_pair([SAMPLE], NOW).values()
+    with_it, without = trend.per_million(Prices(per_hour=3.0))
+    assert with_it.hours == pytest.approx(1e6 / 90 * 2 / 3600)
+    assert (with_it.money, with_it.kwh) == (pytest.approx(3 * 1e6 / 90 * 2 / 3600), None)
+    assert without.hours == pytest.approx(1e6 / 90 * 3 / 3600)
+    (unknown,) = by_pair([replace(SAMPLE, speed_up=None)], NOW).values()
+    assert unknown.per_million(Prices())[1] == Cost()
 
 
 def test_groups_the_one_with_the_most_answers_first() -> None:

@@ -161,7 +161,8 @@ def _speed_figures(before: Figures, after: Figures, drift: float) -> Iterator[_F
         if name.split(" ", maxsplit=1)[0] != "plain":
             for category in places if after["overall"][name]["ours"] else []:
                 what = f"speed-up over plain decoding{f' on {category}' if category else ''}"
-                yield from _figure(name, what, _RATIO, *(_gains(name, report, category) for report in (before, after)))
+                old, new = (_gains(name, report, category) for report in (before, after))
+                yield from _figure(name, what, _RATIO, old, new)
         elif same_processor:
             for what, value in (("tok/s", _speed), ("1 / first token", _promptness)):
                 old, new = (_typical(name, report, value) for report in (before, after))
@@ -173,13 +174,16 @@ def _figure(
 ) -> Iterator[_Figure]:
     """Nothing where no prompt is in both; `drift` is what the machine itself became faster by."""
     if ratios := [new[prompt] / old[prompt] / drift for prompt in new if prompt in old]:
+        what += f", on a machine {drift:.2f} times as fast as then," if drift != 1.0 else ""
         medians = statistics.median(old.values()), statistics.median(new.values())
         yield _Figure(name, what, least, medians, ratios)
 
 
 def _drift(before: Figures, after: Figures) -> float | None:
     """How many times as fast the machine is as before, at work that is none of specgen's; None if nobody measured."""
-    paces = [[each for record in report["runs"] if (each := record.get("pace_s"))] for report in (before, after)]
+    paces: list[list[float]] = [
+        [each for record in report["runs"] if (each := record.get("pace_s"))] for report in (before, after)
+    ]
     if not all(paces) or before["machine"]["processor"] != after["machine"]["processor"]:
         return None
     old, new = map(statistics.median, paces)

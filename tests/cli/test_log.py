@@ -195,6 +195,20 @@ def test_stats() -> None:
     assert data["templates"][0]["template"] == "ask"
     assert data["templates"][0]["drift"] is None
     assert len(data["pairs"][0]["weeks"]) == 12
+    assert "per_million" not in data["pairs"][0]
+
+
+def test_stats_with_costs() -> None:
+    add("x", stats=STATS)
+    outcome = invoke("stats", "--cost", "--price-per-hour", 2)
+    head, costs = outcome.text.splitlines()[-2:]
+    assert head.split() == ["A", "MILLION", "TOKENS", "WITHOUT", "MONEY", "WITHOUT", "PAIR"]
+    hours, unit, without, *_ = costs.split()
+    assert unit == "h"
+    assert float(without.removeprefix("~")) == pytest.approx(1.5 * float(hours), rel=0.01)
+    (pair,) = json.loads(invoke("stats", "--cost", "--price-per-hour", 2, "--json").text)["pairs"]
+    assert pair["per_million"]["with"]["money"] == pytest.approx(2 * pair["per_million"]["with"]["hours"])
+    assert failure(invoke("stats", "--price-per-hour", 2)) == "specgen: a price says nothing by itself; add --cost\n"
 
 
 def test_stats_of_nothing() -> None:

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specgen.cli.printing import print_json
+from specgen.costs import Prices
+from specgen.errors import UsageError
 
 if TYPE_CHECKING:
     from specgen.trends import Trend
@@ -20,6 +22,12 @@ _NO_WEEK = "."
 
 
 def command(
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Also what a million tokens take, with speculation and without.")
+    ] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="What this machine costs an hour; with --cost.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
     """Show acceptance and speed-up over time, by model pair and by template, from the history.
@@ -27,10 +35,15 @@ def command(
     WEEKS has a bar of the acceptance rate for each of the last 12 weeks. Where the latest 20 answers that drafted have
     a clearly lower acceptance rate than those before, a line below says so.
 
-    Example:
+    Examples:
 
         specgen stats --json
+        specgen stats --cost --price-per-hour 2.5
     """
+    if price_per_hour is not None and not cost:
+        raise UsageError("a price says nothing by itself", hint="add --cost")
+    prices = Prices(price_per_hour) if cost else None
+
     from specgen.cli.recording import history
     from specgen.render.sanitize import sanitize
     from specgen.render.terminal import put
@@ -43,10 +56,9 @@ def command(
     if json:
         data = {
             "pairs": [
-                {"target": target, "draft": draft, **dataclasses.asdict(trend)}
-                for (target, draft), trend in pairs.items()
+                {"target": target, "draft": draft, **_data(trend, prices)} for (target, draft), trend in pairs.items()
             ],
-            "templates": [{"template": name, **dataclasses.asdict(trend)} for name, trend in templates.items()],
+            "templates": [{"template": name, **_data(trend, prices)} for name, trend in templates.items()],
         }
         print_json(data)
         return
@@ -55,6 +67,7 @@ def command(
         return
     named = [(f"{_name(target)} + {_name(draft)}", trend) for (target, draft), trend in pairs.items()]
     tables = [_table("PAIR", named), *([_table("TEMPLATE", list(templates.items()))] if templates else [])]
+    tables += [_costs(named, prices)] if prices else []
     notices = [[_notice(name, trend)] for name, trend in [*named, *templates.items()] if trend.drift]
     put(sys.stdout, sanitize("\n\n".join("\n".join(lines) for lines in [*tables, *notices])) + "\n")
 
@@ -82,6 +95,28 @@ def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
             )
         )
     return align(rows, right=range(5))
+
+
+def _data(trend: "Trend", prices: Prices | None) -> dict[str, Any]:
+    data = dataclasses.asdict(trend)
+    if prices:
+        with_it, without = trend.per_million(prices)
+        data["per_million"] = {"with": dataclasses.asdict(with_it), "without": dataclasses.asdict(without)}
+    return data
+
+
+def _costs(trends: Sequence[tuple[str, "Trend"]], prices: Prices) -> list[str]:
+    """Hours and money for a million tokens of each pair, without speculation estimated."""
+    rows = [("A MILLION TOKENS", "WITHOUT", "MONEY", "WITHOUT", "PAIR")]
+    for name, trend in trends:
+        with_it, without = trend.per_million(prices)
+        hours, more = _figure(with_it.hours, " h"), _figure(without.hours, " h", "~")
+        rows.append((hours, more, _figure(with_it.money), _figure(without.money, "", "~"), name))
+    return [f"{hours:>16}  {more:>10}  {money:>9}  {plain:>9}  {name}" for hours, more, money, plain, name in rows]
+
+
+def _figure(value: float | None, unit: str = "", about: str = "") -> str:
+    return "-" if value is None else f"{about}{value:.2f}{unit}"
 
 
 def _bar(rate: float | None) -> str:
