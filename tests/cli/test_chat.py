@@ -14,7 +14,7 @@ from tests.render.streams import Screen
 
 
 @pytest.fixture
-def target(checkpoints: Any) -> Path:
+def target(checkpoints: Any, either_way: None) -> Path:
     return Path(checkpoints.target("llama"))
 
 
