@@ -16,6 +16,7 @@ from specgen.engine.interfaces import Rows
 from specgen.engine.tokens import Tokens
 from specgen.errors import UsageError
 from specgen.loading import Pair
+from specgen.session import Session
 from tests.fakes import VOCAB, TableModel, encode, fake_session, rounds, tokens_of
 
 PROMPT = encode("the quick brown fox")
@@ -108,3 +109,22 @@ def test_only_drafters_that_the_pair_has_take_part(tmp_path: Path, target: Table
         ours("model", alone)
     target.can_verify = False
     assert available(alone) == ["plain"]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_an_answer_taught_serves_the_next_where_that_is_wanted(
+    tmp_path: Path, target: TableModel, monkeypatch: pytest.MonkeyPatch, learns: bool
+) -> None:
+    over = Session.over
+    given: list[object] = []
+
+    def watched(*arguments: Any) -> Session:
+        session = over(*arguments)
+        given.append(session._controller)
+        return session
+
+    monkeypatch.setattr(Session, "over", watched)
+    contender = Ours("lookup", pair(tmp_path, target), Variant("lookup", OPTIONS, GREEDY), learns=learns)
+    contender.run(PROMPT, 4)
+    contender.run(PROMPT, 4)
+    assert (given[0] is given[1]) is learns

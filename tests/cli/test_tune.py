@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from specgen.bench.measure import Measurement
 from specgen.bench.tuning import Setting
+from specgen.core import ModelRef, Quant
+from specgen.engine.runners.int8 import choose_kernel
+from specgen.models.checkpoint import Checkpoint
+from specgen.tuned import Tuned, machine, save, weights
 from tests.bench.made_up import measurement
 from tests.cli.command import Outcome, invoke
 
@@ -96,3 +101,15 @@ def test_what_makes_no_sense_is_one_line(speeds: Any, names: list[object]) -> No
     assert (outcome.code, "leave one out" in outcome.err) == (2, True)
     outcome = invoke("tune", names[0], "-d", "none")
     assert (outcome.code, "nothing to tune" in outcome.err) == (2, True)
+
+
+@pytest.mark.skipif(choose_kernel() is None, reason="this processor has no exact int8 kernel")
+def test_a_benchmark_measures_what_its_command_line_says(speeds: Any, names: list[object], checkpoints: Any) -> None:
+    target, draft = (Checkpoint(ModelRef(str(each)), each) for each in (names[0], names[2]))
+    found = (4, True, None, Quant.INT8, 2.0, (1.9, 2.1), "2026-11-24", "1")
+    save(Tuned(weights(target), weights(draft), machine(torch.device("cpu")), *found))
+    run = invoke("run", "-m", *names, "--raw", "--temp", 0, "-n", 2, "--json", "the fox")
+    assert '"quant": "int8"' in run.text
+    bench = invoke("bench", "-m", *names, "-n", 2, "--category", "chat", "--prompts", 1, "--drafters", "none", "--json")
+    report = json.loads(bench.text)
+    assert (report["target"]["quant"], report["settings"]["engine"]["num_draft_tokens"]) == ("none", None)
