@@ -1,7 +1,6 @@
 """A session whose pair stays loaded, in a process of this user that other commands share."""
 
 import contextlib
-import os
 import secrets
 import socket
 import time
@@ -10,12 +9,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from specgen.core import AUTO, LOOKUP, NONE, EngineOptions, Message
-from specgen.events import Event, Failed, Finished, Notice, Progress, Reason, Started
+from specgen.core import EngineOptions, Message
+from specgen.events import Event, Failed, Finished, Notice, Progress, Reason
 from specgen.serve.asked import Asked, Call
 from specgen.serve.background import may_start, start
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.identity import Identity
+from specgen.serve.names import Names
 from specgen.serve.place import socket_path
 from specgen.serve.resuming import Shown
 from specgen.serve.wire import END, GONE, KIND, line, plain, read_event
@@ -55,7 +55,9 @@ class WarmSession:
         self._channel: Channel | None = None
         self._session: Session | None = None
         self._names = Names(target, draft)
-        if not self._may_be_asked():
+        if self._may_be_asked():
+            self._identity = Identity.own()
+        else:
             self._here()
 
     def __enter__(self) -> Self:
@@ -136,7 +138,7 @@ class WarmSession:
         call = Call(
             id=self._id,
             caller=self._caller,
-            identity=Identity.own(),
+            identity=self._identity,
             target=self._names.target,
             draft=self._names.draft,
             options=self._options,
@@ -190,48 +192,6 @@ class WarmSession:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-
-
-class Names:
-    """The names of the models as another process finds them, which stands in another folder."""
-
-    def __init__(self, target: str, draft: str) -> None:
-        self._given: list[tuple[str, str]] = []
-        self.can_be_sent = True
-        self.target = self._absolute(target)
-        self.draft = draft if draft in (AUTO, LOOKUP, NONE) else self._absolute(draft)
-
-    def as_given(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What a line of an event says, with the names that the user gave."""
-        if not self._given:
-            return data
-        kind = data[KIND]
-        if kind == Started.__name__:
-            models = {role: data[role] for role in ("target", "draft") if data[role]}
-            return data | {role: model | {"id": self._in_words(model["id"])} for role, model in models.items()}
-        if kind in (Notice.__name__, Progress.__name__):
-            return {name: self._in_words(value) for name, value in data.items()}
-        if kind == Failed.__name__:
-            return data | {"error": {name: self._in_words(value) for name, value in data["error"].items()}}
-        return data
-
-    def _absolute(self, name: str) -> str:
-        if name.startswith(("/", "~")) or not os.path.lexists(name):
-            return name
-        from specgen.pairs import find_pair  # noqa: PLC0415 - most names are none of files
-
-        if find_pair(name) is not None:
-            return name
-        # With these a relative name means something else than the same file's absolute one.
-        self.can_be_sent = self.can_be_sent and not set("@:") & set(name)
-        absolute = os.path.join(os.getcwd(), name)  # noqa: PTH109, PTH118 - as it is given, dots and all
-        self._given += [(absolute, name), (os.path.normpath(absolute), os.path.normpath(name))]
-        return absolute
-
-    def _in_words(self, text: Any) -> Any:
-        for absolute, name in self._given:
-            text = text.replace(absolute, name) if isinstance(text, str) else text
-        return text
 
 
 def _connected() -> Generator[Event, None, Channel]:
