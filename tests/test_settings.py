@@ -8,6 +8,12 @@ from specgen.errors import BadFile, UsageError
 from specgen.settings import resolve
 
 
+@pytest.fixture(autouse=True)
+def nothing_set(no_user_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even what keeps tests from leaving a process behind."""
+    monkeypatch.delenv("SPECGEN_KEEP_ALIVE")
+
+
 @pytest.fixture
 def user(no_user_settings: Path) -> Path:
     return no_user_settings / "config.toml"

@@ -23,11 +23,14 @@ class Channel:
     def __init__(self, path: Path) -> None:
         """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError where nobody listens."""
         try:
-            if not is_own(path):
-                raise Broken
-            self._socket = socket.socket(socket.AF_UNIX)
-        except PermissionError as error:
+            own = is_own(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
             raise Broken from error
+        if not own:
+            raise Broken
+        self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.connect(str(path))
         except BaseException as error:

@@ -18,8 +18,9 @@ from specgen.models.checkpoint import Checkpoint
 from specgen.serve.asked import Asked, Call
 from specgen.serve.channel import Channel
 from specgen.serve.identity import Identity
+from specgen.serve.names import Names
 from specgen.serve.resuming import Shown
-from specgen.serve.warm import Names, WarmSession
+from specgen.serve.warm import WarmSession
 from specgen.serve.wire import line, plain
 from specgen.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
