@@ -222,7 +222,9 @@ class Shelf:
     def _unload(self, wanted: Wanted) -> Generator[Event, None, None]:
         """Let a pair go, after the answer that it is giving, and give its memory back to the system."""
         engine = self._engines[wanted]
-        models = _lean(engine.session.pair)
+        pair = engine.session.opened  # none where it has just been let go by its own thread
+        models = _lean(pair) if pair else []
+        del pair
         for _ in engine.unload():
             yield Progress(f"waiting for the memory of {wanted.target}, which is answering")
         self._forget(wanted, models)

@@ -53,8 +53,6 @@ def plain(value: Any) -> Any:
         return {"error": type(value).__name__, "message": value.message, "hint": value.hint}
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, bytes):
-        return value.hex()
     if isinstance(value, collections.abc.Mapping):
         return {key: plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, tuple) else value
@@ -103,8 +101,6 @@ def _class_reader(kind: type) -> Read:
     if issubclass(kind, tuple):  # a NamedTuple
         named = [_reader(each) for each in get_type_hints(kind).values()]
         return lambda data: kind(*(reader(each) for reader, each in zip(named, data, strict=True)))
-    if kind is bytes:
-        return bytes.fromhex
     if kind not in (str, int, float, bool):
         raise TypeError(f"no JSON is read as {kind}")
     return functools.partial(_exactly, (int, float) if kind is float else (kind,))
