@@ -46,7 +46,7 @@ class Identity:
         package = os.path.dirname(specgen.__file__)  # noqa: PTH120 - pathlib is slow here, and every start pays
         beside = os.path.dirname(os.path.dirname(h11.__file__))  # noqa: PTH120 - where packages are installed
         times = [os.stat(beside).st_mtime_ns, *_changes(package)]  # noqa: PTH116
-        return cls(specgen.__version__, f"{sys.executable} {package}", max(times), _environment())
+        return cls(specgen.__version__, f"{sys.prefix} {package}", max(times), _environment())
 
     def is_newer_than(self, other: "Identity") -> bool:
         """Whether the code is: a later version, or the same one changed since."""

@@ -27,6 +27,14 @@ def test_the_environment_counts_where_it_matters(monkeypatch: pytest.MonkeyPatch
             assert replace(Identity.own(), environment=before.environment) == before
 
 
+def test_an_interpreter_has_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Identity.own()
+    monkeypatch.setattr(sys, "executable", f"{sys.executable}3")
+    assert Identity.own() == before
+    monkeypatch.setattr(sys, "prefix", "/another/environment")
+    assert Identity.own() != before
+
+
 def test_what_is_newer() -> None:
     one = Identity("0.9.1", "here", 5, "x")
     assert replace(one, version="0.10.0", place="there", changed=1).is_newer_than(one)
