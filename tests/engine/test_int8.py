@@ -39,7 +39,7 @@ pytestmark = [
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int8.Kernel:
     """Every kernel that this processor has, in turn, as the one that is chosen."""
     chosen: int8.Kernel = request.param
-    monkeypatch.setattr("specgen.engine.runners.decoder.choose_kernel", lambda: chosen)
+    monkeypatch.setattr("specgen.engine.runners.opening.choose_kernel", lambda: chosen)
     return chosen
 
 
