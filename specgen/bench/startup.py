@@ -16,7 +16,7 @@ _RUNS = 2
 def cold_starts(target: str, draft: str, options: EngineOptions) -> list[float]:
     """The seconds that `specgen run` takes to its first byte on stdout, in two processes, one after the other."""
     command = [sys.executable, "-m", "specgen", "run", "-m", target, "-d", draft, "-n", "1", "--temp", "0"]
-    command += ["--no-tuned"]  # as the benchmark itself
+    command += ["--no-tuned", "--keep-alive", "off"]  # as the benchmark itself, and in a process of its own
     # The models are there, so that nothing is left to ask the hub for.
     command += [*flags(dataclasses.replace(options, offline=True, verbose=False)), "--", _PROMPT]
     return [first_byte(command) for _ in range(_RUNS)]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from specgen.bench.startup import first_byte, flags
+from specgen.bench.startup import cold_starts, first_byte, flags
 from specgen.core import Device, EngineOptions
 from specgen.errors import SpecgenError
 from tests.cli.command import invoke
@@ -12,6 +12,15 @@ from tests.cli.command import invoke
 
 def test_the_first_byte_ends_the_time() -> None:
     assert first_byte([sys.executable, "-S", "-c", "print('x')"]) > 0
+
+
+def test_nothing_that_was_loaded_before_makes_it_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("specgen.bench.startup.first_byte", lambda command: commands.append(command) or 1.0)
+    assert cold_starts("stories", "none", EngineOptions()) == [1.0, 1.0]
+    for command in commands:
+        assert command[command.index("--keep-alive") + 1] == "off"
+        assert command.index("--keep-alive") < command.index("--")
 
 
 def test_a_start_that_fails_says_why() -> None:
