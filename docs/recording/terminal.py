@@ -27,6 +27,7 @@ _FOREIGN = re.compile(
     r"SPECGEN_(?!THREADS)|PROMPT_TOOLKIT_|TERM|COLORTERM$|NO_COLOR$|FORCE_COLOR$|COLUMNS$|LINES$|VISUAL$|EDITOR$"
 )
 _OWN = {"TERM": "xterm-256color", "SPECGEN_DATA_DIR": ".local/share/specgen", "SPECGEN_CONFIG_DIR": ".config/specgen"}
+_OWN["SPECGEN_KEEP_ALIVE"] = "off"  # a recording leaves nothing behind
 _NAMED = {"brown": "yellow"}  # pyte's name for it
 # An SVG in a page loads no fonts; the reader's own do.
 _SVG = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
