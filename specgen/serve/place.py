@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import stat
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,9 @@ class Place:
 
 def socket_path() -> Path:
     """The one socket of this user."""
-    return user_runtime_path("specgen", appauthor=False) / "serve.sock"
+    with warnings.catch_warnings():  # where the system has no such folder another does as well
+        warnings.simplefilter("ignore")
+        return user_runtime_path("specgen", appauthor=False) / "serve.sock"
 
 
 def lock() -> "FileLock":

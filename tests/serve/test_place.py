@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from specgen.errors import SpecgenError, UsageError
-from specgen.serve.place import take_place
+from specgen.serve.place import socket_path, take_place
 from specgen.serve.protocol import may_connect, peer_uid
 from tests.serve.running import ASK, gated, running
 
@@ -53,6 +53,13 @@ def test_a_folder_of_somebody_else_is_not_used(runtime: Path, tmp_path: Path) ->
     runtime.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SpecgenError, match="belongs to somebody else"), take_place(None, has_key=False):
         pass
+
+
+def test_a_machine_without_runtime_folders_has_a_place_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no line of Python's about it: warnings are errors here."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("platformdirs.unix.os.access", lambda *_: False)
+    assert socket_path().name == "serve.sock"
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
