@@ -1,4 +1,4 @@
-"""Train the bundled story models: a deep, narrow target and a one-layer draft distilled from it.
+"""Train the bundled story models: a deep, narrow target, a one-layer draft distilled from it, then both to agree.
 
 The corpus is one text file: public-domain books parted by a line `<|book|>`, one paragraph a line. The card of
 the bundled models names the books, their order and their clean-up. Run the steps in this order (RUN is any
@@ -9,6 +9,7 @@ folder; training that was stopped goes on from its last checkpoint when it is st
     python train.py sample CORPUS RUN      # text by the target, for the draft to learn from
     python train.py draft CORPUS RUN       # distilled from the target
     python train.py control CORPUS RUN     # the same draft without distillation, to compare with
+    python train.py agree CORPUS RUN       # target and draft together, so that they differ less
     python train.py export CORPUS RUN --out OUT
 
 It needs torch (2.9 or newer, for Muon) and transformers; a C++ compiler makes it about 1.4 times as fast.
@@ -20,16 +21,27 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 END = "<|endoftext|>"  # begins every text and parts the books
 FAST = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # whether the processor multiplies in bfloat16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train, and how fast: the rate rises for `warmup` steps, and falls to 0 in the last share `decay`."""
+
+    steps: int
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,11 @@ class Settings:
     draft_mlp: int = 768
     batch: int = 8192  # tokens a step
     long_share: float = 0.15  # the last share of the steps, with windows of a whole context; before: half, for speed
-    learning_rate: float = 3e-3
     weight_decay: float = 0.1
-    warmup: int = 100
-    decay: float = 0.3  # the last share of the steps, in which the learning rate falls to 0
-    target_steps: int = 1880
-    draft_steps: int = 2200
+    target: Plan = Plan(1880)
+    draft: Plan = Plan(2200)
+    agreement: Plan = Plan(500, learning_rate=1e-3, warmup=30, decay=1.0)
+    agreement_batch: int = 1024  # tokens a step of the books, and as many of the target's own text
     sampled_batches: int = 16  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
     sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with
@@ -111,9 +122,9 @@ class Corpus:
         """Put END (token 0) before a row of tokens."""
         return functional.pad(row, (1, 0), value=0)
 
-    def batch(self, step: int, size: int) -> Tensor:
+    def batch(self, step: int, size: int, tokens: int = S.batch) -> Tensor:
         """Give the windows of a step: each begins at a paragraph, at places that differ in every epoch."""
-        per_epoch, rows = len(self.tokens) // S.batch, S.batch // size
+        per_epoch, rows = len(self.tokens) // tokens, tokens // size
         epoch, place = divmod(step, per_epoch)
         random = torch.Generator().manual_seed(S.seed + epoch)
         starts = torch.arange(per_epoch * rows) * size + torch.randint(size, (1,), generator=random)
@@ -178,18 +189,41 @@ def held_out_loss(model: LlamaForCausalLM, corpus: Corpus, every: int = 1) -> fl
     return total / sum(map(len, rows))
 
 
-def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+def agreement_loss(
+    target: LlamaForCausalLM, draft: LlamaForCausalLM, before: LlamaForCausalLM | None, tokens: Tensor
+) -> Tensor:
+    """Give what keeps the target as good as it is, plus what parts the two at the temperature of the default sampling.
+
+    The draft learns as in distillation, and the target meets it: of two ways to go on that are about as good, it takes
+    the one that is easier to guess. It is held by the next token of the books or, on its own text, by what it said
+    `before`.
+    """
+    logits = logits_of(target, tokens[:, :-1]).float()
+    says = functional.log_softmax(logits / S.temperature, -1)
+    guess = functional.log_softmax(logits_of(draft, tokens[:, :-1]).float() / S.temperature, -1)
+    if before is None:
+        held = functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    else:
+        with torch.no_grad():
+            aim = functional.log_softmax(logits_of(before, tokens[:, :-1]).float(), -1)
+        held = (aim.exp() * (aim - functional.log_softmax(logits, -1))).sum(-1).mean()
+    fixed = says.detach()
+    divergence = (fixed.exp() * (fixed - guess)).sum(-1).mean()
+    return held + divergence + (says.exp() - guess.exp()).abs().sum(-1).mean()
+
+
+def make_optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, which learns in fewer tokens; AdamW for embeddings and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, S.learning_rate, weight_decay=S.weight_decay, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(others, S.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    muon = torch.optim.Muon(matrices, learning_rate, weight_decay=S.weight_decay, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     return [muon, adam]
 
 
-def rate(step: int, steps: int) -> float:
-    """Give the share of the full learning rate: it rises, stays, and falls to 0 in the last steps."""
-    return min(1.0, (step + 1) / S.warmup, (steps - step) / (S.decay * steps))
+def rate(step: int, steps: int, plan: Plan) -> float:
+    """Give the learning rate: it rises, stays, and falls to 0 in the last steps."""
+    return plan.learning_rate * min(1.0, (step + 1) / plan.warmup, (steps - step) / (plan.decay * steps))
 
 
 def window(step: int, steps: int) -> int:
@@ -203,21 +237,28 @@ def planned(folder: Path, steps: int) -> int:
     return int(file.read_text()) if file.exists() else steps
 
 
-def fit(model: LlamaForCausalLM, loss: Callable[[int, int], Tensor], corpus: Corpus, folder: Path, steps: int) -> None:
+def fit(
+    model: nn.Module,
+    loss: Callable[[int, int], Tensor],
+    watch: Callable[[], float],
+    folder: Path,
+    plan: Plan,
+) -> None:
     """Train the model on loss(step, window) and keep checkpoints in the folder; go on from one that is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    optimizers, checkpoint, step, began = make_optimizers(model), folder / "checkpoint.pt", 0, time.time()
+    optimizers, checkpoint = make_optimizers(model, plan.learning_rate), folder / "checkpoint.pt"
+    step, began = 0, time.time()
     if checkpoint.exists():
         state = torch.load(checkpoint)
         step = state["step"]
         model.load_state_dict(state["model"])
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
-    while step < planned(folder, steps):
+    while step < (steps := planned(folder, plan.steps)):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = S.learning_rate * rate(step, planned(folder, steps))
-        now = loss(step, window(step, planned(folder, steps)))
+                group["lr"] = rate(step, steps, plan)
+        now = loss(step, window(step, steps))
         now.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -226,12 +267,12 @@ def fit(model: LlamaForCausalLM, loss: Callable[[int, int], Tensor], corpus: Cor
         step += 1
         if step % 10 == 0:
             print(f"step {step} loss {now.item():.4f} seconds {time.time() - began:.0f}", flush=True)
-        if step % S.save_every == 0 or step == planned(folder, steps):
+        if step % S.save_every == 0 or step == planned(folder, plan.steps):
             save(model, optimizers, step, checkpoint)
-            print(f"step {step} held-out {held_out_loss(model, corpus, every=4):.4f}", flush=True)
+            print(f"step {step} held-out {watch():.4f}", flush=True)
 
 
-def save(model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int, checkpoint: Path) -> None:
+def save(model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int, checkpoint: Path) -> None:
     """Write a checkpoint in one move, so that a stop in the middle loses nothing."""
     part = checkpoint.with_suffix(".part")
     state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
@@ -249,7 +290,8 @@ def train_target(corpus: Corpus, run: Path) -> None:
     """Train the target on the next token."""
     model = new_model(S.layers, S.mlp)
     loss = torch.compile(next_token_loss, dynamic=False)
-    fit(model, lambda step, size: loss(model, corpus.batch(step, size)), corpus, run / "target", S.target_steps)
+    watch = partial(held_out_loss, model, corpus, every=4)
+    fit(model, lambda step, size: loss(model, corpus.batch(step, size)), watch, run / "target", S.target)
 
 
 @torch.inference_mode()
@@ -281,8 +323,9 @@ def train_draft(corpus: Corpus, run: Path, distil: bool) -> None:
     draft = new_model(1, S.draft_mlp)
     draft.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
     plain, distilled = (torch.compile(f, dynamic=False) for f in (next_token_loss, distillation_loss))
+    watch = partial(held_out_loss, draft, corpus, every=4)
     if not distil:
-        fit(draft, lambda step, size: plain(draft, corpus.batch(step, size)), corpus, run / "control", S.draft_steps)
+        fit(draft, lambda step, size: plain(draft, corpus.batch(step, size)), watch, run / "control", S.draft)
         return
     sampled = torch.load(run / "sampled.pt")
 
@@ -293,15 +336,38 @@ def train_draft(corpus: Corpus, run: Path, distil: bool) -> None:
         rows = torch.randint(len(sampled), (S.batch * 2 // S.context,), generator=random)
         return distilled(draft, target, sampled[rows])
 
-    fit(draft, loss, corpus, run / "draft", S.draft_steps)
+    fit(draft, loss, watch, run / "draft", S.draft)
+
+
+def train_agreement(corpus: Corpus, run: Path) -> None:
+    """Train target and draft together, each step on the books and on the target's own text."""
+    target, before = (load(new_model(S.layers, S.mlp), run / "target") for _ in range(2))
+    before.eval().requires_grad_(False)
+    draft = load(new_model(1, S.draft_mlp), run / "draft")
+    part = torch.compile(agreement_loss, dynamic=False)
+    sampled = torch.load(run / "sampled.pt")
+
+    def loss(step: int, size: int) -> Tensor:
+        books = part(target, draft, None, corpus.batch(step, size, S.agreement_batch))
+        random = torch.Generator().manual_seed(S.seed + step)
+        rows = torch.randint(len(sampled), (S.agreement_batch * 2 // S.context,), generator=random)
+        return books + part(target, draft, before, sampled[rows])
+
+    folder = run / "agreed"
+    watch = partial(held_out_loss, target, corpus, every=4)
+    fit(nn.ModuleList([target, draft]), loss, watch, folder, S.agreement)
+    for name, model in (("target", target), ("draft", draft)):
+        (folder / name).mkdir(exist_ok=True)
+        torch.save({"model": model.state_dict()}, folder / name / "checkpoint.pt")
 
 
 def export(corpus: Corpus, run: Path, out: Path) -> None:
     """Write each trained model as a folder in bfloat16 with its tokenizer, and its held-out loss."""
     for name, layers, mlp in (("target", S.layers, S.mlp), ("draft", 1, S.draft_mlp), ("control", 1, S.draft_mlp)):
-        if not (run / name / "checkpoint.pt").exists():
+        found = [folder for folder in (run / "agreed" / name, run / name) if (folder / "checkpoint.pt").exists()]
+        if not found:
             continue
-        model = load(new_model(layers, mlp), run / name).to(torch.bfloat16)
+        model = load(new_model(layers, mlp), found[0]).to(torch.bfloat16)
         nats = held_out_loss(model, corpus)
         figures = {
             "nats_per_token": nats,
@@ -326,7 +392,7 @@ def export(corpus: Corpus, run: Path, out: Path) -> None:
 def main() -> None:
     """Read the command line and run one step of the recipe."""
     parser = argparse.ArgumentParser(description="Train the bundled story models.")
-    parser.add_argument("step", choices=["tokenizer", "target", "sample", "draft", "control", "export"])
+    parser.add_argument("step", choices=["tokenizer", "target", "sample", "draft", "control", "agree", "export"])
     parser.add_argument("corpus", type=Path, help="the text of the books")
     parser.add_argument("run", type=Path, help="the folder for checkpoints")
     parser.add_argument("--out", type=Path, help="where export writes the models' folders")
@@ -342,6 +408,7 @@ def main() -> None:
         "sample": lambda: sample(corpus, arguments.run),
         "draft": lambda: train_draft(corpus, arguments.run, distil=True),
         "control": lambda: train_draft(corpus, arguments.run, distil=False),
+        "agree": lambda: train_agreement(corpus, arguments.run),
         "export": lambda: export(corpus, arguments.run, arguments.out),
     }
     steps[arguments.step]()

@@ -1,0 +1,134 @@
+"""Measure what drafting brings, and what it costs where it brings nothing: the tables of docs/performance.md.
+
+    python docs/bench/drafting.py TARGET DRAFT --suite FILE
+    python docs/bench/drafting.py TARGET DRAFT --prompts 1 -n 64    # in a hurry
+
+TARGET and DRAFT are folders. A speed-up is the wall time of a whole answer of plain decoding, its prompt included, over
+that of the same answer with a draft, in the same run and in turn; the median over prompts.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+FIXED = "k=2,4,8"  # the draft lengths that hindsight chooses from
+SAMPLED = ["--temp", "0.7", "--top-p", "0.8"]
+REWRITE = Path(__file__).parent / "rewrite.jsonl"
+CHECKED = 20  # prompts whose text is compared, greedy and with seed 1
+
+SPECGEN = [sys.executable, "-m", "specgen"]
+
+Report = dict[str, Any]
+
+
+def bench(models: list[str], drafter: str, *options: str) -> Report:
+    """The report of plain decoding beside a drafter: model, or hybrid, which takes n-grams too."""
+    line = [*SPECGEN, "bench", *models, "--json", "--drafters", f"none,{drafter}", *options]
+    found: Report = json.loads(subprocess.run(line, stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def speed_ups(report: Report) -> dict[str, list[float]]:
+    """Category -> of each prompt how many times as fast the whole answer came with a draft, its length as it pays."""
+    drafted = next(name for name in report["overall"] if name.removesuffix(" k=auto") in ("model", "hybrid"))
+    times = {(run["contender"], run["prompt"]): run["elapsed_s"] for run in report["runs"]}
+    found: dict[str, list[float]] = {}
+    for run in report["runs"]:
+        if run["contender"] == drafted:
+            ratio = times["plain", run["prompt"]] / run["elapsed_s"]
+            found.setdefault(run["category"], []).append(ratio)
+    return found
+
+
+def median(ratios: Iterable[Sequence[float]]) -> float:
+    """Over all prompts of some categories."""
+    return statistics.median(ratio for each in ratios for ratio in each)
+
+
+def text_of(report: Report) -> str:
+    """Whether every answer was that of plain decoding."""
+    return "same text" if report["identical"] else "ANOTHER TEXT"
+
+
+def by_category(models: list[str], options: list[str]) -> None:
+    """Print the speed-ups, greedy and sampled, and what of the best fixed draft length's speed is reached."""
+    greedy = bench(models, "hybrid", *options, "--sweep", FIXED, "--coupling")
+    sampled = bench(models, "hybrid", *options, *SAMPLED)
+    both = speed_ups(greedy), speed_ups(sampled)
+    shares = greedy["hindsight"]["hybrid"]
+    print("| category | greedy | temp 0.7, top-p 0.8 | of the best fixed k |\n| --- | --- | --- | --- |")
+    for category in both[0]:
+        gains = " | ".join(f"{median([each[category]]):.2f}" for each in both)
+        print(f"| {category} | {gains} | {share(shares[category])} |")
+    gains = " | ".join(f"{median(each.values()):.2f}" for each in both)
+    print(f"| all | {gains} | {share(shares['overall'])} |")
+    print(f"\ngreedy: {text_of(greedy)}; sampled: {text_of(sampled)}")
+    for kind, figures in greedy["coupling"].items():
+        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}")
+
+
+def share(figures: Report) -> str:
+    """What auto reaches of the best k of a category, and which that is."""
+    return "-" if figures["share"] is None else f"{figures['share']:.2f} (k={figures['best_k']})"
+
+
+def one(name: str, models: list[str], drafter: str, *options: str) -> None:
+    """Print the speed-up over some prompts, and where it is least."""
+    report = bench(models, drafter, *options)
+    found = speed_ups(report)
+    least = min(ratio for each in found.values() for ratio in each)
+    print(f"{name}: {median(found.values()):.3f} of plain decoding, least {least:.3f}; {text_of(report)}", flush=True)
+
+
+def make_useless(draft: str, folder: str) -> None:
+    """Write a model of the draft's shape with random weights, and its tokenizer."""
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(draft))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(draft).save_pretrained(folder)
+
+
+def warning(models: list[str]) -> str:
+    """What a pair says of itself while it writes 100 tokens."""
+    line = [*SPECGEN, "run", *models, "--keep-alive", "off", "-n", "100", "--temp", "0", "Tell me a long story."]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stderr
+    return next((each for each in said.splitlines() if "swapped" in each), "no warning")
+
+
+def main() -> None:
+    """Read the command line, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target")
+    parser.add_argument("draft")
+    parser.add_argument("--suite", default="quick")
+    parser.add_argument("--prompts", type=int, default=3, help="of each category (default: 3)")
+    parser.add_argument("-n", "--max-tokens", type=int, default=128, help="of each answer (default: 128)")
+    arguments = parser.parse_args()
+    suite = ["--suite", arguments.suite]
+    length = ["-n", str(arguments.max_tokens)]
+    models, swapped = (
+        ["-m", target, "-d", draft]
+        for target, draft in ((arguments.target, arguments.draft), (arguments.draft, arguments.target))
+    )
+    by_category(models, [*suite, *length, "--prompts", str(arguments.prompts)])
+    one("rewriting a file", models, "hybrid", "--suite", str(REWRITE), "-n", "400")
+    few = [*suite, *length, "--prompts", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        make_useless(arguments.draft, folder)
+        one("a draft of random weights", ["-m", arguments.target, "-d", folder], "model", *few)
+    one("target and draft swapped", swapped, "model", *few)
+    print(f"  {warning(swapped)}")
+    compared = ["--prompts", str(CHECKED), "--temp", "0.8", "--seeds", "1"]
+    print("with a draft and without, greedy and at temperature 0.8 with seed 1:", flush=True)
+    subprocess.run([*SPECGEN, "check", *models, *suite, *length, *compared], check=False)
+
+
+if __name__ == "__main__":
+    main()
