@@ -61,7 +61,8 @@ class Settings:
     weight_decay: float = 0.1
     target: Plan = Plan(1880)
     draft: Plan = Plan(2200)
-    agreement: Plan = Plan(500, learning_rate=1e-3, warmup=30, decay=1.0)
+    agreement: Plan = Plan(160, learning_rate=7e-4, warmup=30, decay=1.0)
+    agreement_pull: float = 0.25  # how hard the target is drawn to the draft; by 1 it soon says one thing again and again
     agreement_batch: int = 1024  # tokens a step of the books, and as many of the target's own text
     sampled_batches: int = 16  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
@@ -209,7 +210,8 @@ def agreement_loss(
         held = (aim.exp() * (aim - functional.log_softmax(logits, -1))).sum(-1).mean()
     fixed = says.detach()
     divergence = (fixed.exp() * (fixed - guess)).sum(-1).mean()
-    return held + divergence + (says.exp() - guess.exp()).abs().sum(-1).mean()
+    apart = [(a.exp() - b.exp()).abs().sum(-1).mean() for a, b in ((fixed, guess), (says, guess.detach()))]
+    return held + divergence + apart[0] + S.agreement_pull * apart[1]
 
 
 def make_optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
