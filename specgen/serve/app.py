@@ -21,7 +21,8 @@ from specgen.serve.guard import Guard, response
 from specgen.serve.limits import Limits
 from specgen.serve.logprobs import Placed, Placing
 from specgen.serve.metrics import CONTENT_TYPE, Metrics
-from specgen.serve.place import PRIVATE
+from specgen.serve.place import PRIVATE, Place
+from specgen.serve.port import NONCE, PROOF
 from specgen.serve.private import Private
 from specgen.serve.questions import Question, read_chat, read_completion
 from specgen.serve.receiving import cancel_when_gone, whole_body
@@ -33,14 +34,14 @@ Read = Callable[[bytes, int], Question]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the paths speak of. `status` and `stop` are for the socket alone; `show` tells whoever runs the server."""
+    """What the paths speak of. `status` and `stop` are for the user alone; `show` tells whoever runs the server."""
 
     created: int
     shelf: Shelf
     metrics: Metrics
     limits: Limits
     key: str | None
-    hosts: frozenset[str] | None
+    place: Place
     status: Callable[[], dict[str, Any]]
     stop: Callable[[], None]
     show: Callable[[Event], None]
@@ -75,6 +76,10 @@ def make_app(parts: Parts) -> ASGIApp:
         parts.stop()
         return JSONResponse({"status": "ending"})
 
+    async def proof(request: Request) -> Response:
+        port = parts.place.port
+        return JSONResponse({"proof": port.proof(request.headers.get(NONCE, "")) if port else None})
+
     async def broken(request: Request, error: Exception) -> Response:
         parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
         return response(Refused(f"unexpected {type(error).__name__}", status=500))
@@ -89,11 +94,13 @@ def make_app(parts: Parts) -> ASGIApp:
             Route("/metrics", metrics),
             Route(f"{PRIVATE}status", status),
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
+            Route(PROOF, proof),
             *parts.private.routes(),
         ],
         exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
     )
-    return Guard(app, key=parts.key, hosts=parts.hosts, metrics=parts.metrics)
+    place = parts.place
+    return Guard(app, key=parts.key, hosts=place.hosts, port=place.port, metrics=parts.metrics)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

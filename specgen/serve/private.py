@@ -1,4 +1,4 @@
-"""What only this user's own commands ask, at the Unix socket: a session over JSON lines."""
+"""What only this user's own commands ask: a session over JSON lines."""
 
 import asyncio
 import json

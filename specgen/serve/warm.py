@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from specgen.serve.background import may_start, start
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.identity import Identity
 from specgen.serve.names import Names
-from specgen.serve.place import socket_path
+from specgen.serve.place import clear_away, own_path
 from specgen.serve.resuming import Shown
 from specgen.serve.warm_pair import WarmPair
 from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
@@ -85,7 +84,7 @@ class WarmSession:
             self._session.stop(reason)
         elif self._id:
             # A connection of its own: the answer comes on the other one.
-            with contextlib.suppress(OSError, Broken), Channel(socket_path()) as channel:
+            with contextlib.suppress(OSError, Broken), Channel(own_path()) as channel:
                 channel.send("interrupt", self._id.encode(), _STOP_S)
 
     def open(self) -> Iterator[Event]:
@@ -191,11 +190,7 @@ class WarmSession:
 
     def _may_be_asked(self) -> bool:
         return (
-            self._keep_alive_s > 0
-            and hasattr(socket, "AF_UNIX")
-            and not self._options.trust_remote_code
-            and self._names.can_be_sent
-            and may_start()
+            self._keep_alive_s > 0 and not self._options.trust_remote_code and self._names.can_be_sent and may_start()
         )
 
     def _ask(self, asked: Asked | None) -> Iterator[Event]:
@@ -254,6 +249,8 @@ class WarmSession:
         except Broken:
             pass
         except TimeoutError:
+            if clear_away():
+                raise _Alone from None
             raise _Alone("the background process does not answer: specgen stop ends it") from None
         raise _Alone
 
@@ -266,7 +263,7 @@ class WarmSession:
 def _connected() -> Generator[Event, None, Channel]:
     """Connect to the process, and start it where it is not there. Raises Broken."""
     try:
-        return Channel(socket_path())
+        return Channel(own_path())
     except (FileNotFoundError, ConnectionRefusedError):
         yield Progress("starting in the background")
         if (channel := start()) is None:
@@ -275,18 +272,19 @@ def _connected() -> Generator[Event, None, Channel]:
 
 
 def _until_gone() -> None:
-    """Give a process that ends a moment for it."""
+    """Give a process that ends a moment for it; one that does not, and is not ours, is forgotten."""
     end = time.monotonic() + _ENDS_S
     with contextlib.suppress(OSError, Broken):
         while time.monotonic() < end:
-            Channel(socket_path()).close()
+            Channel(own_path()).close()
             time.sleep(_TICK_S)
+        clear_away()
 
 
 def _patience() -> float:
     """How long to wait until a question is heard, in seconds."""
     with contextlib.suppress(OSError):
-        if time.time() - socket_path().stat().st_ctime < _NEW_SINCE_S:
+        if time.time() - own_path().stat().st_mtime < _NEW_SINCE_S:
             return _NEW_S
     return _HEARS_S
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,14 +12,7 @@ import pytest
 
 from specgen.serve.limits import Limits
 from specgen.session import Session
-from tests.serve.running import ASK, LONG, Running, gated, running
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from tests.serve.running import ASK, LONG, Running, gated, running, until
 
 
 def ask(server: Running, tokens: int) -> str:
