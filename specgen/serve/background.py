@@ -26,7 +26,9 @@ _TICK_S = 0.02
 _LARGEST_LOG = 1 << 20
 
 # So that the end of the terminal, or Ctrl-C there, is none of its business; elsewhere a session of its own does that.
-_DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+_DETACHED = 0
+if sys.platform == "win32":
+    _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
 
 # Python warns of a process that nobody waits for.
 _started: list["subprocess.Popen[bytes]"] = []

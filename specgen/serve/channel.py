@@ -104,6 +104,7 @@ class Channel:
             raise Broken from error
 
     def _connected(self, path: Path) -> socket.socket:
+        address: str | tuple[str, int]
         if place.has_unix_sockets() and sys.platform != "win32":
             connection, address = socket.socket(socket.AF_UNIX), str(path)
         else:

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -130,7 +131,56 @@ def test_callers_take_turns(tmp_path: Path) -> None:
     assert ends == ["greedy", "modest", "greedy", "greedy"]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None:
+def test_whoever_waits_is_told_how_many_come_before(tmp_path: Path) -> None:
+    """A stream at once and whenever it changes, in comments that OpenAI's client skips; all in a header."""
+    session, model = gated(tmp_path)
+    asked: dict[str, Any] = {"model": "fake", "prompt": "hello", "max_tokens": 1}
+    with (
+        running(session, tmp_path) as server,
+        ThreadPoolExecutor() as pool,
+        server.openai() as client,
+        server.http() as http,
+    ):
+        first = pool.submit(client.completions.with_raw_response.create, **asked)
+        model.wait_for_a_pass()
+        second = pool.submit(client.completions.with_raw_response.create, **asked)
+        until(lambda: server.server.status()["waiting"] == 1)
+        third = client.completions.with_raw_response.create(**asked, stream=True)
+        with http.stream("POST", "/v1/completions", json=asked | {"stream": True}) as fourth:
+            lines = fourth.iter_lines()
+            assert [next(lines), next(lines)] == [": waiting for 3 other answers", ""]
+            model.pass_on()
+            assert [next(lines), next(lines)] == [": waiting for 2 other answers", ""]
+            model.pass_on(3)
+            rest = [line for line in lines if line]
+        assert rest[0] == ": waiting for 1 other answer"
+        assert [line.partition(":")[0] for line in rest[1:]] == ["data"] * 3
+        answers = [first.result(), second.result(), third, fourth]
+        assert [answer.headers["x-specgen-queued"] for answer in answers] == ["0", "1", "2", "3"]
+        assert "".join(chunk.choices[0].text for chunk in third.parse()) == "a"
+        assert first.result().parse().choices[0].text == second.result().parse().choices[0].text == "a"
+
+
+def test_what_is_wrong_with_a_stream_has_a_status_unless_it_waited(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    wrong: dict[str, Any] = {"model": "fake", "prompt": "x" * 5000, "stream": True}
+    with running(session, tmp_path) as server, ThreadPoolExecutor() as pool, server.openai() as client:
+        with pytest.raises(openai.BadRequestError, match="the prompt has"):
+            client.completions.create(**wrong)
+        first = pool.submit(ask, server, 1)
+        model.wait_for_a_pass()
+        with pytest.raises(openai.BadRequestError, match="n is not supported"):
+            client.completions.create(**wrong, n=2)
+        stream = client.completions.create(**wrong)
+        model.pass_on()
+        with pytest.raises(openai.APIError, match="the prompt has") as caught:
+            list(stream)
+        assert (type(caught.value), caught.value.code) == (openai.APIError, "context_length_exceeded")
+        assert first.result() == "a"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path, stream: bool) -> None:
     session, model = gated(tmp_path)
     with running(session, tmp_path, limits=Limits(waiting=1)) as server, ThreadPoolExecutor() as pool:
         answers = [pool.submit(ask, server, 2)]
@@ -138,7 +188,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None
         answers.append(pool.submit(ask, server, 2))
         until(lambda: server.server.status()["waiting"] == 1)
         with server.openai() as client, pytest.raises(openai.InternalServerError) as caught:
-            client.completions.create(model="fake", prompt="hello")
+            client.completions.create(model="fake", prompt="hello", stream=stream)
         assert caught.value.status_code == 503
         assert caught.value.code == "queue_full"
         assert int(caught.value.response.headers["retry-after"]) >= 1
