@@ -56,6 +56,7 @@ class WarmSession:
         self._caller = secrets.token_hex(8)
         self._id = ""
         self._told = False
+        self._instead_of: str | None = None
         self._channel: Channel | None = None
         self._session: Session | None = None
         self._pair: WarmPair | None = None
@@ -114,19 +115,24 @@ class WarmSession:
         return self._pair
 
     def change_draft(self, draft: str) -> Iterator[Event]:
-        """As Session.change_draft; another process opens the target with it anew."""
+        """As Session.change_draft."""
         if self._session is not None:
             yield from self._session.change_draft(draft)
             return
         former = self._draft, self._names, self._pair
+        self._instead_of = self._names.draft
         self._draft, self._names, self._pair, self._told = draft, Names(self._target, draft), None, False
         try:
             if not self._names.can_be_sent:
                 self._here()
             yield from self.open()
         except BaseException:
+            if self._session is not None:
+                self._session.close()
             (self._draft, self._names, self._pair), self._session = former, None
             raise
+        finally:
+            self._instead_of = None
 
     def run(
         self,
@@ -205,6 +211,7 @@ class WarmSession:
             options=self._options,
             asked=asked,
             told=self._told,
+            instead_of=self._instead_of,
             keep_alive_s=self._keep_alive_s,
         )
         channel = yield from self._heard(line(plain(call)))

@@ -251,7 +251,9 @@ def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
 
 def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
     session, _ = gated(tmp_path)
-    call = plain(Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, keep_alive_s=1.0))
+    call = plain(
+        Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, instead_of=None, keep_alive_s=1.0)
+    )
     wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
     with running(session, tmp_path, identity=OWN) as server, Channel(server.path) as channel:
         for body in (b"{", *map(line, wrong)):
