@@ -1,22 +1,20 @@
 """A session whose pair stays loaded, in a process of this user that other commands share."""
 
-import contextlib
 import secrets
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from specgen.core import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.errors import UsageError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Reason
+from specgen.events import Event, Failed, Finished, Notice, Reason
 from specgen.serve.asked import Asked, Call, Opened
-from specgen.serve.background import may_start, start
-from specgen.serve.channel import Broken, Channel
+from specgen.serve.background import may_start
+from specgen.serve.channel import Broken
 from specgen.serve.identity import Identity
+from specgen.serve.keeper import Alone, Keeper
 from specgen.serve.names import Names
-from specgen.serve.place import clear_away, own_path
 from specgen.serve.resuming import Shown
 from specgen.serve.warm_pair import WarmPair
 from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
@@ -26,18 +24,6 @@ if TYPE_CHECKING:
     from specgen.engine.thinking import Tags
     from specgen.engine.tokens import Tokens
     from specgen.session import Session
-
-# How long a process may take to hear a question: one that is new imports torch first.
-_HEARS_S = 10.0
-_NEW_S = 120.0
-_NEW_SINCE_S = 60.0
-_STOP_S = 2.0
-_ENDS_S = 1.0
-_TICK_S = 0.02
-
-
-class _Alone(Exception):
-    """The other process cannot do it; what the user should know of that, if anything."""
 
 
 class WarmSession:
@@ -57,7 +43,7 @@ class WarmSession:
         self._id = ""
         self._told = False
         self._instead_of: str | None = None
-        self._channel: Channel | None = None
+        self._keeper = Keeper()
         self._session: Session | None = None
         self._pair: WarmPair | None = None
         self.speculating = True
@@ -75,7 +61,7 @@ class WarmSession:
 
     def close(self) -> None:
         """As Session.close; the other process keeps its pair."""
-        self._disconnect()
+        self._keeper.disconnect()
         if self._session is not None:
             self._session.close()
 
@@ -84,9 +70,7 @@ class WarmSession:
         if self._session is not None:
             self._session.stop(reason)
         elif self._id:
-            # A connection of its own: the answer comes on the other one.
-            with contextlib.suppress(OSError, Broken), Channel(own_path()) as channel:
-                channel.send("interrupt", self._id.encode(), _STOP_S)
+            self._keeper.interrupt(self._id)
 
     def open(self) -> Iterator[Event]:
         """As Session.open. Raises SpecgenError."""
@@ -101,7 +85,7 @@ class WarmSession:
                         yield event
                 self._told = True
                 return
-        except _Alone as alone:
+        except Alone as alone:
             yield from _notice(alone)
         yield from self._here().open()
 
@@ -179,7 +163,7 @@ class WarmSession:
                     shown.add(event)
                     yield event
                 return
-            except _Alone as alone:
+            except Alone as alone:
                 yield from _notice(alone)
         if shown.started is not None:
             asked = replace(asked, sampling=replace(asked.sampling, seed=shown.started.sampling.seed))
@@ -190,7 +174,7 @@ class WarmSession:
         if self._session is None:
             from specgen.session import Session  # noqa: PLC0415 - torch
 
-            self._disconnect()
+            self._keeper.disconnect()
             self._session = Session(self._target, self._draft, self._options)
         return self._session
 
@@ -200,7 +184,7 @@ class WarmSession:
         )
 
     def _ask(self, asked: Asked | None) -> Iterator[Event]:
-        """The events of an answer from the other process. Raises _Alone, once or in the middle."""
+        """The events of an answer from the other process. Raises Alone, once or in the middle."""
         self._id = secrets.token_hex(8)
         call = Call(
             id=self._id,
@@ -214,12 +198,12 @@ class WarmSession:
             instead_of=self._instead_of,
             keep_alive_s=self._keep_alive_s,
         )
-        channel = yield from self._heard(line(plain(call)))
+        channel = yield from self._keeper.hear(line(plain(call)))
         over = False
         try:
             for data in channel.lines():
                 if data[KIND] == GONE:
-                    raise _Alone(data["why"])
+                    raise Alone(data["why"])
                 over = data[KIND] == END
                 if data[KIND] == Opened.__name__:
                     opened: Opened = read_line(Opened, self._names.as_given(data))
@@ -229,77 +213,19 @@ class WarmSession:
             if not over:
                 raise Broken
         except Broken:
-            raise _Alone("the background process broke off") from None
+            raise Alone("the background process broke off") from None
         except (KeyError, TypeError, ValueError) as error:
-            raise _Alone(f"the background process said what nobody understands: {error}") from error
+            raise Alone(f"the background process said what nobody understands: {error}") from error
         finally:
             self._id = ""
             if not over:
-                self._disconnect()
-
-    def _heard(self, body: bytes) -> Generator[Event, None, Channel]:
-        """A connection on which the answer comes. Raises _Alone."""
-        try:
-            for _ in range(2):
-                if self._channel is None:
-                    self._channel = yield from _connected()
-                try:
-                    status = self._channel.send("ask", body, _patience())
-                except Broken:  # it has just ended, or closed a connection that was idle
-                    status = 503
-                if status == 200:
-                    return self._channel
-                self._disconnect()
-                if status != 503:
-                    break
-                _until_gone()
-        except Broken:
-            pass
-        except TimeoutError:
-            if clear_away():
-                raise _Alone from None
-            raise _Alone("the background process does not answer: specgen stop ends it") from None
-        raise _Alone
-
-    def _disconnect(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-
-def _connected() -> Generator[Event, None, Channel]:
-    """Connect to the process, and start it where it is not there. Raises Broken."""
-    try:
-        return Channel(own_path())
-    except (FileNotFoundError, ConnectionRefusedError):
-        yield Progress("starting in the background")
-        if (channel := start()) is None:
-            raise Broken from None
-        return channel
-
-
-def _until_gone() -> None:
-    """Give a process that ends a moment for it; one that does not, and is not ours, is forgotten."""
-    end = time.monotonic() + _ENDS_S
-    with contextlib.suppress(OSError, Broken):
-        while time.monotonic() < end:
-            Channel(own_path()).close()
-            time.sleep(_TICK_S)
-        clear_away()
-
-
-def _patience() -> float:
-    """How long to wait until a question is heard, in seconds."""
-    with contextlib.suppress(OSError):
-        if time.time() - own_path().stat().st_mtime < _NEW_SINCE_S:
-            return _NEW_S
-    return _HEARS_S
+                self._keeper.disconnect()
 
 
 def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> Asked:
     return Asked(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
 
 
-def _notice(alone: _Alone) -> Iterator[Event]:
+def _notice(alone: Alone) -> Iterator[Event]:
     if alone.args:
         yield Notice(f"{alone}; going on without it")

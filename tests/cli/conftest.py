@@ -79,6 +79,6 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(keeper))
         monkeypatch.setattr("specgen.serve.place.has_unix_sockets", lambda: not at_a_port)
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
-        monkeypatch.setattr("specgen.serve.warm._patience", lambda: 600.0)
+        monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 600.0)
         monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: ALIKE)
         monkeypatch.setattr("specgen.serve.warm.WarmSession._here", alone)

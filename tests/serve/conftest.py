@@ -37,7 +37,7 @@ def either_place(request: pytest.FixtureRequest) -> None:
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
     monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
-    monkeypatch.setattr("specgen.serve.warm._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
     monkeypatch.setattr("specgen.session.find_again", _found)
 
 
@@ -51,10 +51,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
 
     def in_process(session: WarmSession) -> Session:
-        session._disconnect()
+        session._keeper.disconnect()
         if session._session is None:
             session._session = gated(tmp_path, opened=True)[0]
         return session._session
 
     monkeypatch.setattr("specgen.serve.warm.WarmSession._here", in_process)
-    monkeypatch.setattr("specgen.serve.warm.start", lambda: None)
+    monkeypatch.setattr("specgen.serve.keeper.start", lambda: None)

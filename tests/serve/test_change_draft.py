@@ -81,9 +81,9 @@ def test_a_draft_that_cannot_be_changed_here_leaves_nothing_loaded(
     closed: list[str] = []
     with running(session, tmp_path, identity=OWN), warm() as caller:
         list(caller.open())
-        caller._disconnect()
+        caller._keeper.disconnect()
         with monkeypatch.context() as patch:
-            patch.setattr("specgen.serve.warm._connected", nobody)
+            patch.setattr("specgen.serve.keeper._connected", nobody)
             patch.setattr(Session, "close", lambda session: closed.append(session.target))
             with pytest.raises(SpecgenError):
                 list(caller.change_draft("lookup"))

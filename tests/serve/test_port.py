@@ -177,7 +177,7 @@ def stranger(runtime: Path) -> Iterator[Callable[[bytes], bytearray]]:
 def test_a_stranger_at_the_port_reads_nothing_of_the_user(
     says: bytes, here: None, identity: None, runtime: Path, stranger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specgen.serve.warm._ENDS_S", 0.05)
+    monkeypatch.setattr("specgen.serve.keeper._ENDS_S", 0.05)
     received = stranger(says)
     with warm() as caller:
         assert words(caller.generate(PROMPT, max_new_tokens=2)) == ("aa", [])
@@ -191,7 +191,7 @@ def test_a_stranger_who_says_nothing_is_done_without(
     here: None, identity: None, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.mkdir()
-    monkeypatch.setattr("specgen.serve.warm._patience", lambda: 0.1)
+    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
     monkeypatch.setattr("specgen.serve.client._ANSWER_S", 0.1)
     with socket.create_server((HOST, 0)) as silent:
         left = json.dumps({"number": silent.getsockname()[1], "token": "left behind"})
@@ -205,7 +205,7 @@ def test_a_server_that_is_slow_is_not_cleared_away(
     here: None, identity: None, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds the lock, and is asked again."""
-    monkeypatch.setattr("specgen.serve.warm._patience", lambda: 0.1)
+    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
     monkeypatch.setattr("specgen.serve.client._ANSWER_S", 0.1)
     with take_place(None, has_key=False) as place:
         text, (notice,) = words(warm().generate(PROMPT, max_new_tokens=2))
@@ -220,7 +220,7 @@ def test_the_process_itself(runtime: Path, tmp_path: Path, monkeypatch: pytest.M
     story = ("-m", "stories", "-k", "3", "-n", "8", "--temp", "0.9", "--seed", "7", "Once upon a time")
     expected = invoke(*story, "--keep-alive", "off").out
     monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "1h")
-    monkeypatch.setattr("specgen.serve.warm._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
     program = (
         "import pathlib\n"
         "from specgen.serve import background, place\n"
@@ -236,7 +236,7 @@ def test_the_process_itself(runtime: Path, tmp_path: Path, monkeypatch: pytest.M
             pass
         return Channel(runtime / "serve.port")
 
-    monkeypatch.setattr("specgen.serve.warm.start", start)
+    monkeypatch.setattr("specgen.serve.keeper.start", start)
     try:
         for _ in range(2):
             answered = invoke(*story)

@@ -120,9 +120,9 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
             model.pass_on()
             next(event for event in events if isinstance(event, Step))
             patch.undo()
-            patch.setattr("specgen.serve.warm._ENDS_S", 0.1)
+            patch.setattr("specgen.serve.keeper._ENDS_S", 0.1)
             patch.setattr("specgen.serve.warm.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0])
-            patch.setattr("specgen.serve.warm.start", lambda: None)
+            patch.setattr("specgen.serve.keeper.start", lambda: None)
             patch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
             with warm() as newer:
                 assert words(newer.generate("hello", max_new_tokens=2)) == ("aa", [])
@@ -162,7 +162,7 @@ def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch:
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
         other.listen()
-        monkeypatch.setattr("specgen.serve.warm._patience", lambda: 0.1)
+        monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
         with warm() as caller:
             text, (notice,) = words(caller.generate("hello", max_new_tokens=2))
             assert text == "aa"
