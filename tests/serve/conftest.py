@@ -1,16 +1,38 @@
 """Fixtures of the tests of the server."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from specgen.events import Event
 from specgen.models.checkpoint import Checkpoint
 from specgen.serve.warm import WarmSession
 from specgen.session import Session
 from tests.serve.asking import OWN
-from tests.serve.running import LONG, gated
+from tests.serve.running import LONG, Running, gated, running
+
+
+@pytest.fixture(scope="module")
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The pair that comes with specgen, with the OPTIONS of the test file, if it has any."""
+    with Session("stories", options=getattr(request.module, "OPTIONS", None)) as session:
+        list(session.open())
+        yield session
+
+
+@pytest.fixture(scope="module")
+def server(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server over that, which calls it `fake`."""
+    with running(session, tmp_path_factory.mktemp("serve")) as running_server:
+        yield running_server
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[OpenAI]:
+    with server.openai() as client:
+        yield client
 
 
 @pytest.fixture

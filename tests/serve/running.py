@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def running(
                 server.stop()
                 thread.join(LONG)
                 assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def crowded(
+    folder: Path, *, opened: bool = False, **options: Any
+) -> Iterator[tuple[Running, "Gated", ThreadPoolExecutor]]:
+    """A server over a model that waits for the test, see `gated`, and threads for those who ask it."""
+    session, model = gated(folder, opened=opened)
+    with running(session, folder, **options) as server, ThreadPoolExecutor(8) as pool:
+        yield server, model, pool
 
 
 def opening_of(*sessions: Session) -> Opening:
