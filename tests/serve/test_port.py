@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -233,7 +234,7 @@ def test_the_process_itself(runtime: Path, tmp_path: Path, monkeypatch: pytest.M
     def start() -> Channel | None:
         begun.extend(subprocess.Popen([sys.executable, "-c", program]) for _ in range(2))
         while all(process.poll() is None for process in begun):
-            pass
+            time.sleep(0.05)
         return Channel(runtime / "serve.port")
 
     monkeypatch.setattr("specgen.serve.keeper.start", start)
