@@ -126,6 +126,15 @@ class Session:
         finally:
             self._caller = None
 
+    def open_on(self, pair: Pair) -> Generator[Event, None, None]:
+        """Open with the target of `pair`, which is loaded, and go on with its cache; raises SpecgenError.
+
+        Nothing else may use that target from then on.
+        """
+        with memory_errors():
+            self.told.clear()
+            self._take((yield from _noting(with_draft(pair, self._draft, self._asked), self.told)))
+
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.
 

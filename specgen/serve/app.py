@@ -1,8 +1,7 @@
 """OpenAI's API, and what tells how the server is."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,26 +20,30 @@ from specgen.serve.guard import Guard, response
 from specgen.serve.limits import Limits
 from specgen.serve.logprobs import Placed, Placing
 from specgen.serve.metrics import CONTENT_TYPE, Metrics
-from specgen.serve.place import PRIVATE
+from specgen.serve.place import PRIVATE, Place
+from specgen.serve.port import NONCE, PROOF
 from specgen.serve.private import Private
 from specgen.serve.questions import Question, read_chat, read_completion
 from specgen.serve.receiving import cancel_when_gone, whole_body
 from specgen.serve.shelf import Shelf, Wanted
+from specgen.serve.streaming import Stream
 
 Kind = TypeVar("Kind", Started, Finished)
 Read = Callable[[bytes, int], Question]
+# How many answers came before this one when it was accepted.
+_QUEUED = "X-Specgen-Queued"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the paths speak of. `status` and `stop` are for the socket alone; `show` tells whoever runs the server."""
+    """What the paths speak of. `status` and `stop` are for the user alone; `show` tells whoever runs the server."""
 
     created: int
     shelf: Shelf
     metrics: Metrics
     limits: Limits
     key: str | None
-    hosts: frozenset[str] | None
+    place: Place
     status: Callable[[], dict[str, Any]]
     stop: Callable[[], None]
     show: Callable[[Event], None]
@@ -75,6 +78,10 @@ def make_app(parts: Parts) -> ASGIApp:
         parts.stop()
         return JSONResponse({"status": "ending"})
 
+    async def proof(request: Request) -> Response:
+        port = parts.place.port
+        return JSONResponse({"proof": port.proof(request.headers.get(NONCE, "")) if port else None})
+
     async def broken(request: Request, error: Exception) -> Response:
         parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
         return response(Refused(f"unexpected {type(error).__name__}", status=500))
@@ -89,11 +96,13 @@ def make_app(parts: Parts) -> ASGIApp:
             Route("/metrics", metrics),
             Route(f"{PRIVATE}status", status),
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
+            Route(PROOF, proof),
             *parts.private.routes(),
         ],
         exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
     )
-    return Guard(app, key=parts.key, hosts=parts.hosts, metrics=parts.metrics)
+    place = parts.place
+    return Guard(app, key=parts.key, hosts=place.hosts, port=place.port, metrics=parts.metrics)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
@@ -126,26 +135,34 @@ def _caller(request: Request, question: Question) -> str:
 
 
 async def _answer(request: Request, read: Read, parts: Parts) -> Response:
-    """Wait for the turn of a question, then answer it, whole or as it comes."""
+    """Wait for the turn of a question, then answer it, whole or as it comes.
+
+    A stream begins when its answer does, as until then a refusal can have its own status; one that has to wait begins
+    at once, and says how long the queue is.
+    """
     question = read(await whole_body(request, parts.limits), parts.limits.stops)
     wanted = _find(question.model, parts)
     job = parts.shelf.engine(wanted).ask(question.answer, _caller(request, question))
     watcher = asyncio.create_task(cancel_when_gone(request, job))
     answer = Answer(wanted.target, is_chat=question.is_chat)
+    ahead = job.ahead
+    headers = {_QUEUED: str(ahead)}
     streaming = False
     try:
         notices: list[str] = []
-        started = await _until(Started, job, notices)
         if question.stream:
+            begun = None if ahead else await _until(Started, job, notices)
             streaming = True
             return StreamingResponse(
-                _chunks(question, job, watcher, answer, started, notices),
+                Stream(question, job, watcher, answer, notices, begun).events(),
                 media_type="text/event-stream",
-                headers={"Cache-Control": "no-cache"},
+                headers=headers | {"Cache-Control": "no-cache"},
             )
+        started = await _until(Started, job, notices)
         placed: list[Placed] = []
         finished = await _until(Finished, job, notices, placed)
-        return JSONResponse(answer.whole(started, finished, notices, None if question.logprobs is None else placed))
+        whole = answer.whole(started, finished, notices, None if question.logprobs is None else placed)
+        return JSONResponse(whole, headers=headers)
     finally:
         if not streaming:
             watcher.cancel()
@@ -168,42 +185,3 @@ async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[Pl
                 raise of_error(error)
             case event if isinstance(event, kind):
                 return event
-
-
-async def _chunks(
-    question: Question,
-    job: Job,
-    watcher: "asyncio.Task[None]",
-    answer: Answer,
-    started: Started,
-    notices: list[str],
-) -> AsyncIterator[bytes]:
-    """The answer as server-sent events. A failure is the last of them: the status has been sent."""
-    placing = Placing()
-    try:
-        if (first := answer.first()) is not None:
-            yield _sse(first)
-        while True:
-            match await job.next():
-                case Notice(text):
-                    notices.append(text)
-                case Step() as step:
-                    placed = placing.add(step)
-                    if step.text:
-                        yield _sse(answer.piece(step.text, None if question.logprobs is None else placed))
-                case Failed(error):
-                    yield _sse(of_error(error).body())
-                    return
-                case Finished() as finished:
-                    yield _sse(answer.last(started, finished, notices))
-                    if question.with_usage:
-                        yield _sse(answer.usage(finished))
-                    yield b"data: [DONE]\n\n"
-                    return
-    finally:
-        watcher.cancel()
-        job.cancel()
-
-
-def _sse(what: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(what, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

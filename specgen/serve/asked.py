@@ -97,7 +97,8 @@ class Call:
     """A question on its way to the process that keeps the pair. `asked` is None where the pair is only to be loaded.
 
     `id` names it for whoever wants it stopped, `caller` is whose turn it is. `told`: the caller has read what there was
-    to say when the pair was opened. `keep_alive_s` is how long the process is to stay when it has nothing to do.
+    to say when the pair was opened. `instead_of` is the draft that the caller has had with this target until now, where
+    it has changed. `keep_alive_s` is how long the process is to stay when it has nothing to do.
     """
 
     id: str
@@ -108,6 +109,7 @@ class Call:
     options: EngineOptions
     asked: Asked | None
     told: bool
+    instead_of: str | None
     keep_alive_s: float
 
 

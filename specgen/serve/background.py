@@ -15,7 +15,7 @@ from specgen.errors import SpecgenError
 from specgen.events import Event, Notice
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.identity import Identity
-from specgen.serve.place import socket_path, take_place
+from specgen.serve.place import own_path, take_place
 
 # Until the first question says how long it stays.
 _NOBODY_ASKS_S = 60.0
@@ -25,6 +25,11 @@ _ENDS_S = 5.0
 _TICK_S = 0.02
 _LARGEST_LOG = 1 << 20
 
+# So that the end of the terminal, or Ctrl-C there, is none of its business; elsewhere a session of its own does that.
+_DETACHED = 0
+if sys.platform == "win32":
+    _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+
 # Python warns of a process that nobody waits for.
 _started: list["subprocess.Popen[bytes]"] = []
 
@@ -32,9 +37,10 @@ _started: list["subprocess.Popen[bytes]"] = []
 def may_start() -> bool:
     """Whether a process may stay behind: not of a job that has neither a terminal nor a home."""
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    if not os.environ.get("HOME") and not any(stream and stream.isatty() for stream in streams):
+    home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
+    if not home and not any(stream and stream.isatty() for stream in streams):
         return False
-    folder = socket_path().parent
+    folder = own_path().parent
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return bool(sys.executable) and os.access(folder, os.W_OK)
@@ -42,7 +48,7 @@ def may_start() -> bool:
 
 def start() -> Channel | None:
     """Start it, wait until it listens, and connect. None where that fails; another that is faster is as good."""
-    path = socket_path()
+    path = own_path()
     try:
         with _log() as log:
             process = subprocess.Popen(
@@ -51,6 +57,7 @@ def start() -> Channel | None:
                 stdout=log,
                 stderr=log,
                 cwd=Path(specgen.__file__).parents[1],
+                creationflags=_DETACHED,
                 start_new_session=True,
             )
     except OSError:
@@ -91,7 +98,7 @@ def main() -> None:
         try:
             with take_place(None, has_key=False) as place:
                 # Nothing here is found by a relative name.
-                nowhere = socket_path().parent / "empty"
+                nowhere = own_path().parent / "empty"
                 nowhere.mkdir(mode=0o700, exist_ok=True)
                 os.chdir(nowhere)
                 from specgen.serve.server import Server  # noqa: PLC0415 - see above
@@ -110,7 +117,7 @@ def main() -> None:
 def _is_answered() -> bool:
     """Whether somebody else was faster."""
     try:
-        Channel(socket_path()).close()
+        Channel(own_path()).close()
     except (OSError, Broken):
         return False
     return True

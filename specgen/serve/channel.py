@@ -1,16 +1,23 @@
 """A connection to the user's own server: a request goes, lines of JSON come."""
 
+import hmac
 import json
+import secrets
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import h11
 
+from specgen.serve import place
 from specgen.serve.place import PRIVATE, is_own
+from specgen.serve.port import HOST, NONCE, PROOF, Port, read
 
 _PIECE = 1 << 16
+_LARGEST = 1 << 20
 
 
 class Broken(Exception):
@@ -18,10 +25,16 @@ class Broken(Exception):
 
 
 class Channel:
-    """One connection, for one request after the other. All of it raises Broken where the other end fails."""
+    """One connection, for one request after the other. All of it raises Broken where the other end fails.
+
+    At a port nothing is said before the other end has proved to be the user's own server.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError where nobody listens."""
+        """Connect to the socket at `path`, or to the port that it names.
+
+        Raises FileNotFoundError or ConnectionRefusedError where nobody listens.
+        """
         try:
             own = is_own(path)
         except FileNotFoundError:
@@ -30,15 +43,16 @@ class Channel:
             raise Broken from error
         if not own:
             raise Broken
-        self._socket = socket.socket(socket.AF_UNIX)
-        try:
-            self._socket.connect(str(path))
-        except BaseException as error:
-            self._socket.close()
-            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | ConnectionRefusedError):
-                raise Broken from error
-            raise
+        self._port: Port | None = None
+        self._is_proven = False
+        self._end: float | None = None
         self._http = h11.Connection(h11.CLIENT)
+        try:
+            self._socket = self._connected(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise
+        except OSError as error:
+            raise Broken from error
 
     def __enter__(self) -> Self:
         return self
@@ -50,34 +64,88 @@ class Channel:
         """Whatever is being answered is not wanted any more. May be called twice."""
         self._socket.close()
 
-    def send(self, what: str, body: bytes, wait_s: float) -> int:
-        """POST to a private path. The status of the answer, whose head must come within `wait_s`; TimeoutError else."""
-        if self._http.our_state is h11.DONE:
-            self._http.start_next_cycle()
-        headers = [("Host", "localhost"), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-        request = h11.Request(method="POST", target=f"{PRIVATE}{what}", headers=headers)
-        parts = (request, h11.Data(data=body), h11.EndOfMessage())
-        self._socket.settimeout(wait_s)
+    def send(self, what: str, body: bytes | None, wait_s: float) -> int:
+        """POST `body` to a private path, or GET without. The status of the answer.
+
+        Its head must come within `wait_s`; TimeoutError else.
+        """
+        self._end = time.monotonic() + wait_s
+        headers = [("Host", "localhost")]
+        if self._port is not None:
+            if not self._is_proven:
+                self._prove(self._port)
+            headers.append(("Authorization", f"Bearer {self._port.token}"))
+        if body is not None:
+            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        status = self._request(f"{PRIVATE}{what}", headers, body)
+        self._end = None  # a long prompt may be read before the next byte
+        return status
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The body of the answer, object by object."""
+        rest = b""
+        for piece in self._pieces():
+            *whole, rest = (rest + piece).split(b"\n")
+            try:
+                yield from map(json.loads, whole)
+            except ValueError as error:
+                raise Broken from error
+
+    def whole(self) -> Any:
+        """The body of the answer, one object."""
+        body = b""
+        for piece in self._pieces():
+            body += piece
+            if len(body) > _LARGEST:
+                raise Broken
         try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise Broken from error
+
+    def _connected(self, path: Path) -> socket.socket:
+        address: str | tuple[str, int]
+        if place.has_unix_sockets() and sys.platform != "win32":
+            connection, address = socket.socket(socket.AF_UNIX), str(path)
+        else:
+            self._port = read(path)
+            connection, address = socket.socket(), (HOST, self._port.number)
+        try:
+            connection.connect(address)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prove(self, port: Port) -> None:
+        """Have the other end prove that it knows the token, which it is not told before."""
+        nonce = secrets.token_urlsafe(32)
+        status = self._request(PROOF, [("Host", "localhost"), (NONCE, nonce)], None)
+        answer = self.whole() if status == 200 else None
+        said = answer.get("proof") if isinstance(answer, dict) else None
+        if not hmac.compare_digest(str(said).encode(errors="replace"), port.proof(nonce).encode()):
+            raise Broken
+        self._is_proven = True
+
+    def _request(self, target: str, headers: list[tuple[str, str]], body: bytes | None) -> int:
+        request = h11.Request(method="GET" if body is None else "POST", target=target, headers=headers)
+        parts = (request, h11.Data(data=body or b""), h11.EndOfMessage())
+        try:
+            if self._http.our_state is not h11.IDLE:
+                self._http.start_next_cycle()
+            self._wait_until_end()
             self._socket.sendall(b"".join(self._http.send(part) or b"" for part in parts))
             while not isinstance(event := self._next(), h11.Response):
                 pass
         except TimeoutError:
             raise
-        except OSError as error:
+        except (OSError, h11.LocalProtocolError) as error:  # the other end has said that it closes
             raise Broken from error
-        self._socket.settimeout(None)  # a long prompt may be read before the next byte
         return event.status_code
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """The body of the answer, object by object."""
-        rest = b""
+    def _pieces(self) -> Iterator[bytes]:
         while isinstance(event := self._next(), h11.Data):
-            *whole, rest = (rest + bytes(event.data)).split(b"\n")
-            try:
-                yield from map(json.loads, whole)
-            except ValueError as error:
-                raise Broken from error
+            yield bytes(event.data)
 
     def _next(self) -> Any:
         try:
@@ -91,8 +159,16 @@ class Channel:
 
     def _receive(self) -> bytes:
         try:
+            self._wait_until_end()
             return self._socket.recv(_PIECE)
         except TimeoutError:
             raise
         except OSError as error:
             raise Broken from error
+
+    def _wait_until_end(self) -> None:
+        """Wait no longer than that for what comes next. Raises TimeoutError where it is over."""
+        left = None if self._end is None else self._end - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)

@@ -1,13 +1,12 @@
 """Talking to this user's server."""
 
-import socket
 from typing import Any
 
-import httpx2
 from filelock import Timeout
 
 from specgen.errors import SpecgenError
-from specgen.serve.place import PRIVATE, is_own, lock, socket_path
+from specgen.serve.channel import Broken, Channel
+from specgen.serve.place import clear_away, is_own, lock, own_path
 
 _ANSWER_S = 10.0
 # Longer than a server may take to end.
@@ -16,13 +15,12 @@ _END_S = 30.0
 
 def status() -> dict[str, Any] | None:
     """What the server says of itself, None where there is none. Raises SpecgenError for one that does not answer."""
-    answer = _send("GET", "status")
-    return answer.json() if answer else None
+    return _ask("status", None)
 
 
 def stop() -> bool:
     """End the server, and wait until it has ended. Whether there was one. Raises SpecgenError."""
-    if _send("POST", "stop") is None:
+    if _ask("stop", b"") is None:
         return False
     try:
         with lock().acquire(timeout=_END_S):
@@ -31,19 +29,22 @@ def stop() -> bool:
         raise SpecgenError("the server does not end", hint="specgen ps shows its process") from None
 
 
-def _send(method: str, what: str) -> httpx2.Response | None:
-    path = socket_path()
+def _ask(what: str, body: bytes | None) -> dict[str, Any] | None:
+    path = own_path()
     try:
         if not is_own(path):
             raise SpecgenError(f"{path} belongs to somebody else", hint="remove it")
-        with socket.socket(socket.AF_UNIX) as knock:
-            knock.connect(str(path))  # httpx2 does not close a socket that nobody answers
-        with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=_ANSWER_S) as client:
-            return client.request(method, f"http://localhost{PRIVATE}{what}").raise_for_status()
+        with Channel(path) as channel:
+            status = channel.send(what, body, _ANSWER_S)
+            found: dict[str, Any] = channel.whole()
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    except httpx2.HTTPError as error:
-        raise SpecgenError(
-            f"the server does not answer: {error or type(error).__name__}",
-            hint="it may still be loading its models; try again",
-        ) from error
+    except (Broken, TimeoutError) as error:
+        if clear_away():
+            return None
+        why = "it takes too long" if isinstance(error, TimeoutError) else "it broke off"
+        hint = "it may still be loading its models; try again"
+        raise SpecgenError(f"the server does not answer: {why}", hint=hint) from error
+    if status != 200:
+        raise SpecgenError(f"the server refuses to answer: {found['error']['message']}")
+    return found

@@ -33,7 +33,7 @@ class Names:
         return data
 
     def _absolute(self, name: str) -> str:
-        if name.startswith(("/", "~")) or not os.path.lexists(name):
+        if os.path.isabs(name) or name.startswith("~") or not os.path.lexists(name):  # noqa: PTH117 - as below
             return name
         from specgen.pairs import find_pair  # noqa: PLC0415 - most names are none of files
 

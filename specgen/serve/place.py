@@ -1,10 +1,11 @@
-"""Where a server is found: a socket in the user's runtime folder, and HTTP where it is asked for."""
+"""Where a server is found: by a file in the user's runtime folder, and HTTP where it is asked for."""
 
 import contextlib
 import errno
 import os
 import socket
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,102 +15,136 @@ from typing import TYPE_CHECKING
 from platformdirs import user_runtime_path
 
 from specgen.errors import SpecgenError, UsageError
+from specgen.serve import port
+from specgen.serve.port import Port
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# The paths that are reached only at the Unix socket.
+# The paths that are reached only by the user: at the Unix socket, or at the port with its token.
 PRIVATE = "/specgen/"
 _BACKLOG = 128
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Sockets to listen at. `url` is the address of HTTP over TCP, None without.
+    """Sockets to listen at. `url` is the address of HTTP over TCP for others, None without.
 
-    `hosts` are the names under which a request may call it, None where any will do.
+    `hosts` are the names under which a request may call it, None where any will do. `path` is that of the user's
+    socket, or the file that names the user's `port`.
     """
 
     sockets: list[socket.socket]
-    path: Path | None
+    path: Path
+    port: Port | None
     url: str | None
     hosts: frozenset[str] | None
 
     def __str__(self) -> str:
-        addresses = [f"{self.url}/v1"] if self.url else []
-        return " and ".join(addresses + ([str(self.path)] if self.path else []))
+        return " and ".join([f"{self.url}/v1"] * bool(self.url) + [str(self.path)])
 
 
-def socket_path() -> Path:
-    """The one socket of this user."""
+def has_unix_sockets() -> bool:
+    """Whether the user's own server listens at one, or at a loopback port."""
+    return hasattr(socket, "AF_UNIX")
+
+
+def own_path() -> Path:
+    """The one socket of this user, or the file that names the port."""
     with warnings.catch_warnings():  # where the system has no such folder another does as well
         warnings.simplefilter("ignore")
-        return user_runtime_path("specgen", appauthor=False) / "serve.sock"
+        folder = user_runtime_path("specgen", appauthor=False)
+    return folder / ("serve.sock" if has_unix_sockets() else "serve.port")
 
 
 def lock() -> "FileLock":
     """What the server holds as long as it lives, however it ends."""
     from filelock import FileLock  # noqa: PLC0415 - whoever only asks needs none, and should have asked by then
 
-    return FileLock(socket_path().with_suffix(".lock"), timeout=0)
+    return FileLock(own_path().with_suffix(".lock"), timeout=0)
 
 
 def is_own(path: Path) -> bool:
     """Whether `path` is this user's, and no link to elsewhere."""
     found = path.lstat()
-    return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode)
+    if sys.platform != "win32" and found.st_uid != os.geteuid():  # there the folder is in the user's own
+        return False
+    return not stat.S_ISLNK(found.st_mode)
+
+
+def clear_away() -> bool:
+    """Remove the file of a server that was killed, and whose port is somebody else's now. Whether it was there."""
+    from filelock import Timeout  # noqa: PLC0415 - as above
+
+    if has_unix_sockets():  # nobody else listens there
+        return False
+    try:
+        with lock():
+            port.remove(own_path())
+    except (Timeout, OSError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
 def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
-    """Listen at the user's socket, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
+    """Listen for the user, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
 
     Raises UsageError for an address that is none, or that others reach where there is no key, and SpecgenError where
     another server of this user runs, or the port is taken.
     """
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
-        url, hosts, path = None, None, None
+        url, hosts, path, own = None, None, own_path(), None
         if http is not None:
             listener, url, hosts = _tcp(http, has_key=has_key)
             sockets.append(stack.enter_context(listener))
-        if hasattr(socket, "AF_UNIX"):
-            path = socket_path()
+        stack.enter_context(_held(path.parent))
+        if has_unix_sockets():
             sockets.append(stack.enter_context(_unix(path)))
-        elif http is None:
-            raise UsageError("this system has no Unix sockets", hint="give an address: --http 127.0.0.1:8080")
-        yield Place(sockets, path, url, hosts)
+        else:
+            listener, own = stack.enter_context(port.listen(path, _BACKLOG))
+            sockets.append(listener)
+        yield Place(sockets, path, own, url, hosts)
 
 
 @contextlib.contextmanager
-def _unix(path: Path) -> Iterator[socket.socket]:
-    """Listen at `path`. Whoever holds the lock may replace the socket that a server left when it was killed."""
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the lock in the user's `folder`: what a server left there when it was killed may be replaced."""
     from filelock import Timeout  # noqa: PLC0415 - as above
 
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_own(path.parent):
-        raise SpecgenError(f"{path.parent} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
-    path.parent.chmod(0o700)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_own(folder):
+        raise SpecgenError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
+    folder.chmod(0o700)
     held = lock()
     try:
         held.acquire()
     except Timeout:
         raise SpecgenError("a server runs already", hint="specgen ps shows it, specgen stop ends it") from None
     try:
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            try:
-                listener.bind(str(path))
-            except OSError as error:
-                hint = "set XDG_RUNTIME_DIR to a folder with a short name"
-                raise SpecgenError(f"cannot listen at {path}: {error.strerror or error}", hint=hint) from error
-            path.chmod(0o600)  # nobody else can reach into the folder meanwhile
-            listener.listen(_BACKLOG)
-            yield listener
-            path.unlink(missing_ok=True)
+        yield
     finally:
         held.release()
+
+
+@contextlib.contextmanager
+def _unix(path: Path) -> Iterator[socket.socket]:
+    """Listen at `path`."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            hint = "set XDG_RUNTIME_DIR to a folder with a short name"
+            raise SpecgenError(f"cannot listen at {path}: {error.strerror or error}", hint=hint) from error
+        path.chmod(0o600)  # nobody else can reach into the folder meanwhile
+        listener.listen(_BACKLOG)
+        yield listener
+        path.unlink(missing_ok=True)
 
 
 def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str] | None]:
@@ -138,4 +173,4 @@ def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str
         raise SpecgenError(f"cannot listen at {http}: {error.strerror or error}", hint="choose another") from error
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listener.getsockname()[1]}"
-    return listener, url, _LOOPBACK | {host.lower()} if is_loopback else None
+    return listener, url, LOOPBACK | {host.lower()} if is_loopback else None

@@ -1,4 +1,4 @@
-"""What only this user's own commands ask, at the Unix socket: a session over JSON lines."""
+"""What only this user's own commands ask: a session over JSON lines."""
 
 import asyncio
 import json
@@ -77,7 +77,9 @@ class Private:
                 raise of_error(Ending())
             raise Refused("another specgen, or another environment", status=409)
         self._keep(call.keep_alive_s)
-        wanted = self._wanted(call)
+        wanted = self._wanted(call, call.draft)
+        if call.instead_of is not None:
+            self._controllers.pop(call.caller, None)  # they know another draft
         controllers = self._learnt(call.caller)
         engine = self._shelf.engine(wanted)
         job = engine.ask(lambda session: self._work(call, wanted, controllers, session), call.caller)
@@ -109,9 +111,9 @@ class Private:
             job.cancel()
             del self._jobs[call.id]
 
-    def _wanted(self, call: Call) -> Wanted:
+    def _wanted(self, call: Call, draft: str) -> Wanted:
         """The pair of a call: one that is known already, where only the draft length is another."""
-        wanted = Wanted(call.target, call.draft, call.options)
+        wanted = Wanted(call.target, draft, call.options)
         return next((known for known in self._shelf.known if _any_length(known) == _any_length(wanted)), wanted)
 
     def _learnt(self, caller: str) -> dict[int | None, Controller]:
@@ -132,6 +134,8 @@ class Private:
                 yield from session.told
             with session.drafting(call.options, controllers):
                 if call.asked is None:
+                    if call.instead_of is not None and session.opened is None:
+                        yield from self._shelf.open_instead_of(self._wanted(call, call.instead_of), wanted)
                     yield from session.open()
                     yield Finished("end", "", Stats())
                 else:

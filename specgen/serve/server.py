@@ -69,7 +69,7 @@ class Server:
             metrics=metrics,
             limits=self._limits,
             key=key,
-            hosts=place.hosts,
+            place=place,
             status=self.status,
             stop=self.stop,
             show=show,
@@ -140,7 +140,8 @@ class Server:
             "keep_alive_s": self._keep_alive_s,
             "background": self._background,
             "url": self._place.url,
-            "socket": str(self._place.path) if self._place.path else None,
+            "socket": str(self._place.path) if self._place.port is None else None,
+            "port_file": str(self._place.path) if self._place.port else None,
         }
 
     async def _run(self) -> None:

@@ -1,8 +1,5 @@
 """Several pairs in one process: each is loaded when it is wanted, and stays as long as there is room for it."""
 
-import ctypes
-import gc
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -15,11 +12,13 @@ from specgen.core import EngineOptions, ModelRef
 from specgen.engine.memory import free_memory
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.kept import Kept
+from specgen.errors import OutOfMemory
 from specgen.events import Event, Finished, Progress, Stats
 from specgen.loading import Examine, MakeRoom, Pair, open_pair
-from specgen.planning import Plan
+from specgen.planning import Plan, plan_pair
 from specgen.serve.engine import Engine, Job
 from specgen.serve.limits import Limits
+from specgen.serve.memory import caches, give_back, lean_models, weights
 from specgen.serve.metrics import Metrics
 from specgen.session import Session
 
@@ -113,9 +112,39 @@ class Shelf:
     def let_go(self, wanted: Wanted) -> None:
         """Close a pair from its own thread, while nothing runs there: what it was loaded from has changed."""
         session = self._engines[wanted].session
-        models = _lean(session.pair)
+        models = lean_models(session.pair)
         session.close()
         self._forget(wanted, models)
+
+    def open_instead_of(self, former: Wanted, wanted: Wanted) -> Generator[Event, None, None]:
+        """Open a pair, from its own thread, on the target of `former`, which goes, where nobody else needs that."""
+        giver, session = self._engines.get(former), self._engines[wanted].session
+        if giver is None or former in self._named or giver.running or giver.waiting:
+            return
+        yield from self._take_turn()
+        try:
+            if (pair := giver.session.opened) is None:
+                return
+            try:
+                yield from session.open_on(pair)
+            except OutOfMemory:  # others may make room
+                return
+            for _ in giver.unload():
+                yield Progress(f"waiting for {former.target}, which is answering")
+            opened, target = session.pair, session.pair.target
+            drafts = [model for model in lean_models(pair) if model is not target]
+            del pair
+            device = opened.placement.device
+            self._plans[wanted] = plan_pair(opened.checkpoint, opened.draft_checkpoint, opened.options, device)
+            for model in lean_models(opened):
+                if model is not target:
+                    model.keep_contexts(self._kept)
+            self._forget(former, drafts)
+        except BaseException:
+            session.close()  # the target may be in use by the former still
+            raise
+        finally:
+            self._one_opens.release()
 
     @property
     def names(self) -> list[str]:
@@ -191,17 +220,20 @@ class Shelf:
             planned.append((yield from self._make_room(plan)))
             return planned[0]
 
-        while not self._one_opens.acquire(timeout=_TICK_S):
-            yield Progress("waiting until another pair is loaded")
+        yield from self._take_turn()
         try:
             pair = yield from self._opening(target, draft, options, examine, make_room)
             if planned:
                 self._plans[wanted] = planned[0] if pair.draft_checkpoint else planned[0].without_draft
         finally:
             self._one_opens.release()
-        for model in _lean(pair):
+        for model in lean_models(pair):
             model.keep_contexts(self._kept)
         return pair
+
+    def _take_turn(self) -> Generator[Event, None, None]:
+        while not self._one_opens.acquire(timeout=_TICK_S):
+            yield Progress("waiting until another pair is loaded")
 
     def _make_room(self, plan: Plan) -> Generator[Event, None, Plan]:
         """Let other pairs of the device go, as far as it helps, until this one fits: first those that do nothing."""
@@ -211,8 +243,8 @@ class Shelf:
                 other: held for other, held in dict(self._plans).items() if held.target.placement.device == device
             }
             # The caches of pairs that are loaded will grow to what was planned for them.
-            plan = replace(plan, free=free_memory(device) - sum(map(_caches, others.values())))
-            most = replace(plan, free=plan.free + sum(_weights(held) + _caches(held) for held in others.values()))
+            plan = replace(plan, free=free_memory(device) - sum(map(caches, others.values())))
+            most = replace(plan, free=plan.free + sum(weights(held) + caches(held) for held in others.values()))
             goal = plan if most.fits else plan.without_draft
             if goal.fits or not most.without_draft.fits or not others:
                 return plan
@@ -223,7 +255,7 @@ class Shelf:
         """Let a pair go, after the answer that it is giving, and give its memory back to the system."""
         engine = self._engines[wanted]
         pair = engine.session.opened  # none where it has just been let go by its own thread
-        models = _lean(pair) if pair else []
+        models = lean_models(pair) if pair else []
         del pair
         for _ in engine.unload():
             yield Progress(f"waiting for the memory of {wanted.target}, which is answering")
@@ -234,7 +266,7 @@ class Shelf:
         while models:
             models.pop().keep_contexts(Kept(0))
         self._plans.pop(wanted, None)
-        _give_back()
+        give_back()
 
     def _about(self, wanted: Wanted, engine: Engine) -> dict[str, Any]:
         plan, pair = self._plans.get(wanted), engine.session.opened
@@ -245,34 +277,9 @@ class Shelf:
             "draft": draft.ref.name if draft else None,
             "drafter": pair.drafter_name if pair else None,
             "state": "loading" if pair is None else "busy" if engine.running else "idle",
-            "memory": _weights(plan) + _caches(plan) if pair and plan else 0,
+            "memory": weights(plan) + caches(plan) if pair and plan else 0,
             "requests": engine.requests,
             "running": engine.running,
             "waiting": engine.waiting,
             "idle_s": round(time.monotonic() - engine.idle_since, 1),
         }
-
-
-def _lean(pair: Pair) -> list[LeanModel]:
-    return [model for model in (pair.target, pair.draft) if isinstance(model, LeanModel)]
-
-
-def _weights(plan: Plan) -> int:
-    return sum(model.footprint.weights + model.footprint.tokenizer for model in plan.models)
-
-
-def _caches(plan: Plan) -> int:
-    return sum(model.footprint.cache for model in plan.models)
-
-
-def _give_back() -> None:
-    """Return what Python, torch and the C library hold for later to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-    if torch.xpu.is_available():
-        torch.xpu.empty_cache()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)

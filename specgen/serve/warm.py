@@ -1,23 +1,20 @@
 """A session whose pair stays loaded, in a process of this user that other commands share."""
 
-import contextlib
 import secrets
-import socket
-import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from specgen.core import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.errors import UsageError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Reason
+from specgen.events import Event, Failed, Finished, Notice, Reason
 from specgen.serve.asked import Asked, Call, Opened
-from specgen.serve.background import may_start, start
-from specgen.serve.channel import Broken, Channel
+from specgen.serve.background import may_start
+from specgen.serve.channel import Broken
 from specgen.serve.identity import Identity
+from specgen.serve.keeper import Alone, Keeper
 from specgen.serve.names import Names
-from specgen.serve.place import socket_path
 from specgen.serve.resuming import Shown
 from specgen.serve.warm_pair import WarmPair
 from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
@@ -27,18 +24,6 @@ if TYPE_CHECKING:
     from specgen.engine.thinking import Tags
     from specgen.engine.tokens import Tokens
     from specgen.session import Session
-
-# How long a process may take to hear a question: one that is new imports torch first.
-_HEARS_S = 10.0
-_NEW_S = 120.0
-_NEW_SINCE_S = 60.0
-_STOP_S = 2.0
-_ENDS_S = 1.0
-_TICK_S = 0.02
-
-
-class _Alone(Exception):
-    """The other process cannot do it; what the user should know of that, if anything."""
 
 
 class WarmSession:
@@ -57,7 +42,8 @@ class WarmSession:
         self._caller = secrets.token_hex(8)
         self._id = ""
         self._told = False
-        self._channel: Channel | None = None
+        self._instead_of: str | None = None
+        self._keeper = Keeper()
         self._session: Session | None = None
         self._pair: WarmPair | None = None
         self.speculating = True
@@ -75,7 +61,7 @@ class WarmSession:
 
     def close(self) -> None:
         """As Session.close; the other process keeps its pair."""
-        self._disconnect()
+        self._keeper.disconnect()
         if self._session is not None:
             self._session.close()
 
@@ -84,9 +70,7 @@ class WarmSession:
         if self._session is not None:
             self._session.stop(reason)
         elif self._id:
-            # A connection of its own: the answer comes on the other one.
-            with contextlib.suppress(OSError, Broken), Channel(socket_path()) as channel:
-                channel.send("interrupt", self._id.encode(), _STOP_S)
+            self._keeper.interrupt(self._id)
 
     def open(self) -> Iterator[Event]:
         """As Session.open. Raises SpecgenError."""
@@ -101,7 +85,7 @@ class WarmSession:
                         yield event
                 self._told = True
                 return
-        except _Alone as alone:
+        except Alone as alone:
             yield from _notice(alone)
         yield from self._here().open()
 
@@ -115,19 +99,24 @@ class WarmSession:
         return self._pair
 
     def change_draft(self, draft: str) -> Iterator[Event]:
-        """As Session.change_draft; another process opens the target with it anew."""
+        """As Session.change_draft."""
         if self._session is not None:
             yield from self._session.change_draft(draft)
             return
         former = self._draft, self._names, self._pair
+        self._instead_of = self._names.draft
         self._draft, self._names, self._pair, self._told = draft, Names(self._target, draft), None, False
         try:
             if not self._names.can_be_sent:
                 self._here()
             yield from self.open()
         except BaseException:
+            if self._session is not None:
+                self._session.close()
             (self._draft, self._names, self._pair), self._session = former, None
             raise
+        finally:
+            self._instead_of = None
 
     def run(
         self,
@@ -174,7 +163,7 @@ class WarmSession:
                     shown.add(event)
                     yield event
                 return
-            except _Alone as alone:
+            except Alone as alone:
                 yield from _notice(alone)
         if shown.started is not None:
             asked = replace(asked, sampling=replace(asked.sampling, seed=shown.started.sampling.seed))
@@ -185,21 +174,17 @@ class WarmSession:
         if self._session is None:
             from specgen.session import Session  # noqa: PLC0415 - torch
 
-            self._disconnect()
+            self._keeper.disconnect()
             self._session = Session(self._target, self._draft, self._options)
         return self._session
 
     def _may_be_asked(self) -> bool:
         return (
-            self._keep_alive_s > 0
-            and hasattr(socket, "AF_UNIX")
-            and not self._options.trust_remote_code
-            and self._names.can_be_sent
-            and may_start()
+            self._keep_alive_s > 0 and not self._options.trust_remote_code and self._names.can_be_sent and may_start()
         )
 
     def _ask(self, asked: Asked | None) -> Iterator[Event]:
-        """The events of an answer from the other process. Raises _Alone, once or in the middle."""
+        """The events of an answer from the other process. Raises Alone, once or in the middle."""
         self._id = secrets.token_hex(8)
         call = Call(
             id=self._id,
@@ -210,14 +195,15 @@ class WarmSession:
             options=self._options,
             asked=asked,
             told=self._told,
+            instead_of=self._instead_of,
             keep_alive_s=self._keep_alive_s,
         )
-        channel = yield from self._heard(line(plain(call)))
+        channel = yield from self._keeper.hear(line(plain(call)))
         over = False
         try:
             for data in channel.lines():
                 if data[KIND] == GONE:
-                    raise _Alone(data["why"])
+                    raise Alone(data["why"])
                 over = data[KIND] == END
                 if data[KIND] == Opened.__name__:
                     opened: Opened = read_line(Opened, self._names.as_given(data))
@@ -227,74 +213,19 @@ class WarmSession:
             if not over:
                 raise Broken
         except Broken:
-            raise _Alone("the background process broke off") from None
+            raise Alone("the background process broke off") from None
         except (KeyError, TypeError, ValueError) as error:
-            raise _Alone(f"the background process said what nobody understands: {error}") from error
+            raise Alone(f"the background process said what nobody understands: {error}") from error
         finally:
             self._id = ""
             if not over:
-                self._disconnect()
-
-    def _heard(self, body: bytes) -> Generator[Event, None, Channel]:
-        """A connection on which the answer comes. Raises _Alone."""
-        try:
-            for _ in range(2):
-                if self._channel is None:
-                    self._channel = yield from _connected()
-                try:
-                    status = self._channel.send("ask", body, _patience())
-                except Broken:  # it has just ended, or closed a connection that was idle
-                    status = 503
-                if status == 200:
-                    return self._channel
-                self._disconnect()
-                if status != 503:
-                    break
-                _until_gone()
-        except Broken:
-            pass
-        except TimeoutError:
-            raise _Alone("the background process does not answer: specgen stop ends it") from None
-        raise _Alone
-
-    def _disconnect(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-
-def _connected() -> Generator[Event, None, Channel]:
-    """Connect to the process, and start it where it is not there. Raises Broken."""
-    try:
-        return Channel(socket_path())
-    except (FileNotFoundError, ConnectionRefusedError):
-        yield Progress("starting in the background")
-        if (channel := start()) is None:
-            raise Broken from None
-        return channel
-
-
-def _until_gone() -> None:
-    """Give a process that ends a moment for it."""
-    end = time.monotonic() + _ENDS_S
-    with contextlib.suppress(OSError, Broken):
-        while time.monotonic() < end:
-            Channel(socket_path()).close()
-            time.sleep(_TICK_S)
-
-
-def _patience() -> float:
-    """How long to wait until a question is heard, in seconds."""
-    with contextlib.suppress(OSError):
-        if time.time() - socket_path().stat().st_ctime < _NEW_SINCE_S:
-            return _NEW_S
-    return _HEARS_S
+                self._keeper.disconnect()
 
 
 def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> Asked:
     return Asked(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
 
 
-def _notice(alone: _Alone) -> Iterator[Event]:
+def _notice(alone: Alone) -> Iterator[Event]:
     if alone.args:
         yield Notice(f"{alone}; going on without it")

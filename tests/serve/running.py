@@ -3,7 +3,9 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,13 @@ from tests.fakes import Speaker, encode, fake_session
 
 LONG = 60  # seconds that nothing here takes, unless something is broken
 ASK = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @dataclass
@@ -84,7 +93,6 @@ def running(
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
-            assert place.path
             try:
                 assert not wait or answers.wait(LONG)
                 yield Running(server, place.url, place.path, thread, told)
@@ -92,6 +100,16 @@ def running(
                 server.stop()
                 thread.join(LONG)
                 assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def crowded(
+    folder: Path, *, opened: bool = False, **options: Any
+) -> Iterator[tuple[Running, "Gated", ThreadPoolExecutor]]:
+    """A server over a model that waits for the test, see `gated`, and threads for those who ask it."""
+    session, model = gated(folder, opened=opened)
+    with running(session, folder, **options) as server, ThreadPoolExecutor(8) as pool:
+        yield server, model, pool
 
 
 def opening_of(*sessions: Session) -> Opening:

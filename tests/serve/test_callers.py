@@ -4,23 +4,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 from specgen.serve.limits import Limits
-from specgen.session import Session
-from tests.serve.running import ASK, LONG, Running, gated, running
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + LONG
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from tests.serve.running import ASK, LONG, Gated, Running, crowded, until
 
 
 def ask(server: Running, tokens: int) -> str:
@@ -30,8 +21,7 @@ def ask(server: Running, tokens: int) -> str:
 
 
 def test_two_callers_are_answered_in_turn(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path) as server, ThreadPoolExecutor() as pool:
+    with crowded(tmp_path) as (server, model, pool):
         first = pool.submit(ask, server, 3)
         model.wait_for_a_pass()
         second = pool.submit(ask, server, 2)
@@ -46,8 +36,7 @@ def test_two_callers_are_answered_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["in a stream", "waiting for the whole"])
 def test_a_caller_who_goes_makes_room_for_the_next(tmp_path: Path, stream: bool) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path) as server:
+    with crowded(tmp_path) as (server, model, _):
         caller = server.connect()
         body = b'{"prompt": "hello", "max_tokens": 1000, "stream": %s}' % (b"true" if stream else b"false")
         caller.sendall(
@@ -74,8 +63,7 @@ def test_a_caller_who_goes_makes_room_for_the_next(tmp_path: Path, stream: bool)
 
 
 def test_a_caller_who_goes_leaves_the_queue(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path) as server, ThreadPoolExecutor() as pool:
+    with crowded(tmp_path) as (server, model, pool):
         first = pool.submit(ask, server, 2)
         model.wait_for_a_pass()
         impatient = server.openai().with_options(timeout=0.3)
@@ -89,8 +77,7 @@ def test_a_caller_who_goes_leaves_the_queue(tmp_path: Path) -> None:
 
 
 def test_a_client_that_is_killed_makes_room_for_the_next(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path) as server:
+    with crowded(tmp_path) as (server, model, _):
         script = (
             "import http.client, json, sys\n"
             "client = http.client.HTTPConnection(sys.argv[1])\n"
@@ -119,9 +106,8 @@ def test_a_client_that_is_killed_makes_room_for_the_next(tmp_path: Path) -> None
 
 def test_callers_take_turns(tmp_path: Path) -> None:
     """Each `user` in turn, whoever asked for more before."""
-    session, model = gated(tmp_path)
     ends: list[str] = []
-    with running(session, tmp_path) as server, ThreadPoolExecutor(5) as pool, server.openai() as client:
+    with crowded(tmp_path) as (server, model, pool), server.openai() as client:
 
         def ask_as(user: str) -> None:
             client.completions.create(model="fake", prompt="hello", max_tokens=1, user=user)
@@ -138,15 +124,56 @@ def test_callers_take_turns(tmp_path: Path) -> None:
     assert ends == ["greedy", "modest", "greedy", "greedy"]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path, limits=Limits(waiting=1)) as server, ThreadPoolExecutor() as pool:
+def test_whoever_waits_is_told_how_many_come_before(tmp_path: Path) -> None:
+    """A stream at once and whenever it changes, in comments that OpenAI's client skips; all in a header."""
+    asked: dict[str, Any] = {"model": "fake", "prompt": "hello", "max_tokens": 1}
+    with crowded(tmp_path) as (server, model, pool), server.openai() as client, server.http() as http:
+        first = pool.submit(client.completions.with_raw_response.create, **asked)
+        model.wait_for_a_pass()
+        second = pool.submit(client.completions.with_raw_response.create, **asked)
+        until(lambda: server.server.status()["waiting"] == 1)
+        third = client.completions.with_raw_response.create(**asked, stream=True)
+        with http.stream("POST", "/v1/completions", json=asked | {"stream": True}) as fourth:
+            lines = fourth.iter_lines()
+            assert [next(lines), next(lines)] == [": waiting for 3 other answers", ""]
+            model.pass_on()
+            assert [next(lines), next(lines)] == [": waiting for 2 other answers", ""]
+            model.pass_on(3)
+            rest = [line for line in lines if line]
+        assert rest[0] == ": waiting for 1 other answer"
+        assert [line.partition(":")[0] for line in rest[1:]] == ["data"] * 3
+        answers = [first.result(), second.result(), third, fourth]
+        assert [answer.headers["x-specgen-queued"] for answer in answers] == ["0", "1", "2", "3"]
+        assert "".join(chunk.choices[0].text for chunk in third.parse()) == "a"
+        assert first.result().parse().choices[0].text == second.result().parse().choices[0].text == "a"
+
+
+def test_what_is_wrong_with_a_stream_has_a_status_unless_it_waited(tmp_path: Path) -> None:
+    wrong: dict[str, Any] = {"model": "fake", "prompt": "x" * 5000, "stream": True}
+    with crowded(tmp_path) as (server, model, pool), server.openai() as client:
+        with pytest.raises(openai.BadRequestError, match="the prompt has"):
+            client.completions.create(**wrong)
+        first = pool.submit(ask, server, 1)
+        model.wait_for_a_pass()
+        with pytest.raises(openai.BadRequestError, match="n is not supported"):
+            client.completions.create(**wrong, n=2)
+        stream = client.completions.create(**wrong)
+        model.pass_on()
+        with pytest.raises(openai.APIError, match="the prompt has") as caught:
+            list(stream)
+        assert (type(caught.value), caught.value.code) == (openai.APIError, "context_length_exceeded")
+        assert first.result() == "a"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path, stream: bool) -> None:
+    with crowded(tmp_path, limits=Limits(waiting=1)) as (server, model, pool):
         answers = [pool.submit(ask, server, 2)]
         model.wait_for_a_pass()
         answers.append(pool.submit(ask, server, 2))
         until(lambda: server.server.status()["waiting"] == 1)
         with server.openai() as client, pytest.raises(openai.InternalServerError) as caught:
-            client.completions.create(model="fake", prompt="hello")
+            client.completions.create(model="fake", prompt="hello", stream=stream)
         assert caught.value.status_code == 503
         assert caught.value.code == "queue_full"
         assert int(caught.value.response.headers["retry-after"]) >= 1
@@ -155,8 +182,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path) -> None
 
 
 def test_a_fault_in_one_answer_is_told_and_spares_the_next(tmp_path: Path) -> None:
-    session, model = gated(tmp_path, opened=True)
-    with running(session, tmp_path) as server:
+    with crowded(tmp_path, opened=True) as (server, model, _):
         forward = model.forward
         model.forward = lambda *_, **__: 1 / 0  # type: ignore[assignment,method-assign]
         with server.openai() as client, pytest.raises(openai.InternalServerError, match="ZeroDivisionError"):
@@ -167,8 +193,7 @@ def test_a_fault_in_one_answer_is_told_and_spares_the_next(tmp_path: Path) -> No
 
 
 def test_none_is_lost_of_many(tmp_path: Path) -> None:
-    session, _ = gated(tmp_path, opened=True)
-    with running(session, tmp_path) as server, ThreadPoolExecutor(8) as pool:
+    with crowded(tmp_path, opened=True) as (server, _, pool):
 
         def several(_: int) -> list[str]:
             with server.openai() as client:
@@ -180,8 +205,7 @@ def test_none_is_lost_of_many(tmp_path: Path) -> None:
 
 
 def test_the_socket_answers_like_http(tmp_path: Path) -> None:
-    session, _ = gated(tmp_path, opened=True)
-    with running(session, tmp_path) as server, server.unix() as socket, server.http() as http:
+    with crowded(tmp_path, opened=True) as (server, _, _), server.unix() as socket, server.http() as http:
         asked = ASK | {"max_tokens": 3}
         answers = [client.post("/v1/chat/completions", json=asked).json()["choices"] for client in (socket, http)]
         assert answers[0] == answers[1]
@@ -192,8 +216,7 @@ def test_the_socket_answers_like_http(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_runs_is_ended_with_the_server(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path, limits=Limits(stop_s=0.2)) as server, ThreadPoolExecutor() as pool:
+    with crowded(tmp_path, limits=Limits(stop_s=0.2)) as (server, model, pool):
         with server.openai() as client:
             stream = client.completions.create(model="fake", prompt="hello", max_tokens=1000, stream=True)
             model.wait_for_a_pass()
@@ -203,7 +226,7 @@ def test_an_answer_that_runs_is_ended_with_the_server(tmp_path: Path) -> None:
             until(waiting.done)
             with pytest.raises(openai.APIStatusError, match="the server is ending"):
                 waiting.result()
-            feeding = threading.Thread(target=_feed, args=(session, model, server))
+            feeding = threading.Thread(target=_feed, args=(model, server))
             feeding.start()
             with pytest.raises(openai.APIError, match="the server is ending"):
                 for _ in stream:
@@ -213,15 +236,14 @@ def test_an_answer_that_runs_is_ended_with_the_server(tmp_path: Path) -> None:
         assert not server.thread.is_alive()
 
 
-def _feed(session: Session, model: object, server: Running) -> None:
+def _feed(model: Gated, server: Running) -> None:
     while server.server.status()["running"]:
-        model.pass_on()  # type: ignore[attr-defined]
+        model.pass_on()
         time.sleep(0.01)
 
 
 def test_an_answer_that_ends_in_time_is_whole(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    with running(session, tmp_path) as server, ThreadPoolExecutor() as pool:
+    with crowded(tmp_path) as (server, model, pool):
         answer = pool.submit(ask, server, 3)
         model.wait_for_a_pass()
         server.server.stop()
@@ -232,9 +254,7 @@ def test_an_answer_that_ends_in_time_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_pass_that_does_not_end_does_not_keep_the_server(tmp_path: Path) -> None:
-    session, model = gated(tmp_path)
-    limits = Limits(stop_s=0.1, last_s=0.1)
-    with running(session, tmp_path, limits=limits) as server, ThreadPoolExecutor() as pool:
+    with crowded(tmp_path, limits=Limits(stop_s=0.1, last_s=0.1)) as (server, model, pool):
         answer = pool.submit(ask, server, 3)
         model.wait_for_a_pass()
         server.server.stop()

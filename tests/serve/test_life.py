@@ -139,7 +139,7 @@ def test_who_asks_while_it_loads_is_answered_then(tmp_path: Path) -> None:
         assert asked.result().json()["choices"][0]["message"]["content"] == "aa"
 
 
-def test_ps_shows_the_server_and_stop_ends_it(tmp_path: Path) -> None:
+def test_ps_shows_the_server(either_place: None, tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     with running(session, tmp_path) as server:
         with server.http() as client:
@@ -154,6 +154,8 @@ def test_ps_shows_the_server_and_stop_ends_it(tmp_path: Path) -> None:
         assert found["memory"] > 1 << 20
         assert found["waiting"] == 0
         assert found["url"] == server.url
+        assert str(server.path) in about
+        assert str(server.path) in (found["socket"], found["port_file"])
         server.server.stop()
         server.thread.join(LONG)
 

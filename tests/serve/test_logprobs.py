@@ -1,6 +1,5 @@
 """Log-probabilities through the real openai client, against a plain forward pass of transformers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,13 @@ from specgen.engine.tokens import Tokens
 from specgen.events import Logprobs, Step
 from specgen.session import Session
 from tests.fakes import CHAT_TEMPLATE, Speaker, encode, fake_session
-from tests.serve.running import Running, running
+from tests.serve.running import running
 
 TARGET = Path(specgen.__file__).parent / "models" / "bundled" / "stories" / "target"
 PROMPT = "Once upon a time"
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 # Drafts always, so that there are drafted tokens among those that are scored.
 OPTIONS = EngineOptions(num_draft_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    with Session("stories", options=OPTIONS) as session:
-        list(session.open())
-        yield session
-
-
-@pytest.fixture(scope="module")
-def server(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(session, tmp_path_factory.mktemp("serve")) as running_server:
-        yield running_server
-
-
-@pytest.fixture
-def client(server: Running) -> Iterator[OpenAI]:
-    with server.openai() as client:
-        yield client
 
 
 def expected(session: Session, prompt: str, said: list[int]) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """The real openai client against the pair that comes with specgen."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -11,7 +10,7 @@ from openai import OpenAI
 from specgen.core import SamplingChoice
 from specgen.events import Finished
 from specgen.session import Session
-from tests.serve.running import Running, running
+from tests.serve.running import Running
 
 PROMPT = "Once upon a time"
 SCHEMA = {
@@ -21,25 +20,6 @@ SCHEMA = {
     "additionalProperties": False,
 }
 NO_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 3}}}
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[Session]:
-    with Session("stories") as session:
-        list(session.open())
-        yield session
-
-
-@pytest.fixture(scope="module")
-def server(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(session, tmp_path_factory.mktemp("serve")) as running_server:
-        yield running_server
-
-
-@pytest.fixture
-def client(server: Running) -> Iterator[OpenAI]:
-    with server.openai() as client:
-        yield client
 
 
 def test_the_model_is_listed(client: OpenAI) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -10,15 +9,9 @@ import openai
 import pytest
 
 from specgen.errors import SpecgenError, UsageError
-from specgen.serve.place import socket_path, take_place
+from specgen.serve.place import own_path, take_place
 from specgen.serve.protocol import may_connect, peer_uid
 from tests.serve.running import ASK, gated, running
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
-    return tmp_path / "runtime"
 
 
 def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
@@ -30,11 +23,11 @@ def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
     assert not place.path.exists()
 
 
-def test_a_second_server_is_refused(runtime: Path) -> None:
-    with take_place(None, has_key=False):
+def test_a_second_server_is_refused(either_place: None, runtime: Path) -> None:
+    with take_place(None, has_key=False) as place:
         with pytest.raises(SpecgenError, match="a server runs already"), take_place(None, has_key=False):
             pass
-        assert (runtime / "serve.sock").is_socket()
+        assert place.path.exists()
     with take_place(None, has_key=False):
         pass
 
@@ -59,7 +52,7 @@ def test_a_machine_without_runtime_folders_has_a_place_too(monkeypatch: pytest.M
     """And no line of Python's about it: warnings are errors here."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("platformdirs.unix.os.access", lambda *_: False)
-    assert socket_path().name == "serve.sock"
+    assert own_path().name == "serve.sock"
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

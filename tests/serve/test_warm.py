@@ -4,69 +4,30 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specgen.core import EngineOptions, Message, SamplingChoice
+from specgen.core import Message, SamplingChoice
 from specgen.errors import UsageError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Step
-from specgen.models.checkpoint import Checkpoint
+from specgen.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.serve.asked import Asked, Call
 from specgen.serve.channel import Channel
 from specgen.serve.identity import Identity
 from specgen.serve.names import Names
 from specgen.serve.resuming import Shown
-from specgen.serve.warm import WarmSession
 from specgen.serve.wire import line, plain
 from specgen.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
-from tests.serve.running import LONG, gated, running
+from tests.serve.asking import OPTIONS, OWN, warm, words
+from tests.serve.running import LONG, gated, running, until
 
-OPTIONS = EngineOptions(num_draft_tokens=0)
-OWN = Identity("2.0", "here", 5, "the same")
+pytestmark = pytest.mark.usefixtures("identity")
+
 TEXT = "the quick brown fox jumps over the lazy dog, and sleeps"
-
-
-@pytest.fixture(autouse=True)
-def identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
-    monkeypatch.setattr("specgen.serve.warm._patience", lambda: LONG)
-    monkeypatch.setattr("specgen.session.find_again", found)
-
-
-def found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoint]:
-    """A fake is on no disk."""
-    yield from ()
-    return checkpoint
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
-
-    def in_process(session: WarmSession) -> Session:
-        session._disconnect()
-        if session._session is None:
-            session._session = gated(tmp_path, opened=True)[0]
-        return session._session
-
-    monkeypatch.setattr("specgen.serve.warm.WarmSession._here", in_process)
-    monkeypatch.setattr("specgen.serve.warm.start", lambda: None)
-
-
-def warm(keep_alive_s: float = LONG) -> WarmSession:
-    return WarmSession("fake", "none", OPTIONS, keep_alive_s)
-
-
-def words(events: Iterator[Event]) -> tuple[str, list[str]]:
-    """The text of an answer, and the notices."""
-    shown = list(events)
-    assert isinstance(shown[-1], Finished)
-    return shown[-1].text, [event.text for event in shown if isinstance(event, Notice)]
 
 
 def without_times(events: Iterator[Event]) -> list[Event]:
@@ -82,7 +43,7 @@ def without_times(events: Iterator[Event]) -> list[Event]:
     return kept
 
 
-def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
+def test_the_events_are_those_of_a_session(either_place: None, tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     wanted: dict[str, Any] = {"max_new_tokens": 5, "system": "be brief", "sampling": SamplingChoice(seed=1)}
     expected = without_times(session.generate("hello", **wanted))
@@ -98,7 +59,7 @@ def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
         list(caller.open())
 
 
-def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_answer_after_its_round(either_place: None, tmp_path: Path) -> None:
     session, model = gated(tmp_path)
     with running(session, tmp_path, identity=OWN), warm() as caller:
         events = caller.generate("hello")
@@ -111,13 +72,18 @@ def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
         assert (last.reason, last.text) == ("interrupted", seen.text * 2)
 
 
-def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) -> None:
+def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(either_place: None, tmp_path: Path) -> None:
     session, model = gated(tmp_path)
     with running(session, tmp_path, identity=OWN) as server:
         with warm() as caller:
             model.pass_on()
             next(event for event in caller.generate("hello") if isinstance(event, Step))
-        model.pass_on(2)  # the round that was under way, at most
+
+        def ended() -> bool:
+            model.pass_on()  # each may be the last before the server has noticed
+            return not server.server.shelf.running
+
+        until(ended)
         with warm() as other:
             model.pass_on(1)
             assert words(other.generate("hello", max_new_tokens=1))[0] == "a"
@@ -154,9 +120,9 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
             model.pass_on()
             next(event for event in events if isinstance(event, Step))
             patch.undo()
-            patch.setattr("specgen.serve.warm._ENDS_S", 0.1)
+            patch.setattr("specgen.serve.keeper._ENDS_S", 0.1)
             patch.setattr("specgen.serve.warm.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0])
-            patch.setattr("specgen.serve.warm.start", lambda: None)
+            patch.setattr("specgen.serve.keeper.start", lambda: None)
             patch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
             with warm() as newer:
                 assert words(newer.generate("hello", max_new_tokens=2)) == ("aa", [])
@@ -174,7 +140,7 @@ def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) 
         assert not server.server._asked_to_stop.is_set()
 
 
-def test_who_asks_says_how_long_it_stays(tmp_path: Path) -> None:
+def test_who_asks_says_how_long_it_stays(either_place: None, tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     with running(session, tmp_path, identity=OWN, background=True) as server:
         with warm(keep_alive_s=0.3) as caller:
@@ -184,20 +150,19 @@ def test_who_asks_says_how_long_it_stays(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
-    (tmp_path / "runtime").mkdir()
-    return tmp_path / "runtime" / "serve.sock"
+def path(runtime: Path) -> Path:
+    runtime.mkdir()
+    return runtime / "serve.sock"
 
 
-def test_nobody_who_answers_is_done_without(here: None, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket whose server was killed; one that does not answer; one of somebody else's."""
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(runtime))
+        other.bind(str(path))
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
         other.listen()
-        monkeypatch.setattr("specgen.serve.warm._patience", lambda: 0.1)
+        monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
         with warm() as caller:
             text, (notice,) = words(caller.generate("hello", max_new_tokens=2))
             assert text == "aa"
@@ -208,9 +173,9 @@ def test_nobody_who_answers_is_done_without(here: None, runtime: Path, monkeypat
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nno\n", b"nonsense\r\n\r\n"])
-def test_what_breaks_off_costs_a_line(here: None, runtime: Path, sent: bytes) -> None:
+def test_what_breaks_off_costs_a_line(here: None, path: Path, sent: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(runtime))
+        other.bind(str(path))
         other.listen()
 
         def answer() -> None:
@@ -286,7 +251,9 @@ def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
 
 def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
     session, _ = gated(tmp_path)
-    call = plain(Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, keep_alive_s=1.0))
+    call = plain(
+        Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, instead_of=None, keep_alive_s=1.0)
+    )
     wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
     with running(session, tmp_path, identity=OWN) as server, Channel(server.path) as channel:
         for body in (b"{", *map(line, wrong)):

@@ -35,7 +35,7 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Keep a pair loaded and answer OpenAI's API: at a Unix socket of this user, and with --http over HTTP.
+    """Keep a pair loaded and answer OpenAI's API: to this user alone, and with --http over HTTP.
 
     `specgen ps` shows the server, `specgen stop` ends it, and so does Ctrl-C.
 

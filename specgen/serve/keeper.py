@@ -1,0 +1,94 @@
+"""The process that keeps pairs loaded, for whoever asks it: found, and started where it is not there."""
+
+import contextlib
+import time
+from collections.abc import Generator
+
+from specgen.events import Event, Progress
+from specgen.serve.background import start
+from specgen.serve.channel import Broken, Channel
+from specgen.serve.place import clear_away, own_path
+
+# How long it may take to hear a question: one that is new imports torch first.
+_HEARS_S = 10.0
+_NEW_S = 120.0
+_NEW_SINCE_S = 60.0
+_STOP_S = 2.0
+_ENDS_S = 1.0
+_TICK_S = 0.02
+
+
+class Alone(Exception):
+    """The other process cannot do it; what the user should know of that, if anything."""
+
+
+class Keeper:
+    """A connection to it, which stays from one question to the next."""
+
+    def __init__(self) -> None:
+        self._channel: Channel | None = None
+
+    def hear(self, question: bytes) -> Generator[Event, None, Channel]:
+        """Ask it. The connection on which the answer comes. Raises Alone."""
+        try:
+            for _ in range(2):
+                if self._channel is None:
+                    self._channel = yield from _connected()
+                try:
+                    status = self._channel.send("ask", question, _patience())
+                except Broken:  # it has just ended, or closed a connection that was idle
+                    status = 503
+                if status == 200:
+                    return self._channel
+                self.disconnect()
+                if status != 503:
+                    break
+                _until_gone()
+        except Broken:
+            pass
+        except TimeoutError:
+            if clear_away():
+                raise Alone from None
+            raise Alone("the background process does not answer: specgen stop ends it") from None
+        raise Alone
+
+    def interrupt(self, question: str) -> None:
+        """End the answer to the question of that id; may be called by a signal handler."""
+        # A connection of its own: the answer comes on the other one.
+        with contextlib.suppress(OSError, Broken), Channel(own_path()) as channel:
+            channel.send("interrupt", question.encode(), _STOP_S)
+
+    def disconnect(self) -> None:
+        """What is being answered is not wanted any more. May be called twice, and the next question connects again."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def _connected() -> Generator[Event, None, Channel]:
+    """Connect to the process, and start it where it is not there. Raises Broken."""
+    try:
+        return Channel(own_path())
+    except (FileNotFoundError, ConnectionRefusedError):
+        yield Progress("starting in the background")
+        if (channel := start()) is None:
+            raise Broken from None
+        return channel
+
+
+def _until_gone() -> None:
+    """Give a process that ends a moment for it; one that does not, and is not ours, is forgotten."""
+    end = time.monotonic() + _ENDS_S
+    with contextlib.suppress(OSError, Broken):
+        while time.monotonic() < end:
+            Channel(own_path()).close()
+            time.sleep(_TICK_S)
+        clear_away()
+
+
+def _patience() -> float:
+    """How long to wait until a question is heard, in seconds."""
+    with contextlib.suppress(OSError):
+        if time.time() - own_path().stat().st_mtime < _NEW_SINCE_S:
+            return _NEW_S
+    return _HEARS_S

@@ -1,0 +1,82 @@
+"""Fixtures of the tests of the server."""
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from specgen.events import Event
+from specgen.models.checkpoint import Checkpoint
+from specgen.serve.warm import WarmSession
+from specgen.session import Session
+from tests.serve.asking import OWN
+from tests.serve.running import LONG, Running, gated, running
+
+
+@pytest.fixture(scope="module")
+def session(request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The pair that comes with specgen, with the OPTIONS of the test file, if it has any."""
+    with Session("stories", options=getattr(request.module, "OPTIONS", None)) as session:
+        list(session.open())
+        yield session
+
+
+@pytest.fixture(scope="module")
+def server(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server over that, which calls it `fake`."""
+    with running(session, tmp_path_factory.mktemp("serve")) as running_server:
+        yield running_server
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[OpenAI]:
+    with server.openai() as client:
+        yield client
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's runtime folder, which is not there yet."""
+    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+    return tmp_path / "runtime"
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a system without Unix sockets."""
+    monkeypatch.setattr("specgen.serve.place.has_unix_sockets", lambda: False)
+
+
+@pytest.fixture(params=["socket", "port"])
+def either_place(request: pytest.FixtureRequest) -> None:
+    """At a Unix socket, and as on a system without."""
+    if request.param == "port":
+        request.getfixturevalue("loopback")
+
+
+@pytest.fixture
+def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
+    monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
+    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.session.find_again", _found)
+
+
+def _found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoint]:
+    yield from ()
+    return checkpoint
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
+
+    def in_process(session: WarmSession) -> Session:
+        session._keeper.disconnect()
+        if session._session is None:
+            session._session = gated(tmp_path, opened=True)[0]
+        return session._session
+
+    monkeypatch.setattr("specgen.serve.warm.WarmSession._here", in_process)
+    monkeypatch.setattr("specgen.serve.keeper.start", lambda: None)
