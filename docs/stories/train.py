@@ -61,9 +61,13 @@ class Settings:
     weight_decay: float = 0.1
     target: Plan = Plan(1880)
     draft: Plan = Plan(2200)
-    agreement: Plan = Plan(160, learning_rate=7e-4, warmup=30, decay=1.0)
-    agreement_pull: float = 0.25  # how hard the target is drawn to the draft; by 1 it soon says one thing again and again
+    agreement: Plan = Plan(100, learning_rate=1e-3, warmup=30, decay=0.01)
+    agreement_share: float = (
+        0.3  # of the way that both went in it; all of it, and the target says the same again and again
+    )
     agreement_batch: int = 1024  # tokens a step of the books, and as many of the target's own text
+    settling: Plan = Plan(110, learning_rate=1e-3, warmup=10, decay=1.0)
+    settling_batch: int = 4096
     sampled_batches: int = 16  # each of `sampled_rows` texts of half a context
     sampled_rows: int = 128
     sampled_prompt: int = 24  # tokens of the corpus that each sampled text begins with
@@ -210,8 +214,7 @@ def agreement_loss(
         held = (aim.exp() * (aim - functional.log_softmax(logits, -1))).sum(-1).mean()
     fixed = says.detach()
     divergence = (fixed.exp() * (fixed - guess)).sum(-1).mean()
-    apart = [(a.exp() - b.exp()).abs().sum(-1).mean() for a, b in ((fixed, guess), (says, guess.detach()))]
-    return held + divergence + apart[0] + S.agreement_pull * apart[1]
+    return held + divergence + (says.exp() - guess.exp()).abs().sum(-1).mean()
 
 
 def make_optimizers(model: nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -324,43 +327,59 @@ def train_draft(corpus: Corpus, run: Path, distil: bool) -> None:
     target = load(new_model(S.layers, S.mlp), run / "target").eval().requires_grad_(False)
     draft = new_model(1, S.draft_mlp)
     draft.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
-    plain, distilled = (torch.compile(f, dynamic=False) for f in (next_token_loss, distillation_loss))
+    plain = torch.compile(next_token_loss, dynamic=False)
     watch = partial(held_out_loss, draft, corpus, every=4)
     if not distil:
         fit(draft, lambda step, size: plain(draft, corpus.batch(step, size)), watch, run / "control", S.draft)
         return
+    fit(draft, distillation(draft, target, corpus, run, S.batch), watch, run / "draft", S.draft)
+
+
+def distillation(
+    draft: LlamaForCausalLM, target: LlamaForCausalLM, corpus: Corpus, run: Path, tokens: int
+) -> Callable[[int, int], Tensor]:
+    """Give the loss of a step of `tokens`: on the books and on the target's own text by turns."""
+    distilled = torch.compile(distillation_loss, dynamic=False)
+    own = own_text(run, tokens)
+    return lambda step, size: distilled(draft, target, own(step) if step % 2 else corpus.batch(step // 2, size, tokens))
+
+
+def own_text(run: Path, tokens: int) -> Callable[[int], Tensor]:
+    """Give the texts by the target of a step."""
     sampled = torch.load(run / "sampled.pt")
 
-    def loss(step: int, size: int) -> Tensor:
-        if step % 2 == 0:
-            return distilled(draft, target, corpus.batch(step // 2, size))
+    def rows(step: int) -> Tensor:
         random = torch.Generator().manual_seed(S.seed + step)
-        rows = torch.randint(len(sampled), (S.batch * 2 // S.context,), generator=random)
-        return distilled(draft, target, sampled[rows])
+        return sampled[torch.randint(len(sampled), (tokens * 2 // S.context,), generator=random)]
 
-    fit(draft, loss, watch, run / "draft", S.draft)
+    return rows
 
 
 def train_agreement(corpus: Corpus, run: Path) -> None:
-    """Train target and draft together, each step on the books and on the target's own text."""
+    """Train target and draft together, go back most of the way, and let the draft learn from the target as it is there.
+
+    Weights between those before and after fine-tuning keep what both can do (Wortsman et al., 2022, arXiv:2109.01903).
+    """
+    folder, tokens = run / "agreed", S.agreement_batch
     target, before = (load(new_model(S.layers, S.mlp), run / "target") for _ in range(2))
+    draft, draft_before = (load(new_model(1, S.draft_mlp), run / "draft") for _ in range(2))
     before.eval().requires_grad_(False)
-    draft = load(new_model(1, S.draft_mlp), run / "draft")
-    part = torch.compile(agreement_loss, dynamic=False)
-    sampled = torch.load(run / "sampled.pt")
+    part, own = torch.compile(agreement_loss, dynamic=False), own_text(run, tokens)
 
-    def loss(step: int, size: int) -> Tensor:
-        books = part(target, draft, None, corpus.batch(step, size, S.agreement_batch))
-        random = torch.Generator().manual_seed(S.seed + step)
-        rows = torch.randint(len(sampled), (S.agreement_batch * 2 // S.context,), generator=random)
-        return books + part(target, draft, before, sampled[rows])
+    def loss(step: int, _: int) -> Tensor:
+        books = part(target, draft, None, corpus.batch(step, S.context // 2, tokens))
+        return books + part(target, draft, before, own(step))
 
-    folder = run / "agreed"
     watch = partial(held_out_loss, target, corpus, every=4)
     fit(nn.ModuleList([target, draft]), loss, watch, folder, S.agreement)
-    for name, model in (("target", target), ("draft", draft)):
-        (folder / name).mkdir(exist_ok=True)
-        torch.save({"model": model.state_dict()}, folder / name / "checkpoint.pt")
+    for model, old in ((target, before), (draft, draft_before)):
+        for weight, former in zip(model.parameters(), old.parameters(), strict=True):
+            weight.data = torch.lerp(former.data, weight.data, S.agreement_share)
+    target.eval().requires_grad_(False)
+    (folder / "target").mkdir(exist_ok=True)
+    torch.save({"model": target.state_dict()}, folder / "target" / "checkpoint.pt")
+    settling = distillation(draft, target, corpus, run, S.settling_batch)
+    fit(draft, settling, partial(held_out_loss, draft, corpus, every=4), folder / "draft", S.settling)
 
 
 def export(corpus: Corpus, run: Path, out: Path) -> None:
