@@ -72,7 +72,7 @@ def by_category(models: list[str], options: list[str]) -> None:
     print(f"| all | {gains} | {share(shares['overall'])} |")
     print(f"\ngreedy: {text_of(greedy)}; sampled: {text_of(sampled)}")
     for kind, figures in greedy["coupling"].items():
-        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}")
+        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}", flush=True)
 
 
 def share(figures: Report) -> str:
@@ -124,7 +124,7 @@ def main() -> None:
         make_useless(arguments.draft, folder)
         one("a draft of random weights", ["-m", arguments.target, "-d", folder], "model", *few)
     one("target and draft swapped", swapped, "model", *few)
-    print(f"  {warning(swapped)}")
+    print(f"  {warning(swapped)}", flush=True)
     compared = ["--prompts", str(CHECKED), "--temp", "0.8", "--seeds", "1"]
     print("with a draft and without, greedy and at temperature 0.8 with seed 1:", flush=True)
     subprocess.run([*SPECGEN, "check", *models, *suite, *length, *compared], check=False)
