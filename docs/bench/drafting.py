@@ -13,16 +13,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-FIXED = "k=2,4,8"  # the draft lengths that hindsight chooses from
 SAMPLED = ["--temp", "0.7", "--top-p", "0.8"]
 REWRITE = Path(__file__).parent / "rewrite.jsonl"
-CHECKED = 20  # prompts whose text is compared, greedy and with seed 1
+CHECKED, CHECKED_TOKENS = 20, 32  # prompts whose text is compared, greedy and with seed 1, and how long it is
 
 SPECGEN = [sys.executable, "-m", "specgen"]
 
@@ -48,31 +46,35 @@ def speed_ups(report: Report) -> dict[str, list[float]]:
     return found
 
 
-def median(ratios: Iterable[Sequence[float]]) -> float:
-    """Over all prompts of some categories."""
-    return statistics.median(ratio for each in ratios for ratio in each)
-
-
 def text_of(report: Report) -> str:
     """Whether every answer was that of plain decoding."""
     return "same text" if report["identical"] else "ANOTHER TEXT"
 
 
-def by_category(models: list[str], options: list[str]) -> None:
+def by_category(models: list[str], options: list[str], fixed: str) -> None:
     """Print the speed-ups, greedy and sampled, and what of the best fixed draft length's speed is reached."""
-    greedy = bench(models, "hybrid", *options, "--sweep", FIXED, "--coupling")
-    sampled = bench(models, "hybrid", *options, *SAMPLED)
-    both = speed_ups(greedy), speed_ups(sampled)
-    shares = greedy["hindsight"]["hybrid"]
-    print("| category | greedy | temp 0.7, top-p 0.8 | of the best fixed k |\n| --- | --- | --- | --- |")
-    for category in both[0]:
-        gains = " | ".join(f"{median([each[category]]):.2f}" for each in both)
-        print(f"| {category} | {gains} | {share(shares[category])} |")
-    gains = " | ".join(f"{median(each.values()):.2f}" for each in both)
-    print(f"| all | {gains} | {share(shares['overall'])} |")
-    print(f"\ngreedy: {text_of(greedy)}; sampled: {text_of(sampled)}")
+    greedy = bench(models, "hybrid", *options, "--sweep", f"k={fixed}", "--coupling")
+    shares = {category: share(figures) for category, figures in greedy["hindsight"]["hybrid"].items()}
+    table("greedy", speed_ups(greedy), {"of the best fixed k": shares})
     for kind, figures in greedy["coupling"].items():
-        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}", flush=True)
+        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}")
+    print(text_of(greedy), flush=True)
+    sampled = bench(models, "hybrid", *options, *SAMPLED)
+    table("temp 0.7, top-p 0.8", speed_ups(sampled), {})
+    print(text_of(sampled), flush=True)
+
+
+def table(name: str, found: dict[str, list[float]], others: dict[str, dict[str, str]]) -> None:
+    """Print speed-ups by category, the least beside the median, with other columns of the same rows."""
+    print(f"| category | {' | '.join([name, 'least', *others])} |\n| --- {'| --- ' * (2 + len(others))}|")
+    found = found | {"overall": [ratio for each in found.values() for ratio in each]}
+    for category, ratios in found.items():
+        cells = [
+            f"{statistics.median(ratios):.2f}",
+            f"{min(ratios):.2f}",
+            *(each[category] for each in others.values()),
+        ]
+        print(f"| {category} | {' | '.join(cells)} |", flush=True)
 
 
 def share(figures: Report) -> str:
@@ -83,9 +85,9 @@ def share(figures: Report) -> str:
 def one(name: str, models: list[str], drafter: str, *options: str) -> None:
     """Print the speed-up over some prompts, and where it is least."""
     report = bench(models, drafter, *options)
-    found = speed_ups(report)
-    least = min(ratio for each in found.values() for ratio in each)
-    print(f"{name}: {median(found.values()):.3f} of plain decoding, least {least:.3f}; {text_of(report)}", flush=True)
+    ratios = [ratio for each in speed_ups(report).values() for ratio in each]
+    gain = f"{statistics.median(ratios):.3f} of plain decoding, least {min(ratios):.3f}"
+    print(f"{name}: {gain}; {text_of(report)}", flush=True)
 
 
 def make_useless(draft: str, folder: str) -> None:
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--prompts", type=int, default=3, help="of each category (default: 3)")
     parser.add_argument("-n", "--max-tokens", type=int, default=128, help="of each answer (default: 128)")
+    parser.add_argument("--fixed", default="2,4,8", help="draft lengths that hindsight chooses from (default: 2,4,8)")
     arguments = parser.parse_args()
     suite = ["--suite", arguments.suite]
     length = ["-n", str(arguments.max_tokens)]
@@ -117,7 +120,7 @@ def main() -> None:
         ["-m", target, "-d", draft]
         for target, draft in ((arguments.target, arguments.draft), (arguments.draft, arguments.target))
     )
-    by_category(models, [*suite, *length, "--prompts", str(arguments.prompts)])
+    by_category(models, [*suite, *length, "--prompts", str(arguments.prompts)], arguments.fixed)
     one("rewriting a file", models, "hybrid", "--suite", str(REWRITE), "-n", "400")
     few = [*suite, *length, "--prompts", "1"]
     with tempfile.TemporaryDirectory() as folder:
@@ -125,9 +128,9 @@ def main() -> None:
         one("a draft of random weights", ["-m", arguments.target, "-d", folder], "model", *few)
     one("target and draft swapped", swapped, "model", *few)
     print(f"  {warning(swapped)}", flush=True)
-    compared = ["--prompts", str(CHECKED), "--temp", "0.8", "--seeds", "1"]
+    compared = ["--prompts", str(CHECKED), "-n", str(CHECKED_TOKENS), "--temp", "0.8", "--seeds", "1"]
     print("with a draft and without, greedy and at temperature 0.8 with seed 1:", flush=True)
-    subprocess.run([*SPECGEN, "check", *models, *suite, *length, *compared], check=False)
+    subprocess.run([*SPECGEN, "check", *models, *suite, *compared], check=False)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from specgen import __version__
 from specgen.doctor.finding import Finding, Verdict
 from specgen.engine.runners.int8 import choose_kernel
+from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from specgen.engine.runners.linear import packs
 
@@ -24,6 +25,9 @@ def check_build() -> Finding:
 def check_int8() -> Finding:
     """The self-tests that decide whether and how int8 is used."""
     kernel = choose_kernel()
+    if isinstance(kernel, Reduced):
+        found = "exact on this processor for rows of seven bits: large models run so, and are packed at every start"
+        return Finding("int8", Verdict.OK, found)
     if isinstance(kernel, Rounded):
         found = "weights alone: the products of int8 are not exact on this processor, so rows are rounded to bfloat16"
         return Finding("int8", Verdict.OK, f"{found}; large models run so")

@@ -10,6 +10,7 @@ import torch
 from specgen.doctor import accelerator, build, caches, hub, memory, processor
 from specgen.doctor.finding import Verdict
 from specgen.engine.runners.int8_integers import Integers
+from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from tests.hub_server import HubServer, serve_hub
 
@@ -73,7 +74,12 @@ def test_bandwidth_is_measured() -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "verdict", "says"),
-    [(Integers(), Verdict.OK, "exact"), (Rounded(), Verdict.OK, "bfloat16"), (None, Verdict.WARN, "no kernel")],
+    [
+        (Integers(), Verdict.OK, "run in int8"),
+        (Reduced(), Verdict.OK, "seven bits"),
+        (Rounded(), Verdict.OK, "bfloat16"),
+        (None, Verdict.WARN, "no kernel"),
+    ],
 )
 def test_int8_is_what_its_self_tests_say(
     monkeypatch: pytest.MonkeyPatch, kernel: object, verdict: Verdict, says: str

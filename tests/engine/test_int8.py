@@ -12,9 +12,10 @@ import torch
 
 from specgen.core import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.engine.devices import Placement, choose_device, place
-from specgen.engine.runners import int8, int8_integers, packing
+from specgen.engine.runners import int8, int8_integers, int8_reduced, packing
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.int8_integers import Integers
+from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.tokens import Tokens
@@ -27,7 +28,7 @@ from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 IDS = random.Random(1).choices(range(VOCAB), k=2100)
 CPU = torch.device("cpu")
 
-KERNELS = [kernel for kernel in (Integers(), Rounded()) if kernel.works()]
+KERNELS = [kernel for kernel in int8.KERNELS if kernel.works()]
 
 pytestmark = [
     pytest.mark.skipif(not KERNELS, reason="this processor has no int8 kernel"),
@@ -77,7 +78,7 @@ def test_a_layer_multiplies_what_was_rounded(kernel: int8.Kernel, bias: bool) ->
     layer, weight, offset = random_layer(kernel, 99, 640, bias=bias)
     rows = torch.randn(37, 640)
     expected = torch.nn.functional.linear(rows, weight, offset)
-    assert (layer(rows) - expected).std() < 0.01 * expected.std()
+    assert (layer(rows) - expected).std() < 0.02 * expected.std()
 
 
 def test_outliers_cost_no_precision(kernel: int8.Kernel) -> None:
@@ -121,6 +122,29 @@ def test_a_kernel_that_saturates_is_not_exact(monkeypatch: pytest.MonkeyPatch) -
     assert not Integers().works()
 
 
+@pytest.mark.skipif(not Reduced().works(), reason="this processor has no products of seven bits")
+@pytest.mark.parametrize("fault", ["saturates", "gone"])
+def test_a_kernel_that_is_not_exact_in_seven_bits_is_not_used(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    right = int8_reduced._multiply
+
+    def faulty(levels: torch.Tensor, packed: Any) -> torch.Tensor:
+        if fault == "gone":
+            raise AttributeError("no such operation")
+        return right(levels, packed).clamp(-(2**20), 2**20)
+
+    monkeypatch.setattr(int8_reduced, "_multiply", faulty)
+    assert not Reduced().works()
+
+
+@pytest.mark.skipif(not Reduced().works(), reason="this processor has no products of seven bits")
+def test_a_matrix_packed_in_pieces_is_the_same_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.randn(5, 640)
+    whole, _, _ = random_layer(Reduced(), 99, 640, bias=True)
+    monkeypatch.setattr(int8_reduced, "_OUTPUTS", 7)
+    pieces, _, _ = random_layer(Reduced(), 99, 640, bias=True)
+    assert torch.equal(pieces(rows), whole(rows))
+
+
 @pytest.mark.skipif(not Rounded().works(), reason="this processor has no kernel for rounded rows")
 @pytest.mark.parametrize("fault", ["rows see each other", "wrong"])
 def test_a_kernel_that_is_not_exact_is_not_used(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
@@ -135,13 +159,12 @@ def test_a_kernel_that_is_not_exact_is_not_used(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_first_kernel_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = []
-    for works in (True, False):
-        monkeypatch.setattr(Integers, "works", lambda _, works=works: works)
-        monkeypatch.setattr(Rounded, "works", lambda _: True)
-        chosen.append(type(int8.choose_kernel.__wrapped__()))
-    monkeypatch.setattr(Rounded, "works", lambda _: False)
-    assert chosen == [Integers, Rounded]
+    kinds = [Integers, Reduced, Rounded]
+    for kind in kinds:
+        monkeypatch.setattr(kind, "works", lambda _: True)
+    for kind in kinds:
+        assert type(int8.choose_kernel.__wrapped__()) is kind
+        monkeypatch.setattr(kind, "works", lambda _: False)
     assert int8.choose_kernel.__wrapped__() is None
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from specgen.engine.runners.int8_integers import Integers
+from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from specgen.engine.runners.linear import Linear
 from specgen.errors import UnsupportedModel
@@ -54,10 +55,14 @@ class Kernel(Protocol):
         """float32 [rows, in] -> float32 [rows, out], with a packed matrix and its scales [out]."""
 
 
+KERNELS: tuple[Kernel, ...] = (Integers(), Reduced(), Rounded())
+"""The fastest first."""
+
+
 @functools.cache
 def choose_kernel() -> Kernel | None:
     """The fastest kernel that works here, None where there is none."""
-    return next((kernel for kernel in (Integers(), Rounded()) if kernel.works()), None)
+    return next((kernel for kernel in KERNELS if kernel.works()), None)
 
 
 def quantize(parts: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,28 +1,16 @@
-"""Products of int8 weights and int8 rows, whose integers are exact: oneDNN, on processors that sum products in int32.
-
-A row of activations (a token) has one scale, and products are summed in int32: no order of summing, no number of rows
-and no thread can change a bit of the result.
-
-Activations have outliers (Dettmers et al. 2022, LLM.int8()): a row whose largest value is far above the rest spends
-its 255 levels on it. What rounding took from such a row is rounded again, 254 times finer, and multiplied as one row
-more: the weights are read once either way, which is what a forward pass of few rows costs. Figures: docs/adr/0004.
-"""
+"""Products of int8 weights and rows: oneDNN, whose integers are exact on processors that sum products in int32."""
 
 import ctypes
-from collections.abc import Callable
 
 import torch
 
+from specgen.engine.runners.int8_rows import Multiply, rounded_twice
 from specgen.engine.runners.linear import ROWS, Linear
 
-# A row has outliers if its largest value is above this many times its root mean square.
-_OUTLIER = 12.0
-# Keeps the scale of a row of zeros above zero.
-_TINY = 1e-30
+# See int8_rows; nearly all rows before a down projection have such outliers, few others.
+_HIGHEST, _OUTLIER = 127, 12.0
 # The kernel takes uint8 with this zero point.
 _ZERO = 128
-# What is lost by rounding is at most half a level.
-_FINER = 254.0
 # Rows are filled up to multiples of these, because a kernel is made for each number of rows that is met.
 _FEW, _MANY = 4, 32
 
@@ -80,39 +68,16 @@ class Integers:
         return memoryview((ctypes.c_char * size).from_address(torch.ops.mkldnn.data_ptr(matrix))).cast("B")
 
     def linear(self, matrix: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        multiply = _multiplier(matrix, scale)
-        # Numbers as tensors, which torch need not make of them in every call. All operations here are vectorized; the
-        # norm that is the peak would not be.
-        tiny, finer = torch.tensor(_TINY), torch.tensor(_FINER)
-        share = -(matrix.shape[0] ** 0.5) / _OUTLIER
+        exact = _multiplier(matrix, scale)
 
-        def linear(rows: torch.Tensor) -> torch.Tensor:
-            count = len(rows)
-            peak = rows.abs().amax(-1, keepdim=True)
-            step = torch.add(tiny, peak, alpha=1 / 127)
-            exact = rows / step
-            levels = exact.round()
-            norm = torch.linalg.vector_norm(rows, 2, -1, keepdim=True)
-            outliers = torch.add(norm, peak, alpha=share).signbit().nonzero()[:, 0]
-            if not len(outliers):
-                result = multiply(_filled(levels.to(torch.int8)))[:count]
-            else:
-                lost = exact.sub_(levels)
-                lost = lost if len(outliers) == count else lost[outliers]
-                both = multiply(_filled(torch.cat((levels, lost.mul_(finer).round_())).to(torch.int8)))
-                result, rest = both[:count], both[count : count + len(outliers)]
-                if len(outliers) == count:
-                    result.add_(rest, alpha=1 / _FINER)
-                else:
-                    result.index_add_(0, outliers, rest, alpha=1 / _FINER)
-            result.mul_(step)
-            return result if bias is None else result.add_(bias)
+        def multiply(levels: torch.Tensor) -> torch.Tensor:
+            return exact(_filled(levels.to(torch.int8)))[: len(levels)]
 
-        return linear
+        return rounded_twice(multiply, matrix.shape[0], _HIGHEST, _OUTLIER, bias)
 
 
-def _multiplier(packed: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """int8 levels [rows, in] -> float32 [rows, out]: exact integer sums, times the scales of the outputs."""
+def _multiplier(packed: torch.Tensor, scale: torch.Tensor) -> Multiply:
+    """As Multiply says, but of levels in int8."""
     kernel = torch.ops.onednn.qlinear_pointwise.default
     zeros = torch.zeros(len(scale), dtype=torch.int64)
     shift = torch.tensor(_ZERO, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Products of int8 weights and rows rounded to bfloat16, for processors without exact int8 products.
+"""Products of int8 weights and rows rounded to bfloat16, for processors without exact products of integers.
 
 torch's own kernel turns weights to float as it reads them and sums in float32; it has vectors for AVX2, AVX-512 and
 Arm. A quarter of float32's bytes are read. More rows cost more, so that drafting many tokens seldom pays here.
@@ -7,18 +7,17 @@ Arm. A quarter of float32's bytes are read. More rows cost more, so that draftin
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
+from specgen.engine.runners.int8_levels import Levels
 from specgen.engine.runners.linear import Linear
 
 # The kernel reads rows in vectors of this many numbers at most, and does not look where they end.
 _VECTOR = 32
 
 
-class Rounded:
-    """torch's kernel for bfloat16 rows; see int8.Kernel for the contract. A packed matrix is the levels as they are."""
+class Rounded(Levels):
+    """torch's kernel for bfloat16 rows; see int8.Kernel for the contract."""
 
-    form = "int8 levels 1"
     rows = 1
-    keeps = True
 
     def works(self) -> bool:
         """Whether a row has the same bits beside any others, and is what it should be."""
@@ -39,27 +38,15 @@ class Rounded:
                 return False
         return True
 
-    def pack(self, levels: torch.Tensor) -> torch.Tensor:
-        return F.pad(levels, (0, -levels.shape[1] % _VECTOR)).contiguous()
-
-    def blank(self, inner: int, outer: int) -> torch.Tensor:
-        return torch.empty(outer, inner, dtype=torch.int8)
-
-    def layout(self, matrix: torch.Tensor) -> str:
-        outer, inner = matrix.shape
-        return f"{inner}x{outer} "
-
-    def memory(self, matrix: torch.Tensor) -> memoryview:
-        return memoryview(matrix.view(torch.uint8).numpy().data).cast("B")
-
     def linear(self, matrix: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         # The kernel's own scales would be rounded to bfloat16.
         ones = torch.ones(len(scale), dtype=torch.bfloat16)
-        width = matrix.shape[1]
+        missing = -matrix.shape[1] % _VECTOR
+        vectors = F.pad(matrix, (0, missing)) if missing else matrix
 
         def linear(rows: torch.Tensor) -> torch.Tensor:
-            rounded = F.pad(rows.to(torch.bfloat16), (0, width - rows.shape[1]))
-            result = torch._weight_int8pack_mm(rounded, matrix, ones).float().mul_(scale)
+            rounded = F.pad(rows.to(torch.bfloat16), (0, missing))
+            result = torch._weight_int8pack_mm(rounded, vectors, ones).float().mul_(scale)
             return result if bias is None else result.add_(bias)
 
         return linear
