@@ -4,7 +4,7 @@ A row of activations (a token) has one scale, and products are summed in int32: 
 and no thread can change a bit of the result.
 
 Activations have outliers (Dettmers et al. 2022, LLM.int8()): a row whose largest value is far above the rest spends
-its levels on it. What rounding took from such a row is rounded again, hundreds of times finer, and multiplied as one
+its levels on it. What rounding took from such a row is rounded again, over a hundred times finer, and multiplied as one
 row more: the weights are read once either way, which is what a forward pass of few rows costs. Figures: docs/adr/0004.
 """
 
