@@ -1,7 +1,8 @@
 """Measure what drafting brings, and what it costs where it brings nothing: the tables of docs/performance.md.
 
     python docs/bench/drafting.py TARGET DRAFT --suite FILE
-    python docs/bench/drafting.py TARGET DRAFT --prompts 1 -n 64    # in a hurry
+    python docs/bench/drafting.py TARGET DRAFT --prompts 1 -n 64                 # in a hurry
+    python docs/bench/drafting.py TARGET DRAFT --parts greedy --fixed none        # a part, without hindsight
 
 TARGET and DRAFT are folders. A speed-up is the wall time of a whole answer of plain decoding, its prompt included, over
 that of the same answer with a draft, in the same run and in turn; the median over prompts.
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ SAMPLED = ["--temp", "0.7", "--top-p", "0.8"]
 REWRITE = Path(__file__).parent / "rewrite.jsonl"
 CHECKED, CHECKED_TOKENS = 20, 32  # prompts whose text is compared, greedy and with seed 1, and how long it is
 
+PARTS = ["greedy", "sampled", "coupling", "rewriting", "useless", "swapped", "check"]
 SPECGEN = [sys.executable, "-m", "specgen"]
 
 Report = dict[str, Any]
@@ -51,17 +54,28 @@ def text_of(report: Report) -> str:
     return "same text" if report["identical"] else "ANOTHER TEXT"
 
 
-def by_category(models: list[str], options: list[str], fixed: str) -> None:
-    """Print the speed-ups, greedy and sampled, and what of the best fixed draft length's speed is reached."""
-    greedy = bench(models, "hybrid", *options, "--sweep", f"k={fixed}", "--coupling")
-    shares = {category: share(figures) for category, figures in greedy["hindsight"]["hybrid"].items()}
-    table("greedy", speed_ups(greedy), {"of the best fixed k": shares})
-    for kind, figures in greedy["coupling"].items():
-        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}")
-    print(text_of(greedy), flush=True)
-    sampled = bench(models, "hybrid", *options, *SAMPLED)
-    table("temp 0.7, top-p 0.8", speed_ups(sampled), {})
-    print(text_of(sampled), flush=True)
+def greedy(models: list[str], options: list[str], fixed: str) -> None:
+    """Print the speed-ups by category, and what of the best fixed draft length's speed is reached."""
+    sweep = [] if fixed == "none" else ["--sweep", f"k={fixed}"]
+    report = bench(models, "hybrid", *options, *sweep)
+    best = report.get("hindsight", {}).get("hybrid", {})
+    shares = {category: share(figures) for category, figures in best.items()}
+    table("greedy", speed_ups(report), {"of the best fixed k": shares} if shares else {})
+    print(text_of(report), flush=True)
+
+
+def sampled(models: list[str], options: list[str]) -> None:
+    """Print the speed-ups by category where tokens are drawn."""
+    report = bench(models, "hybrid", *options, *SAMPLED)
+    table("temp 0.7, top-p 0.8", speed_ups(report), {})
+    print(text_of(report), flush=True)
+
+
+def coupling(models: list[str]) -> None:
+    """Print how often both models draw the same token, over how often they could."""
+    report = bench(models, "model", "--prompts", "1", "--category", "code", "-n", "2", "--coupling")
+    for kind, figures in report["coupling"].items():
+        print(f"same draw at temperature 1 over the sum of min(p, q), {kind}: {figures['over_bound']:.3f}", flush=True)
 
 
 def table(name: str, found: dict[str, list[float]], others: dict[str, dict[str, str]]) -> None:
@@ -104,6 +118,26 @@ def warning(models: list[str]) -> str:
     return next((each for each in said.splitlines() if "swapped" in each), "no warning")
 
 
+def useless(models: list[str], draft: str, options: list[str]) -> None:
+    """Print what a draft of random weights costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_useless(draft, folder)
+        one("a draft of random weights", [*models[:2], "-d", folder], "model", *options)
+
+
+def swapped(models: list[str], options: list[str]) -> None:
+    """Print what a draft costs that is slower than the target, and what is said of it."""
+    one("target and draft swapped", models, "model", *options)
+    print(f"  {warning(models)}", flush=True)
+
+
+def check(models: list[str], suite: list[str]) -> None:
+    """Print whether the text of many prompts is the same with a draft and without."""
+    print("with a draft and without, greedy and at temperature 0.8 with seed 1:", flush=True)
+    compared = ["--prompts", str(CHECKED), "-n", str(CHECKED_TOKENS), "--temp", "0.8", "--seeds", "1"]
+    subprocess.run([*SPECGEN, "check", *models, *suite, *compared], check=False)
+
+
 def main() -> None:
     """Read the command line, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,25 +146,27 @@ def main() -> None:
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--prompts", type=int, default=3, help="of each category (default: 3)")
     parser.add_argument("-n", "--max-tokens", type=int, default=128, help="of each answer (default: 128)")
-    parser.add_argument("--fixed", default="2,4,8", help="draft lengths that hindsight chooses from (default: 2,4,8)")
+    parser.add_argument(
+        "--fixed", default="2,4,8", help="draft lengths that hindsight chooses from, or none (default: 2,4,8)"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="|".join(PARTS))
     arguments = parser.parse_args()
     suite = ["--suite", arguments.suite]
-    length = ["-n", str(arguments.max_tokens)]
-    models, swapped = (
-        ["-m", target, "-d", draft]
-        for target, draft in ((arguments.target, arguments.draft), (arguments.draft, arguments.target))
-    )
-    by_category(models, [*suite, *length, "--prompts", str(arguments.prompts)], arguments.fixed)
-    one("rewriting a file", models, "hybrid", "--suite", str(REWRITE), "-n", "400")
-    few = [*suite, *length, "--prompts", "1"]
-    with tempfile.TemporaryDirectory() as folder:
-        make_useless(arguments.draft, folder)
-        one("a draft of random weights", ["-m", arguments.target, "-d", folder], "model", *few)
-    one("target and draft swapped", swapped, "model", *few)
-    print(f"  {warning(swapped)}", flush=True)
-    compared = ["--prompts", str(CHECKED), "-n", str(CHECKED_TOKENS), "--temp", "0.8", "--seeds", "1"]
-    print("with a draft and without, greedy and at temperature 0.8 with seed 1:", flush=True)
-    subprocess.run([*SPECGEN, "check", *models, *suite, *compared], check=False)
+    models = ["-m", arguments.target, "-d", arguments.draft]
+    options = [*suite, "-n", str(arguments.max_tokens)]
+    many = [*options, "--prompts", str(arguments.prompts)]
+    few = [*options, "--prompts", "1"]
+    parts: dict[str, Callable[[], None]] = {
+        "greedy": lambda: greedy(models, many, arguments.fixed),
+        "sampled": lambda: sampled(models, many),
+        "coupling": lambda: coupling(models),
+        "rewriting": lambda: one("rewriting a file", models, "hybrid", "--suite", str(REWRITE), "-n", "400"),
+        "useless": lambda: useless(models, arguments.draft, few),
+        "swapped": lambda: swapped(["-m", arguments.draft, "-d", arguments.target], few),
+        "check": lambda: check(models, suite),
+    }
+    for part in arguments.parts:
+        parts[part]()
 
 
 if __name__ == "__main__":
