@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
+from specgen.core.events import Event, Logprobs, Notice, Reason, Span, Stats, Step, TokenLogprob
 from specgen.engine.decode import Round
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import ThinkingSplit
-from specgen.events import Event, Logprobs, Notice, Reason, Span, Stats, Step, TokenLogprob
 
 
 class Answer:

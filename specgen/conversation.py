@@ -5,13 +5,12 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from specgen.core import Constraint, Message, SamplingChoice
+from specgen.core.events import Event, Finished, LoadedModel, Notice, Reason, Started, Step, failing, with_messages
+from specgen.core.tokens import Tokens
+from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.thinking import Tags, without_thinking
-from specgen.engine.tokens import Tokens
-from specgen.events import Event, Finished, LoadedModel, Notice, Reason, Started, Step
 from specgen.models.tokenizer import Tokenizer
 from specgen.prompt import chat_text, thinking_tags, unswitched
-from specgen.streams import failing, with_messages
 
 # When less than this share of the context is free for an answer, the oldest turns go.
 _ROOM = 1 / 8

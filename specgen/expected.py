@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.history import History, location
 
 ASSUMED = 0.7

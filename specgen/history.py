@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 import platformdirs
 
-from specgen.core import Message
+from specgen.core.types import Message
 
 Kind = Literal["run", "chat", "map"]
 

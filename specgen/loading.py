@@ -8,7 +8,9 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 
 from specgen.choosing import check_draft, choose_draft, smaller_draft
-from specgen.core import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
+from specgen.core.errors import BadFile, SpecgenError
+from specgen.core.events import Event, LoadedModel, Notice, Progress
+from specgen.core.types import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
@@ -17,8 +19,6 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.graphs import choose_capture
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.errors import BadFile, SpecgenError
-from specgen.events import Event, LoadedModel, Notice, Progress
 from specgen.models.backends import check_backend
 from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
 from specgen.models.provenance import loaded_model

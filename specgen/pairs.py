@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli
 
-from specgen.core import LOOKUP, ModelPair, ModelRef
+from specgen.core.types import LOOKUP, ModelPair, ModelRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,16 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from specgen.core import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
+from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
+from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
+from specgen.core.words import in_words
 from specgen.engine.devices import Placement, place
 from specgen.engine.memory import Footprint, context_limit, footprint, free_memory, peak
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.opening import describe_checkpoint
-from specgen.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.models.checkpoint import Checkpoint
 from specgen.pairs import models_of
-from specgen.sizes import in_words
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512

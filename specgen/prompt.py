@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from specgen.core import Message
+from specgen.core.errors import PromptTooLong
+from specgen.core.types import Message
 from specgen.engine.thinking import Tags
-from specgen.errors import PromptTooLong
 from specgen.models.chat_template import render
 from specgen.models.tokenizer import Tokenizer
 

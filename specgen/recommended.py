@@ -4,8 +4,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from specgen.core import Message, SamplingChoice, SamplingParams
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import Message, SamplingChoice, SamplingParams
 from specgen.models.chat_template import render
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer

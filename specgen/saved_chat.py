@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from specgen.core import Message, ModelRef, SamplingChoice
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
+from specgen.core.types import Message, ModelRef, SamplingChoice
 
 VERSION = 1
 _ROLES = ("system", "user", "assistant")

@@ -7,7 +7,10 @@ from typing import Self
 import torch
 
 from specgen.answer import Answer
-from specgen.core import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
+from specgen.core.events import Event, Finished, LoadedModel, Notice, Progress, Reason, Started, failing, with_messages
+from specgen.core.tokens import Tokens
+from specgen.core.types import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.constraint import Follower, Vocabulary
 from specgen.engine.controller import Controller, make_controller
 from specgen.engine.decode import Limits, decode
@@ -18,15 +21,11 @@ from specgen.engine.interfaces import Drafter
 from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
-from specgen.engine.tokens import Tokens
-from specgen.errors import OutOfMemory, SpecgenError, UsageError
-from specgen.events import Event, Finished, LoadedModel, Notice, Progress, Reason, Started
 from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
 from specgen.models.tokenizer import Tokenizer
 from specgen.pairs import resolve, resolve_draft
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling
-from specgen.streams import failing, with_messages
 
 
 class Session:

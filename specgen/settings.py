@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from specgen.errors import BadFile, SpecgenError, UsageError
-from specgen.nearest import meant, nearest
+from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.words import meant, nearest
 
 KEYS = (
     "model",

@@ -12,8 +12,8 @@ import tomli
 import tomli_w
 
 from specgen import settings
-from specgen.errors import BadFile, UsageError
-from specgen.nearest import meant
+from specgen.core.errors import BadFile, UsageError
+from specgen.core.words import meant
 
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")

@@ -1,6 +1,6 @@
 """The tokenizer of a checkpoint, whatever its format."""
 
-from specgen.core import EngineOptions
+from specgen.core.types import EngineOptions
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range

@@ -7,7 +7,7 @@ from math import sqrt
 from statistics import pvariance
 from typing import TypeVar
 
-from specgen.costs import Cost, Prices, per_million
+from specgen.core.prices import Cost, Prices, per_million
 from specgen.history import Sample
 
 WEEKS = 12

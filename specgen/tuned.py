@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specgen import history
-from specgen.core import TUNABLE, Dtype, EngineOptions, ModelRef, Quant
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
+from specgen.core.types import TUNABLE, Dtype, EngineOptions, ModelRef, Quant
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.provenance import file_hashes
 
@@ -100,7 +100,7 @@ def machine(device: "torch.device") -> str:
     """What the best settings depend on beside the models: the device, the processor and the cores in use."""
     import torch  # whoever only lists what was tuned need not wait for it
 
-    from specgen.bench.machine import cores, processor_name  # noqa: PLC0415
+    from specgen.core.machine import cores, processor_name  # noqa: PLC0415
 
     processor = f"{processor_name()}, {cores()} cores"
     if device.type == "cpu":

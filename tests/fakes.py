@@ -10,15 +10,15 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
-from specgen.core import EngineOptions, ModelRef, SamplingParams
+from specgen.core.events import Event, Step
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.controller import Controller, Fixed
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.devices import Placement
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, LanguageModel, Plan, Proposal, Rows, Verdict
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
-from specgen.events import Event, Step
 from specgen.loading import Pair
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer

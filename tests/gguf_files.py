@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.models.checkpoint import Checkpoint
 from tests.fakes import CHAT_TEMPLATE, END, VOCAB, backend
 

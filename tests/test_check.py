@@ -12,12 +12,12 @@ from specgen.bench.suites import SuitePrompt
 from specgen.checking.check import Checked, CheckSettings, Opened, check, check_pair
 from specgen.checking.judge import Text, compare
 from specgen.checking.report import as_data, closing, line, real
-from specgen.core import EngineOptions, SamplingParams
+from specgen.core.errors import UsageError
+from specgen.core.events import Stats
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, SamplingParams
 from specgen.engine.interfaces import Proposal, Rows, Verdict
 from specgen.engine.noise import gumbel
-from specgen.engine.tokens import Tokens
-from specgen.errors import UsageError
-from specgen.events import Stats
 from specgen.loading import Pair
 from tests.fakes import VOCAB, TableModel, fake_session, rounds, tokens_of
 

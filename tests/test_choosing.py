@@ -9,9 +9,9 @@ import torch
 
 from specgen import choosing, planning
 from specgen.cli import suggesting
-from specgen.core import Dtype, EngineOptions, Message, Quant
-from specgen.errors import OutOfMemory
-from specgen.events import Notice
+from specgen.core.errors import OutOfMemory
+from specgen.core.events import Notice
+from specgen.core.types import Dtype, EngineOptions, Message, Quant
 from specgen.history import History, location
 from specgen.loading import with_draft
 from specgen.planning import ModelPlan

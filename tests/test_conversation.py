@@ -9,9 +9,9 @@ import torch
 
 from specgen import Session
 from specgen.conversation import Conversation
-from specgen.core import EngineOptions, Message, SamplingChoice
-from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError
-from specgen.events import Event, Failed, Finished, Notice
+from specgen.core.errors import OutOfMemory, PromptTooLong, SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice
+from specgen.core.types import EngineOptions, Message, SamplingChoice
 from tests.fakes import CHAT_TEMPLATE, END, VOCAB, Scripted, _Fake, encode, fake_session, steps, tokens_of
 
 ASSISTANT = "<|start|>assistant\n"

@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from specgen import errors
 from specgen.cli.app import command_names
+from specgen.core import errors
 
 ROOT = Path(__file__).parent.parent
 

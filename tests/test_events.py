@@ -1,7 +1,7 @@
 """Statistics from events."""
 
-from specgen.core import SamplingParams
-from specgen.events import Drafted, LoadedModel, Span, Started, Stats, Step
+from specgen.core.events import Drafted, LoadedModel, Span, Started, Stats, Step
+from specgen.core.types import SamplingParams
 
 STARTED = Started(LoadedModel("t"), None, "lookup", "cpu", "float32", "none", SamplingParams(), 4, prompt_tokens=9)
 

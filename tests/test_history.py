@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from specgen import history
-from specgen.core import Message
+from specgen.core.types import Message
 from specgen.history import History
 
 SETTINGS = {
@@ -177,7 +177,7 @@ WRITER = """
 import signal
 import sys
 from pathlib import Path
-from specgen.core import Message
+from specgen.core.types import Message
 from specgen.history import History
 {body}
 """

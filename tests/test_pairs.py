@@ -9,7 +9,7 @@ import pytest
 import tomli
 
 import specgen
-from specgen.core import LOOKUP, ModelRef
+from specgen.core.types import LOOKUP, ModelRef
 from specgen.models.hub_client import huggingface_hub
 from specgen.pairs import curated, find_pair, is_verified, known_models, models_of, pair_of_target, resolve
 

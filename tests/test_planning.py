@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from specgen import loading, planning
-from specgen.core import Dtype, EngineOptions, ModelRef, Quant
+from specgen.core.errors import OutOfMemory, PromptTooLong, UsageError
+from specgen.core.events import Failed, Notice, Progress
+from specgen.core.tokens import Tokens
+from specgen.core.types import Dtype, EngineOptions, ModelRef, Quant
 from specgen.engine import devices
 from specgen.engine.devices import Placement
 from specgen.engine.memory import peak
 from specgen.engine.runners import decoder
-from specgen.engine.tokens import Tokens
-from specgen.errors import OutOfMemory, PromptTooLong, UsageError
-from specgen.events import Failed, Notice, Progress
 from specgen.models import gguf_remote
 from specgen.models.checkpoint import Checkpoint, find, follow
 from specgen.planning import Plan, check, plan_pair, what_fits

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from specgen.core import ModelRef, SamplingChoice, SamplingParams
+from specgen.core.types import ModelRef, SamplingChoice, SamplingParams
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer
 from specgen.recommended import end_ids, resolve_sampling

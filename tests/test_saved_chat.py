@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from specgen.core import Message, SamplingChoice
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
+from specgen.core.types import Message, SamplingChoice
 from specgen.saved_chat import SavedChat, read, write
 
 CHAT = SavedChat(

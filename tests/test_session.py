@@ -8,11 +8,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from specgen import Session
-from specgen.core import EngineOptions, SamplingChoice
+from specgen.core.errors import DraftMismatch, OutOfMemory, PromptTooLong, UsageError
+from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.engine.controller import Fixed
-from specgen.engine.tokens import Tokens
-from specgen.errors import DraftMismatch, OutOfMemory, PromptTooLong, UsageError
-from specgen.events import Failed, Finished, Notice, Progress, Started, Step
 from tests.fakes import Speaker, always_wrong, encode, fake_session, oracle, steps, tokens_of
 
 PROMPT = "the lazy dog"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 from specgen.settings import resolve
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specgen import templates
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 from specgen.templates import Template
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from specgen.costs import Cost, Prices
+from specgen.core.prices import Cost, Prices
 from specgen.history import Sample
 from specgen.trends import WEEKS, by_pair, by_template
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from specgen import Session
-from specgen.core import EngineOptions, SamplingChoice
-from specgen.events import Failed, Step
+from specgen.core.events import Failed, Step
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.serve.warm import WarmSession
 
 RUNS = 10

@@ -17,8 +17,8 @@ from pathlib import Path
 from train import read_books
 
 from specgen import Session
-from specgen.core import EngineOptions, SamplingChoice
-from specgen.events import Failed, Finished, Stats
+from specgen.core.events import Failed, Finished, Stats
+from specgen.core.types import EngineOptions, SamplingChoice
 
 OPENINGS = 100
 OPENING_WORDS = 12

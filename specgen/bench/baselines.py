@@ -8,7 +8,7 @@ from typing import Any
 
 from specgen import history
 from specgen.bench.files import read_report
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

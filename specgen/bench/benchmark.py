@@ -16,7 +16,6 @@ from specgen.bench.fidelity import compare_with_float32
 from specgen.bench.fitting import fit
 from specgen.bench.hindsight import hindsight
 from specgen.bench.llama import LLAMA_CPP, llama_peers
-from specgen.bench.machine import describe_machine, peak_memory
 from specgen.bench.measure import medians
 from specgen.bench.meters import Energy, Memory, Pace, energy_counters
 from specgen.bench.peers import TRANSFORMERS, Peer, load_peers
@@ -27,12 +26,13 @@ from specgen.bench.startup import cold_starts
 from specgen.bench.suites import SuitePrompt, choose, read_suite
 from specgen.bench.texts import KINDS
 from specgen.bench.variants import DRAFTERS, contenders, number_formats
-from specgen.core import TUNABLE, EngineOptions
+from specgen.core.errors import UsageError
+from specgen.core.events import LoadedModel, Notice, Progress
+from specgen.core.machine import describe_machine, peak_memory
+from specgen.core.progress import Reporting
+from specgen.core.types import TUNABLE, EngineOptions
 from specgen.engine.devices import Placement
-from specgen.errors import UsageError
-from specgen.events import LoadedModel, Notice, Progress
 from specgen.loading import Pair
-from specgen.models.reporting import Reporting
 from specgen.session import Session, memory_errors
 
 _PREFILLS = 3

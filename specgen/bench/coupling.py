@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from specgen.bench.texts import score_both, texts
-from specgen.core import SamplingParams
+from specgen.core.events import Progress
+from specgen.core.tokens import Tokens
+from specgen.core.types import SamplingParams
 from specgen.engine.interfaces import Runner
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
-from specgen.events import Progress
 from specgen.loading import Pair
 from specgen.models.checkpoint import Reporting
 

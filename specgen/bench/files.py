@@ -12,7 +12,7 @@ from specgen.bench.html import EMBEDDED, EMBEDDED_END, page
 from specgen.bench.report import FORMAT
 from specgen.bench.settings import BenchSettings, Format, as_settings, pinned
 from specgen.bench.table import markdown, render
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 
 Figures = Mapping[str, Any]
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from specgen.bench.suites import SuitePrompt
-from specgen.core import Message
-from specgen.errors import UsageError
-from specgen.events import Notice
+from specgen.core.errors import UsageError
+from specgen.core.events import Notice
+from specgen.core.progress import Reporting
+from specgen.core.types import Message
 from specgen.loading import Pair
-from specgen.models.reporting import Reporting
 from specgen.prompt import chat_prompt
 
 

@@ -15,8 +15,8 @@ import httpx2
 
 from specgen.bench.contenders import HYBRID, MODEL, PLAIN
 from specgen.bench.measure import Measurement
-from specgen.errors import BadFile, SpecgenError, UsageError
-from specgen.events import Stats
+from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.events import Stats
 
 LLAMA_CPP = "llama.cpp"
 _HOST = "127.0.0.1"

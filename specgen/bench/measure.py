@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from specgen.core import SamplingChoice
+from specgen.core.events import Finished, Stats, Step
+from specgen.core.tokens import Tokens
+from specgen.core.types import SamplingChoice
 from specgen.engine.interfaces import Rows, Runner
-from specgen.engine.tokens import Tokens
-from specgen.events import Finished, Stats, Step
 from specgen.session import Session
 
 K = TypeVar("K")

@@ -10,9 +10,9 @@ import torch
 
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN
 from specgen.bench.measure import Measurement
-from specgen.core import Dtype
-from specgen.errors import UnsupportedModel
-from specgen.events import Stats
+from specgen.core.errors import UnsupportedModel
+from specgen.core.events import Stats
+from specgen.core.types import Dtype
 from specgen.models.checkpoint import Checkpoint
 
 TRANSFORMERS = "transformers"

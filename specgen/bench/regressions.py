@@ -13,7 +13,7 @@ from typing import Any
 
 from specgen.bench.bootstrap import Interval, chance, difference_interval, median_interval
 from specgen.bench.settings import RegressionKind
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 
 Figures = Mapping[str, Any]
 Record = Mapping[str, Any]

@@ -10,8 +10,8 @@ from specgen.bench.bootstrap import median_interval, ratio_interval
 from specgen.bench.contenders import Contender
 from specgen.bench.roofline import Forwards
 from specgen.bench.runner import Run
-from specgen.costs import Prices, per_million
-from specgen.events import Stats
+from specgen.core.events import Stats
+from specgen.core.prices import Prices, per_million
 
 Figures = dict[str, Any]
 

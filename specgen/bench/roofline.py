@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from specgen.bench.measure import finish, medians
+from specgen.core.tokens import Tokens
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Runner
-from specgen.engine.tokens import Tokens
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.weights import tensor_shapes
 

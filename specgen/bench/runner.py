@@ -7,8 +7,8 @@ from specgen.bench.contenders import Contender
 from specgen.bench.measure import Measurement
 from specgen.bench.meters import Energy, Memory, Pace
 from specgen.bench.suites import SuitePrompt
-from specgen.events import Progress
-from specgen.models.reporting import Reporting
+from specgen.core.events import Progress
+from specgen.core.progress import Reporting
 
 # Enough to have every part of a contender run once.
 _WARM_UP = 8

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
-from specgen.core import Device, Dtype, EngineOptions, Quant, SamplingParams
-from specgen.costs import Prices
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.prices import Prices
+from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingParams
 
 QUICK = "quick"
 RegressionKind = Literal["speed", "acceptance", "output"]

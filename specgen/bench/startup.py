@@ -6,8 +6,8 @@ import sys
 import tempfile
 import time
 
-from specgen.core import EngineOptions
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import EngineOptions
 
 _PROMPT = "Once upon a time"
 _RUNS = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from specgen.bench.settings import QUICK
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 
 FULL = "full"
 # Of each kind, of the full suite, the first so many are the quick one.

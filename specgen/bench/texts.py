@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 import specgen
+from specgen.core.tokens import Tokens
 from specgen.engine.interfaces import Runner
-from specgen.engine.tokens import Tokens
 from specgen.models.tokenizer import Tokenizer
 
 # The prose is a piece of The Road to Oz (L. Frank Baum, 1909); the code is what every installation has.

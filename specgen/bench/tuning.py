@@ -22,11 +22,11 @@ from specgen.bench.report import compare
 from specgen.bench.runner import Run, interleave, warm_up
 from specgen.bench.settings import QUICK
 from specgen.bench.suites import SuitePrompt, in_turn, read_suite
-from specgen.core import TUNABLE, Dtype, EngineOptions, Quant, SamplingChoice, SamplingParams
-from specgen.errors import SpecgenError, UsageError
-from specgen.events import Notice, Progress
+from specgen.core.errors import SpecgenError, UsageError
+from specgen.core.events import Notice, Progress
+from specgen.core.progress import Reporting, follow
+from specgen.core.types import TUNABLE, Dtype, EngineOptions, Quant, SamplingChoice, SamplingParams
 from specgen.loading import Pair
-from specgen.models.reporting import Reporting, follow
 from specgen.session import Session, memory_errors
 from specgen.tuned import Tuned, in_options, machine, weights
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
 from specgen.bench.settings import BenchSettings
-from specgen.core import EngineOptions, SamplingChoice
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.loading import Pair
 
 DRAFTERS = {"none": PLAIN, MODEL: MODEL, LOOKUP: LOOKUP, HYBRID: HYBRID}

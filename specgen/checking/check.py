@@ -9,9 +9,9 @@ from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant
 from specgen.bench.settings import QUICK
 from specgen.bench.suites import SuitePrompt, choose, in_turn, read_suite
 from specgen.checking.judge import Difference, Recorder, Text, compare
-from specgen.core import EngineOptions, Message, SamplingChoice, SamplingParams
-from specgen.errors import UsageError
-from specgen.events import LoadedModel, Notice, Progress, Stats
+from specgen.core.errors import UsageError
+from specgen.core.events import LoadedModel, Notice, Progress, Stats
+from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.loading import Pair
 from specgen.prompt import chat_prompt
 from specgen.session import Session, memory_errors

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 from specgen.render.terminal import is_terminal
 
 

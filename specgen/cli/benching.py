@@ -10,8 +10,8 @@ from specgen.bench.benchmark import benchmark
 from specgen.bench.files import written
 from specgen.bench.regressions import Change, as_data, compare_reports
 from specgen.bench.settings import BenchSettings, Format, RegressionKind
-from specgen.errors import INTERRUPTED, BadFile, UsageError
-from specgen.models.reporting import follow
+from specgen.core.errors import INTERRUPTED, BadFile, UsageError
+from specgen.core.progress import follow
 from specgen.render.progress import ProgressLine
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put, put_exact

@@ -5,7 +5,7 @@ import sys
 
 from specgen.checking.check import Checked, CheckSettings, Opened, check
 from specgen.checking.report import as_data, closing, line, real
-from specgen.errors import INTERRUPTED
+from specgen.core.errors import INTERRUPTED
 from specgen.render.progress import ProgressLine
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put_exact

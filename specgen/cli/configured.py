@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 from specgen import settings
-from specgen.core import AUTO, LOOKUP, NONE
-from specgen.errors import SpecgenError, UsageError
+from specgen.core.errors import SpecgenError, UsageError
+from specgen.core.types import AUTO, LOOKUP, NONE
 from specgen.settings import Setting, Settings, Source
 
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.

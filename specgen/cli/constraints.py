@@ -5,9 +5,9 @@ from pathlib import Path
 
 from specgen.cli.inputs import read_text
 from specgen.cli.options import ConstraintOptions
-from specgen.core import Constraint
-from specgen.errors import Incomplete, UsageError
-from specgen.events import Finished, Reason
+from specgen.core.errors import Incomplete, UsageError
+from specgen.core.events import Finished, Reason
+from specgen.core.types import Constraint
 
 _WHY: dict[Reason, str] = {
     "length": "the token limit",

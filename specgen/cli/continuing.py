@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from specgen.cli.recording import history
-from specgen.core import Message, ModelRef
-from specgen.errors import UsageError
-from specgen.events import Event
+from specgen.core.errors import UsageError
+from specgen.core.events import Event
+from specgen.core.types import Message, ModelRef
 
 if TYPE_CHECKING:
     from specgen.serve.warm import WarmSession

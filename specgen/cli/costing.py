@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import TextIO
 
 from specgen.bench.meters import Energy, energy_counters
-from specgen.costs import Cost, Prices, per_million
-from specgen.events import Event, Finished, Renderer, Started, Stats
+from specgen.core.events import Event, Finished, Renderer, Started, Stats
+from specgen.core.prices import Cost, Prices, per_million
 from specgen.render.terminal import put
 
 

@@ -11,7 +11,7 @@ import typer
 
 from specgen.cli.asking import agreed
 from specgen.cli.inspecting import check_text, place, write
-from specgen.errors import BadFile, SpecgenError, UsageError
+from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.render.terminal import is_terminal
 
 _STDIN = Path("-")

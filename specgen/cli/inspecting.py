@@ -13,7 +13,7 @@ from tomlkit.exceptions import TOMLKitError
 from specgen import settings
 from specgen.cli.app import build
 from specgen.cli.configured import checked, configurable
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 from specgen.settings import Setting, SettingsFile, Source
 
 _COMMANDS = ("run", "chat")

@@ -12,8 +12,8 @@ from specgen.cli.constraints import check_complete
 from specgen.cli.outputs import Results
 from specgen.cli.recording import Recorder
 from specgen.cli.records import Record, Records
-from specgen.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Started
+from specgen.core.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from specgen.cli import commands
 from specgen.cli.completing import model_names
-from specgen.core import ModelRef
-from specgen.errors import DownloadFailed, ModelNotFound, NotCached
-from specgen.nearest import nearest
+from specgen.core.errors import DownloadFailed, ModelNotFound, NotCached
+from specgen.core.types import ModelRef
+from specgen.core.words import nearest
 
 _NEAR = 0.65  # rnu is that near to run
 

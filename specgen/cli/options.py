@@ -16,9 +16,9 @@ from specgen import templates
 from specgen.cli import completing
 from specgen.cli.configured import configure, given
 from specgen.cli.templating import preset
-from specgen.core import TUNABLE, Device, Dtype, EngineOptions, Quant, SamplingChoice
-from specgen.costs import Prices
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.prices import Prices
+from specgen.core.types import TUNABLE, Device, Dtype, EngineOptions, Quant, SamplingChoice
 
 _ENGINE = EngineOptions()
 # A field of this name is no option: it names the others that the command line or a setting has a value for.

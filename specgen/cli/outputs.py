@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.render.results import ADDED, Result
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal, put

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-from specgen.events import Event, Failed, Finished, Renderer, Step
+from specgen.core.events import Event, Failed, Finished, Renderer, Step
 
 
 class Interrupt:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Self
 
-from specgen.errors import BadFile
-from specgen.events import Event, Failed, Finished, Renderer, Started, Stats, Step
+from specgen.core.errors import BadFile
+from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step
 from specgen.history import History, Kind, location, logging_is_on
 from specgen.render.jsonl import stats_fields
 from specgen.render.sanitize import sanitize

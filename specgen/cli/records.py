@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from specgen.cli.inputs import as_text
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 from specgen.render.terminal import is_terminal
 
 INPUT = "input"

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from specgen.core import Message, ModelRef
+from specgen.core.types import Message, ModelRef
 from specgen.history import Answer
 
 _MODEL_WIDTH = 24

@@ -4,10 +4,10 @@ import sys
 
 from specgen.cli.asking import agreed
 from specgen.cli.options import ModelOptions
-from specgen.core import Device, ModelPair
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import Device, ModelPair
+from specgen.core.words import in_words
 from specgen.render.terminal import is_terminal
-from specgen.sizes import in_words
 
 # On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
 _MOST_ON_CPU = 4e9

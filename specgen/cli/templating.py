@@ -10,8 +10,8 @@ import typer
 from specgen import templates
 from specgen.cli.asking import confirm
 from specgen.cli.configured import default, typed
-from specgen.errors import BadFile, UsageError
-from specgen.nearest import meant
+from specgen.core.errors import BadFile, UsageError
+from specgen.core.words import meant
 from specgen.render.terminal import is_terminal
 from specgen.templates import Template
 

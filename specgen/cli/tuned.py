@@ -6,8 +6,8 @@ from typing import Any
 import typer
 
 from specgen.cli.printing import print_json
-from specgen.core import AUTO, LOOKUP, Device, ModelRef, Quant
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import AUTO, LOOKUP, Device, ModelRef, Quant
 from specgen.models.checkpoint import Checkpoint, find, follow
 from specgen.pairs import resolve, resolve_draft
 from specgen.render.sanitize import sanitize

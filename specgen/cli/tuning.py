@@ -7,8 +7,8 @@ from specgen.bench.blocks import Block, number
 from specgen.bench.table import text
 from specgen.bench.tuning import FEWEST, Result, TuneSettings, Tuning, tune
 from specgen.cli.printing import print_json
-from specgen.errors import INTERRUPTED
-from specgen.models.reporting import follow
+from specgen.core.errors import INTERRUPTED
+from specgen.core.progress import follow
 from specgen.render.progress import ProgressLine
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put, put_exact

@@ -4,9 +4,9 @@ import shutil
 
 import torch
 
+from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
 from specgen.engine.runners.graphs import CudaGraphs
-from specgen.sizes import in_words
 
 
 def check_gpu() -> Finding:

@@ -4,9 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
 from specgen.models import cache, packed
-from specgen.sizes import in_words
 
 _LITTLE = 5 << 30
 

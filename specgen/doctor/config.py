@@ -1,8 +1,8 @@
 """The user's settings and those of the project."""
 
 from specgen import settings
+from specgen.core.errors import SpecgenError
 from specgen.doctor.finding import Finding, Verdict
-from specgen.errors import SpecgenError
 
 
 def check_config() -> Finding:

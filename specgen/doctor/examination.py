@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 
+from specgen.core.events import Progress
 from specgen.doctor.finding import Finding, Verdict
-from specgen.events import Progress
 
 # Modules of this package with their checks. They are imported as they are needed: what a broken torch, or another
 # broken library, keeps from being imported fails by itself.

@@ -4,8 +4,8 @@ import psutil
 import torch
 
 from specgen.bench.roofline import bandwidth
+from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
-from specgen.sizes import in_words
 
 _LITTLE = 2 << 30
 # Large enough to leave the caches of most processors, and read in a fraction of a second.

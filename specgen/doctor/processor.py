@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import torch
 
-from specgen.bench.machine import cores, processor_name
+from specgen.core.machine import cores, processor_name
 from specgen.doctor.finding import Finding, Verdict
 
 _INT8 = {

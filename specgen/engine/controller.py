@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from specgen.core.tokens import Tokens
 from specgen.engine.acceptance import LookupAcceptance, Yield
 from specgen.engine.costs import Costs
 from specgen.engine.interfaces import Plan, Verdict
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
 from specgen.engine.trial import Trial
 
 Clock = Callable[[], float]

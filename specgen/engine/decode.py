@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from specgen.core.events import Reason, Source
+from specgen.core.tokens import Tokens
 from specgen.engine.controller import Controller
 from specgen.engine.interfaces import Drafter, LanguageModel
 from specgen.engine.logprobs import Scores, log_probabilities
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
 from specgen.engine.verify import verify
-from specgen.events import Reason, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, grammar_from
 
-from specgen.core import Constraint
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import Constraint
 
 # JSON as models write it, in one line. Free white space would leave nothing forced, and small models never end it.
 if TYPE_CHECKING:  # a name of its stub alone

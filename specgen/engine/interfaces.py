@@ -6,9 +6,9 @@ from typing import Protocol
 
 import torch
 
+from specgen.core.events import Source
+from specgen.core.tokens import Tokens
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
-from specgen.events import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from specgen.core import SamplingParams
+from specgen.core.tokens import Tokens
+from specgen.core.types import SamplingParams
 from specgen.engine.constraint import Follower
 from specgen.engine.noise import gumbel
-from specgen.engine.tokens import Tokens
 
 # How many of the largest logits are looked at before a vocabulary is sorted: sorting 152 k of them costs 13 ms.
 _SHORTLIST = 1024

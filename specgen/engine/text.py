@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from specgen.events import Source, Span
+from specgen.core.events import Source, Span
 
 # What decoders write for bytes that are no whole character yet.
 _INCOMPLETE = "\ufffd"

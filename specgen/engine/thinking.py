@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from specgen.events import Channel, Span
+from specgen.core.events import Channel, Span
 
 
 @dataclass(frozen=True, slots=True)

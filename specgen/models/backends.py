@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from specgen.errors import UnsupportedModel
+from specgen.core.errors import UnsupportedModel
 from specgen.models.checkpoint import Checkpoint
 
 # quant_method of config.json -> what it is called, and the packages that transformers needs for it.

@@ -8,13 +8,13 @@ from pathlib import Path
 from huggingface_hub import CachedRepoInfo, DeleteCacheStrategy, HFCacheInfo, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-from specgen.core import ModelRef
-from specgen.errors import ModelNotFound, SpecgenError
+from specgen.core.errors import ModelNotFound, SpecgenError
+from specgen.core.types import ModelRef
+from specgen.core.words import meant
 from specgen.models import pins
 from specgen.models.hub_client import constants
 from specgen.models.snapshot import Snapshot
 from specgen.models.weights import CONFIG
-from specgen.nearest import meant
 
 _SHORTEST_HASH = 7  # as git abbreviates
 

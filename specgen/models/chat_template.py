@@ -19,8 +19,8 @@ from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from specgen.core import Message
-from specgen.errors import UnsupportedModel, UsageError
+from specgen.core.errors import UnsupportedModel, UsageError
+from specgen.core.types import Message
 
 
 def render(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specgen.core import ModelRef
-from specgen.errors import BadFile, ModelNotFound, UnsupportedModel
-from specgen.models.reporting import Reporting, follow
+from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
+from specgen.core.progress import Reporting, follow
+from specgen.core.types import ModelRef
 from specgen.models.weights import CONFIG, check_loadable, check_parts, read_json, verify, weight_names
 
 __all__ = ["Checkpoint", "Reporting", "fetch_all", "fetch_weights", "find", "follow"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.licence import forbids_commerce
 from specgen.models.snapshot import Snapshot

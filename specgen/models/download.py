@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from specgen.errors import DownloadFailed
+from specgen.core.errors import DownloadFailed
+from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
+from specgen.core.words import in_words
 from specgen.models.hub_client import api, constants, url_of
 from specgen.models.hub_errors import explain
-from specgen.models.reporting import Meter, Reporting, Stopped, run_jobs
 from specgen.models.snapshot import Snapshot
 from specgen.models.transfer import Damaged, Transfer, sweep
-from specgen.sizes import in_words
 
 
 def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gguf import GGUFReader, GGUFValueType, LlamaFileType, ReaderTensor
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 
 MAGIC = b"GGUF"
 _STRING_LENGTH = struct.Struct("<Q")

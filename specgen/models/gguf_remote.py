@@ -12,12 +12,12 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
-from specgen.errors import BadFile, DownloadFailed
+from specgen.core.errors import BadFile, DownloadFailed
+from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
 from specgen.models.gguf_config import ROPE_FACTORS
 from specgen.models.gguf_header import BROKEN, MAGIC, Header, open_header
 from specgen.models.hub_client import constants, headers, url_of
 from specgen.models.hub_errors import explain
-from specgen.models.reporting import Meter, Reporting, Stopped, run_jobs
 from specgen.models.snapshot import Snapshot
 from specgen.models.transfer import Transfer, get_patiently
 

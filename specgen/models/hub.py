@@ -13,15 +13,15 @@ from typing import Any, cast
 
 from huggingface_hub.utils.tqdm import tqdm
 
-from specgen.core import ModelRef
-from specgen.errors import ModelNotFound, NotCached, SpecgenError
-from specgen.events import Notice
+from specgen.core.errors import ModelNotFound, NotCached, SpecgenError
+from specgen.core.events import Notice
+from specgen.core.progress import Reporting
+from specgen.core.types import ModelRef
 from specgen.models import pins
 from specgen.models.download import download
 from specgen.models.hub_client import api, constants
 from specgen.models.hub_errors import explain
 from specgen.models.licence import CARD, forbids_commerce, read_licence
-from specgen.models.reporting import Reporting
 from specgen.models.snapshot import Snapshot, cached_commit, is_commit, revision_of
 from specgen.models.weights import CONFIG, INDEX, SINGLE, check_loadable, check_parts, is_small, is_tokenizer
 

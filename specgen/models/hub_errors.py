@@ -5,8 +5,8 @@ import errno
 import httpx2
 from huggingface_hub import constants, errors
 
-from specgen.core import ModelRef
-from specgen.errors import AccessDenied, DownloadFailed, ModelNotFound, SpecgenError
+from specgen.core.errors import AccessDenied, DownloadFailed, ModelNotFound, SpecgenError
+from specgen.core.types import ModelRef
 
 _TRY_AGAIN = "try again: finished files are kept"
 

@@ -16,7 +16,7 @@ import tomli_w
 from filelock import FileLock
 
 from specgen import settings
-from specgen.errors import BadFile, SpecgenError
+from specgen.core.errors import BadFile, SpecgenError
 
 _HEAD = "# The commit that each model means to specgen. `specgen update` and `specgen rollback` move them.\n\n"
 _KEPT = 20  # former commits of a model

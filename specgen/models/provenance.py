@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-from specgen.events import LoadedModel
+from specgen.core.events import LoadedModel
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.licence import read_licence
 from specgen.models.weights import is_small

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from specgen.core import ModelRef
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import ModelRef
 from specgen.models.cache import cached_models
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.hub_client import api

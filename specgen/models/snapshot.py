@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 
-from specgen.core import ModelRef
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import ModelRef
 from specgen.models.hub_client import constants, huggingface_hub
 from specgen.models.weights import weight_names
 

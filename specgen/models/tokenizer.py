@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import NFC
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.models.token_bytes import TokenBytes
 
 TOKEN_FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from specgen.errors import DownloadFailed
-from specgen.models.reporting import Meter
+from specgen.core.errors import DownloadFailed
+from specgen.core.progress import Meter
 
 # Seconds between two tries while not a byte arrives; after the last one it is over. Any byte starts them again.
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from specgen.core import ModelRef
-from specgen.errors import ModelNotFound, SpecgenError, UsageError
-from specgen.events import Notice
+from specgen.core.errors import ModelNotFound, SpecgenError, UsageError
+from specgen.core.events import Notice
+from specgen.core.progress import Reporting
+from specgen.core.types import ModelRef
 from specgen.models import pins
 from specgen.models.checkpoint import Checkpoint, fetch_all, find
 from specgen.models.comparison import Change, compare
 from specgen.models.hub import bound_by_terms, resolve
-from specgen.models.reporting import Reporting
 from specgen.models.snapshot import Snapshot, cached_commit, is_commit
 
 

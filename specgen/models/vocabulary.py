@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Set
 from itertools import zip_longest
 
-from specgen.errors import DraftMismatch
+from specgen.core.errors import DraftMismatch
 from specgen.models.tokenizer import Tokenizer
 
 SHOWN = 3

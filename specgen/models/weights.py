@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from specgen.errors import BadFile, SpecgenError, UnsupportedModel
+from specgen.core.errors import BadFile, SpecgenError, UnsupportedModel
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

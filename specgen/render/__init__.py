@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TextIO
 
-from specgen.events import Renderer
+from specgen.core.events import Renderer
 from specgen.render.summary import SummaryForm
 from specgen.render.terminal import ColorChoice, can_draw, is_terminal, wants_color
 

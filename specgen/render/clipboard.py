@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TextIO
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.render.terminal import can_draw
 
 _TIMEOUT_S = 5

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from specgen.errors import NoCodeBlock
-from specgen.events import Event, Failed, Finished, Notice, Renderer, Span, Started, Step
+from specgen.core.errors import NoCodeBlock
+from specgen.core.events import Event, Failed, Finished, Notice, Renderer, Span, Started, Step
 
 # As CommonMark has it, but for the indentation, which may be any: models put blocks into lists.
 _OPENING = re.compile(r"( *)(`{3,}(?=[^`]*$)|~{3,})")

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TextIO
 
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
 from specgen.render.sanitize import BIDI_CONTROLS
 
 SCHEMA = 1

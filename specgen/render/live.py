@@ -3,7 +3,7 @@
 from time import monotonic, sleep
 from typing import TextIO
 
-from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
 from specgen.render.progress import ProgressLine
 from specgen.render.rendered import RenderedOut
 from specgen.render.sanitize import sanitize

@@ -2,7 +2,7 @@
 
 from typing import TextIO
 
-from specgen.events import Event, Failed, Finished, Notice, Started, Step
+from specgen.core.events import Event, Failed, Finished, Notice, Started, Step
 from specgen.render.summary import SummaryForm, summary
 from specgen.render.terminal import dim, put, put_exact
 

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from specgen.events import Event, Notice, Progress
+from specgen.core.events import Event, Notice, Progress
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, can_draw, columns, is_terminal, put, wants_color
 

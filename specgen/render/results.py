@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from specgen.errors import SpecgenError
-from specgen.events import Finished, Stats
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Finished, Stats
 from specgen.render.jsonl import error_fields, json_line, stats_fields
 
 # What a result adds to the fields of its record.

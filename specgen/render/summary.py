@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Literal
 
-from specgen.events import Drafted, Finished, LoadedModel, Reason, Source, Started, Stats
+from specgen.core.events import Drafted, Finished, LoadedModel, Reason, Source, Started, Stats
 
 SummaryForm = Literal["full", "short", "none"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from specgen.events import Source, Span
+from specgen.core.events import Source, Span
 from specgen.render.cursor import Cursor
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, wants_color

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from specgen.errors import BadFile, SpecgenError
-from specgen.events import Event, Failed, Finished, Notice, Renderer, Started, Step
+from specgen.core.errors import BadFile, SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice, Renderer, Started, Step
 
 SCHEMA = 1
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from specgen.events import Event, Failed, Finished, Notice, Started, Step
+from specgen.core.events import Event, Failed, Finished, Notice, Started, Step
 from specgen.serve.answers import Answer
 from specgen.serve.engine import Job
 from specgen.serve.failures import Refused, of_error

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from specgen.core import Constraint, EngineOptions, Message, SamplingChoice
+from specgen.core.events import Event, LoadedModel
+from specgen.core.tokens import Tokens
+from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.engine.thinking import Tags
-from specgen.engine.tokens import Tokens
-from specgen.events import Event, LoadedModel
 from specgen.serve.identity import Identity
 
 if TYPE_CHECKING:

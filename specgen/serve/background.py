@@ -11,8 +11,8 @@ from pathlib import Path
 import platformdirs
 
 import specgen
-from specgen.errors import SpecgenError
-from specgen.events import Event, Notice
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Notice
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.identity import Identity
 from specgen.serve.place import own_path, take_place

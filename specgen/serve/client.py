@@ -4,7 +4,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.place import clear_away, is_own, lock, own_path
 

@@ -9,13 +9,12 @@ from typing import TypeAlias
 
 import torch
 
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Started
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, failing
 from specgen.serve.failures import Ending, Refused, of_error
 from specgen.serve.metrics import Metrics
 from specgen.serve.turns import Turns
 from specgen.session import Session
-from specgen.streams import failing
 
 # Of the time that an answer takes, how much the latest one says.
 _LATEST = 0.3

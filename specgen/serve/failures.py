@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from specgen.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
+from specgen.core.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 
 
 class Refused(Exception):

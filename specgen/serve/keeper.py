@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Generator
 
-from specgen.events import Event, Progress
+from specgen.core.events import Event, Progress
 from specgen.serve.background import start
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.place import clear_away, own_path

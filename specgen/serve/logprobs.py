@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from specgen.events import Logprobs, Step, TokenLogprob
+from specgen.core.events import Logprobs, Step, TokenLogprob
 
 # What OpenAI's API writes for a token that cannot be.
 _NEVER = -9999.0

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from specgen.core import AUTO, LOOKUP, NONE
-from specgen.events import Failed, Notice, Progress, Started
+from specgen.core.events import Failed, Notice, Progress, Started
+from specgen.core.types import AUTO, LOOKUP, NONE
 from specgen.serve.asked import Opened
 from specgen.serve.wire import KIND
 

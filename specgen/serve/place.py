@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from platformdirs import user_runtime_path
 
-from specgen.errors import SpecgenError, UsageError
+from specgen.core.errors import SpecgenError, UsageError
 from specgen.serve import port
 from specgen.serve.port import Port
 

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice, Stats
 from specgen.engine.controller import Controller
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice, Stats
 from specgen.loading import Pair
 from specgen.serve.asked import Call, Opened
 from specgen.serve.engine import Engine, Job

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from specgen.core import Constraint, Message, SamplingChoice
+from specgen.core.errors import UsageError
+from specgen.core.events import Event, Notice
+from specgen.core.tokens import Tokens
+from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.grammar import compile_grammar
-from specgen.engine.tokens import Tokens
-from specgen.errors import UsageError
-from specgen.events import Event, Notice
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.serve.failures import Refused, of_body, unsupported
 from specgen.session import Session

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Notice, Progress, Span, Started, Step
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Notice, Progress, Span, Started, Step
 
 
 class Shown:

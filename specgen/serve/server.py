@@ -13,8 +13,8 @@ import psutil
 import uvicorn
 
 from specgen import __version__
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.loading import open_pair
 from specgen.serve.app import Parts, make_app
 from specgen.serve.identity import Identity

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.core.errors import OutOfMemory
+from specgen.core.events import Event, Finished, Progress, Stats
+from specgen.core.types import EngineOptions, ModelRef
 from specgen.engine.memory import free_memory
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.kept import Kept
-from specgen.errors import OutOfMemory
-from specgen.events import Event, Finished, Progress, Stats
 from specgen.loading import Examine, MakeRoom, Pair, open_pair
 from specgen.planning import Plan, plan_pair
 from specgen.serve.engine import Engine, Job

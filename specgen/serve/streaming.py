@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from specgen.events import Failed, Finished, Notice, Progress, Started, Step
+from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
 from specgen.serve.answers import Answer
 from specgen.serve.engine import Job
 from specgen.serve.failures import of_error

@@ -6,9 +6,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from specgen.core import Constraint, EngineOptions, Message, SamplingChoice
-from specgen.errors import UsageError
-from specgen.events import Event, Failed, Finished, Notice, Reason
+from specgen.core.errors import UsageError
+from specgen.core.events import Event, Failed, Finished, Notice, Reason
+from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.serve.asked import Asked, Call, Opened
 from specgen.serve.background import may_start
 from specgen.serve.channel import Broken
@@ -21,8 +21,8 @@ from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_li
 
 if TYPE_CHECKING:
     from specgen.conversation import OpenPair
+    from specgen.core.tokens import Tokens
     from specgen.engine.thinking import Tags
-    from specgen.engine.tokens import Tokens
     from specgen.session import Session
 
 

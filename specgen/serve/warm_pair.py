@@ -4,7 +4,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.core.types import EngineOptions, ModelRef
 from specgen.serve.asked import Opened
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from specgen import errors
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice, Progress, Started, Step
+from specgen.core import errors
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Step
 
 KIND = "type"
 # Lines that are no events: everything has been said; whoever speaks cannot go on.

@@ -9,8 +9,8 @@ from typing import Any
 
 from specgen.bench.benchmark import benchmark
 from specgen.bench.settings import BenchSettings, Sweep
-from specgen.core import EngineOptions, SamplingParams
-from specgen.models.reporting import follow
+from specgen.core.progress import follow
+from specgen.core.types import EngineOptions, SamplingParams
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "guard.json"

@@ -11,8 +11,8 @@ from specgen.bench.measure import Decoding, Measurement
 from specgen.bench.runner import Run
 from specgen.bench.settings import BenchSettings
 from specgen.bench.suites import SuitePrompt
-from specgen.costs import Prices
-from specgen.events import Stats
+from specgen.core.events import Stats
+from specgen.core.prices import Prices
 
 
 def measurement(

@@ -11,10 +11,10 @@ from specgen.bench.contenders import Ours, Variant, available, read_time
 from specgen.bench.report import compare, identical
 from specgen.bench.runner import Run
 from specgen.bench.suites import SuitePrompt
-from specgen.core import EngineOptions, SamplingChoice
+from specgen.core.errors import UsageError
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.engine.interfaces import Rows
-from specgen.engine.tokens import Tokens
-from specgen.errors import UsageError
 from specgen.loading import Pair
 from specgen.session import Session
 from tests.fakes import VOCAB, TableModel, encode, fake_session, rounds, tokens_of

@@ -15,7 +15,7 @@ from specgen.bench.files import choose_format, read_report, settings_of, written
 from specgen.bench.report import roofline
 from specgen.bench.roofline import Forwards
 from specgen.bench.settings import BenchSettings, Format
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 from tests.bench.made_up import Somebody, measurement, run, whole_report
 
 HOSTILE = "chat </script><b>|"

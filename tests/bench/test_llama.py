@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from specgen.bench.llama import llama_peers
-from specgen.errors import BadFile, SpecgenError, UsageError
+from specgen.core.errors import BadFile, SpecgenError, UsageError
 
 
 @pytest.fixture

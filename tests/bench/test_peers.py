@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from specgen.bench.peers import load_peers
-from specgen.core import Dtype, ModelRef
-from specgen.errors import UnsupportedModel
+from specgen.core.errors import UnsupportedModel
+from specgen.core.types import Dtype, ModelRef
 from specgen.models.checkpoint import Checkpoint
 from tests.fakes import encode
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from specgen.bench.regressions import Change, compare_reports
-from specgen.core import EngineOptions
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import EngineOptions
 from tests.bench.made_up import Somebody, measurement, run, whole_report
 
 CONTENDERS = [Somebody("plain", []), Somebody("model", [])]

@@ -6,7 +6,7 @@ import pytest
 
 from specgen.bench.report import categories, compare, distributions, identical, roofline, run_records
 from specgen.bench.roofline import Forwards
-from specgen.costs import Prices
+from specgen.core.prices import Prices
 from tests.bench.made_up import Somebody, measurement, run
 
 PLAIN, MODEL, PEER = Somebody("plain", []), Somebody("model", []), Somebody("peer", [], peer_of="model")

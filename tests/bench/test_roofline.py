@@ -9,7 +9,7 @@ import torch
 
 from specgen.bench import roofline
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.engine.devices import Placement
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.weights import tensor_shapes

@@ -2,8 +2,8 @@
 
 from specgen.bench.runner import interleave, warm_up
 from specgen.bench.suites import SuitePrompt
-from specgen.events import Progress
-from specgen.models.reporting import follow
+from specgen.core.events import Progress
+from specgen.core.progress import follow
 from tests.bench.made_up import Somebody
 
 PROMPTS = {SuitePrompt("a", "chat", "x"): [7, 7], SuitePrompt("b", "code", "y"): [8, 8, 8]}

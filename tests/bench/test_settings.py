@@ -6,9 +6,9 @@ import json
 import pytest
 
 from specgen.bench.settings import BenchSettings, Sweep, as_settings, parse_sweep, pinned
-from specgen.core import Dtype, EngineOptions, Quant, SamplingParams
-from specgen.costs import Prices
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.prices import Prices
+from specgen.core.types import Dtype, EngineOptions, Quant, SamplingParams
 
 
 def test_fixed_draft_lengths_stand_beside_auto() -> None:

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from specgen.bench.startup import cold_starts, first_byte, flags
-from specgen.core import Device, EngineOptions
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import Device, EngineOptions
 from tests.cli.command import invoke
 
 

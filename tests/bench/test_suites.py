@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from specgen.bench.suites import SuitePrompt, choose, read_suite
-from specgen.errors import BadFile, UsageError
+from specgen.core.errors import BadFile, UsageError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from specgen.bench import report
 from specgen.bench.roofline import Forwards
 from specgen.bench.table import render
-from specgen.core import EngineOptions
+from specgen.core.types import EngineOptions
 from tests.bench.made_up import Somebody, measurement, run, whole_report
 
 

@@ -9,10 +9,10 @@ import torch
 
 from specgen.bench.measure import Measurement
 from specgen.bench.tuning import Setting, TuneSettings, Tuning, tune
-from specgen.core import EngineOptions, Quant
+from specgen.core.errors import UsageError
+from specgen.core.progress import follow
+from specgen.core.types import EngineOptions, Quant
 from specgen.engine.runners.int8 import choose_kernel
-from specgen.errors import UsageError
-from specgen.models.reporting import follow
 from tests.bench.made_up import measurement
 
 Speed = Callable[[dict[str, Any], int], float]

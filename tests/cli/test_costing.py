@@ -6,8 +6,8 @@ import pytest
 
 from specgen.bench import meters
 from specgen.cli.costing import in_words
-from specgen.costs import Prices
-from specgen.events import Stats
+from specgen.core.events import Stats
+from specgen.core.prices import Prices
 from tests.cli.command import invoke
 
 # A thousand tokens in 18 s, which plain decoding would have taken 36 s for.

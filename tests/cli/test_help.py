@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from specgen.cli.reference import contexts, reference
-from specgen.errors import DownloadFailed
+from specgen.core.errors import DownloadFailed
 from tests.cli.command import Outcome, invoke
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import PromptTooLong
+from specgen.core.errors import PromptTooLong
 from specgen.prompt import refuse_long
 from tests.cli.command import Outcome, invoke
 from tests.fakes import encode, tokenizer

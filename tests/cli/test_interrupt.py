@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from specgen.cli.playing import play
-from specgen.events import Event, Finished, Notice, Span, Stats, Step
+from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
 from tests.cli.command import terminal
 
 STEP = Step((1,), (Span("x", "bonus"),))

@@ -8,7 +8,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from specgen.core import Message
+from specgen.core.types import Message
 from specgen.history import History, location, switch_logging
 from tests.cli.command import Outcome, invoke, terminal
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import TERMINATED, SomeFailed
+from specgen.core.errors import TERMINATED, SomeFailed
 from specgen.history import History, location
 from tests.cli.command import Outcome, Stdin, every_way, invoke, terminal
 

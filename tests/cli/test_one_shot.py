@@ -13,8 +13,8 @@ import pytest
 from specgen.cli.continuing import last_conversation
 from specgen.cli.playing import play
 from specgen.cli.recording import Recorder
-from specgen.core import Message
-from specgen.events import Event, Finished, Notice, Span, Stats, Step
+from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
+from specgen.core.types import Message
 from specgen.history import Answer, History, location, switch_logging
 from tests.cli.command import Outcome, every_way, invoke
 from tests.render.samples import STARTED

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 from tests.cli.command import Outcome, every_way, invoke
 
 pytestmark = pytest.mark.usefixtures("either_way")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import Incomplete, UsageError
+from specgen.core.errors import Incomplete, UsageError
 from tests.cli.command import Outcome, every_way, invoke
 
 pytestmark = pytest.mark.usefixtures("either_way")

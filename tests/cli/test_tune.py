@@ -10,7 +10,7 @@ import torch
 
 from specgen.bench.measure import Measurement
 from specgen.bench.tuning import Setting
-from specgen.core import ModelRef, Quant
+from specgen.core.types import ModelRef, Quant
 from specgen.engine.runners.int8 import choose_kernel
 from specgen.models.checkpoint import Checkpoint
 from specgen.tuned import Tuned, machine, save, weights

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder

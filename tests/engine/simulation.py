@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from specgen.core.tokens import Tokens
 from specgen.engine.controller import Auto, Controller, Fixed
 from specgen.engine.decode import Round
 from specgen.engine.drafters.hybrid import HybridDrafter
@@ -14,7 +15,6 @@ from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Plan, Proposal, Rows, Verdict
-from specgen.engine.tokens import Tokens
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64

@@ -15,7 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specgen.core import Constraint, SamplingChoice, SamplingParams
+from specgen.core.errors import UsageError
+from specgen.core.events import Failed, Finished, Source
+from specgen.core.tokens import Tokens
+from specgen.core.types import Constraint, SamplingChoice, SamplingParams
 from specgen.engine import decode as decode_module
 from specgen.engine.constraint import Follower, Vocabulary
 from specgen.engine.controller import Controller, Fixed, make_controller
@@ -28,9 +31,6 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.grammar import compile_grammar
 from specgen.engine.interfaces import Drafter, Proposal, Verdict
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
-from specgen.errors import UsageError
-from specgen.events import Failed, Finished, Source
 from tests.engine.test_sampling import chi_square_p, distribution
 from tests.fakes import VOCAB, Scripted, Speaker, TableModel, encode, fake_session, steps, tokenizer, tokens_of
 

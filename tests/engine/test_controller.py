@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgen.core import SamplingParams
+from specgen.core.types import SamplingParams
 from specgen.engine.controller import Auto
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specgen.engine.tokens import Tokens
+from specgen.core.tokens import Tokens
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, reference, save
 
 # Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
@@ -162,10 +162,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 import torch
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.engine.tokens import Tokens
+from specgen.core.tokens import Tokens
 from specgen.models.checkpoint import Checkpoint, follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
 placement = Placement(torch.device("cpu"), torch.float32)

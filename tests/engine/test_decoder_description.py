@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.families import FAMILIES
 from specgen.engine.runners.opening import describe_checkpoint

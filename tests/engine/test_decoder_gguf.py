@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
-from specgen.core import Dtype, EngineOptions, Quant, SamplingChoice
+from specgen.core.events import Finished, Notice
+from specgen.core.tokens import Tokens
+from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.gguf_tensors import GgufTensors
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.engine.tokens import Tokens
-from specgen.events import Finished, Notice
 from specgen.loading import open_pair
 from specgen.models.checkpoint import Checkpoint, follow
 from specgen.session import Session

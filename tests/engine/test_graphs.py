@@ -14,16 +14,16 @@ from torch.utils._pytree import tree_leaves
 
 from specgen import Session
 from specgen.cli.options import ModelOptions
-from specgen.core import EngineOptions, ModelRef, SamplingParams
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Finished, Notice
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.devices import Placement
 from specgen.engine.runners import decoder
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.sampling import Sampler
-from specgen.engine.tokens import Tokens
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Finished, Notice
 from specgen.models.checkpoint import Checkpoint, follow
 from tests.checkpoints import Checkpoints
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from specgen import Session
-from specgen.core import EngineOptions
+from specgen.core.errors import UnsupportedModel
+from specgen.core.events import Event, Failed, Finished, Notice, Started
+from specgen.core.types import EngineOptions
 from specgen.engine.runners.decoder import LeanModel
-from specgen.errors import UnsupportedModel
-from specgen.events import Event, Failed, Finished, Notice, Started
 from tests.checkpoints import ARCHITECTURES, RECURRENT, UNUSUAL, WINDOW
 from tests.fakes import encode, steps, tokens_of
 

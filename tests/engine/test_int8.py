@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from specgen.core import Device, Dtype, EngineOptions, ModelRef, Quant
+from specgen.core.errors import DeviceUnavailable, UnsupportedModel, UsageError
+from specgen.core.events import Notice, Progress
+from specgen.core.tokens import Tokens
+from specgen.core.types import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.runners import int8, int8_integers, int8_reduced, packing
 from specgen.engine.runners.decoder import LeanModel
@@ -18,9 +21,6 @@ from specgen.engine.runners.int8_integers import Integers
 from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.engine.tokens import Tokens
-from specgen.errors import DeviceUnavailable, UnsupportedModel, UsageError
-from specgen.events import Notice, Progress
 from specgen.models import packed
 from specgen.models.checkpoint import Checkpoint, follow
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save

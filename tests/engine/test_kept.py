@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from specgen.core.tokens import Tokens
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.kept import Kept
-from specgen.engine.tokens import Tokens
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")

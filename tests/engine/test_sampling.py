@@ -17,13 +17,13 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from specgen.core import SamplingParams
+from specgen.core.tokens import Tokens
+from specgen.core.types import SamplingParams
 from specgen.engine import decode as decode_module
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.interfaces import Drafter, Proposal, Verdict
 from specgen.engine.sampling import Penalties, Sampler, warp
-from specgen.engine.tokens import Tokens
 from tests.fakes import Scripted, TableModel, rounds, tokens_of
 
 WARPS = [

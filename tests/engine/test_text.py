@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
+from specgen.core.events import Source, Span
 from specgen.engine.text import TextStream
-from specgen.events import Source, Span
 from specgen.models.tokenizer import Tokenizer
 from tests import fakes
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from specgen.core.events import Span
 from specgen.engine.thinking import Tags, ThinkingSplit, without_thinking
-from specgen.events import Span
 
 TAGS = Tags("<think>", "</think>")
 OPENED = Tags("<think>", "</think>", opened=True)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from specgen.engine.tokens import Tokens
+from specgen.core.tokens import Tokens
 
 IDS = st.lists(st.integers(0, 2), max_size=4)  # three ids only: prefixes then agree often
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from specgen.core.tokens import Tokens
 from specgen.engine.runners.transformers import TransformersModel
-from specgen.engine.tokens import Tokens
 from tests.checkpoints import ARCHITECTURES, RECURRENT, UNUSUAL, WINDOW, make_model
 from tests.fakes import VOCAB
 

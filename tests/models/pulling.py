@@ -1,6 +1,6 @@
 """Getting models from the hub of the tests, in this process."""
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.models.checkpoint import Checkpoint, fetch_weights, find, follow
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from specgen.core import EngineOptions
-from specgen.errors import UnsupportedModel
+from specgen.core.errors import UnsupportedModel
+from specgen.core.types import EngineOptions
 from specgen.loading import open_pair
 from specgen.models import backends
 from specgen.models.checkpoint import follow

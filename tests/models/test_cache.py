@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from specgen.core import ModelRef
-from specgen.errors import ModelNotFound, SpecgenError
+from specgen.core.errors import ModelNotFound, SpecgenError
+from specgen.core.types import ModelRef
 from specgen.models.cache import cached_models, plan_removal, whole_models
 from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
-from specgen.core import Message
-from specgen.errors import UnsupportedModel, UsageError
+from specgen.core.errors import UnsupportedModel, UsageError
+from specgen.core.types import Message
 from specgen.models.chat_template import render
 
 CHATML = """{%- if messages[0].role != 'system' %}

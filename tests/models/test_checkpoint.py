@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from specgen.core import ModelRef
-from specgen.errors import BadFile, ModelNotFound, SpecgenError, UnsupportedModel
+from specgen.core.errors import BadFile, ModelNotFound, SpecgenError, UnsupportedModel
+from specgen.core.types import ModelRef
 from specgen.models.checkpoint import Checkpoint, fetch_weights, find, follow
 from tests.hub_server import CONFIG, write_model
 
@@ -182,7 +182,7 @@ def test_a_local_model_needs_no_huggingface_hub(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m")
     code = f"""
 import sys
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.models.checkpoint import fetch_weights, find, follow
 checkpoint = follow(find(ModelRef.parse({str(folder)!r}), offline=False), print)
 follow(fetch_weights(checkpoint, offline=False), print)

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.models.gguf_config import read_config
 from specgen.models.gguf_header import open_header
 from specgen.models.gguf_tokenizer import read_tokenizer

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from specgen.core import ModelRef
-from specgen.errors import (
+from specgen.core.errors import (
     AccessDenied,
     DownloadFailed,
     ModelNotFound,
@@ -17,7 +16,8 @@ from specgen.errors import (
     SpecgenError,
     UnsupportedModel,
 )
-from specgen.events import Notice, Progress
+from specgen.core.events import Notice, Progress
+from specgen.core.types import ModelRef
 from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model
 from tests.models.pulling import names, small, whole

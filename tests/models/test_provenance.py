@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.models import provenance
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.licence import forbids_commerce

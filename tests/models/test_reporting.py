@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from specgen.events import Progress
-from specgen.models.reporting import Meter, follow, run_jobs
+from specgen.core.events import Progress
+from specgen.core.progress import Meter, follow, run_jobs
 
 
 def test_the_bytes_of_all_jobs_are_one_progress_that_ends_with_the_total() -> None:

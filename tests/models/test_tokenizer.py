@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.models.tokenizer import Tokenizer
 
 TEXTS = [

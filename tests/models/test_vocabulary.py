@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from specgen.errors import DraftMismatch
+from specgen.core.errors import DraftMismatch
 from specgen.models.tokenizer import Tokenizer
 from specgen.models.vocabulary import shared_range
 

@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from specgen.core import SamplingParams
-from specgen.events import Drafted, Event, Finished, LoadedModel, Reason, Span, Started, Stats, Step
+from specgen.core.events import Drafted, Event, Finished, LoadedModel, Reason, Span, Started, Stats, Step
+from specgen.core.types import SamplingParams
 
 STARTED = Started(
     target=LoadedModel("org/big", "0123456789abcdef", "mit", {"model.safetensors": "0" * 64}),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.render.clipboard import copy
 from tests.render.streams import Pipe
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from specgen.errors import NoCodeBlock
-from specgen.events import Event, Failed, Finished, Notice, Span, Stats, Step
+from specgen.core.errors import NoCodeBlock
+from specgen.core.events import Event, Failed, Finished, Notice, Span, Stats, Step
 from specgen.render.code import FirstBlock
 from tests.render.samples import STARTED
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import OutOfMemory
-from specgen.events import Failed, Finished, Notice, Progress, Span, Stats, Step
+from specgen.core.errors import OutOfMemory
+from specgen.core.events import Failed, Finished, Notice, Progress, Span, Stats, Step
 from specgen.render import make_renderer
 from tests.render.samples import STARTED, STATS, run, step
 from tests.render.streams import Pipe, Screen, Terminal

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from specgen.errors import OutOfMemory
-from specgen.events import Event, Failed, LoadedModel, Notice, Progress, Renderer, Span, Step
+from specgen.core.errors import OutOfMemory
+from specgen.core.events import Event, Failed, LoadedModel, Notice, Progress, Renderer, Span, Step
 from specgen.render import make_renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary

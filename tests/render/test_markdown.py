@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from specgen.core import SamplingParams
-from specgen.events import Finished, LoadedModel, Span, Started, Stats, Step
+from specgen.core.events import Finished, LoadedModel, Span, Started, Stats, Step
+from specgen.core.types import SamplingParams
 from specgen.render import make_renderer
 from tests.render.streams import Pipe, Screen, Terminal
 

@@ -1,7 +1,7 @@
 import pytest
 
-from specgen.errors import OutOfMemory
-from specgen.events import Failed, Notice, Progress, Renderer
+from specgen.core.errors import OutOfMemory
+from specgen.core.events import Failed, Notice, Progress, Renderer
 from specgen.render import make_renderer
 from tests.render.samples import STARTED, run, step
 from tests.render.streams import Pipe

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from specgen.events import Notice, Progress
+from specgen.core.events import Notice, Progress
 from specgen.render.progress import ProgressLine
 from tests.render.samples import STARTED
 from tests.render.streams import Pipe, Terminal

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from specgen.core import SamplingParams
-from specgen.events import Finished, LoadedModel, Stats
+from specgen.core.events import Finished, LoadedModel, Stats
+from specgen.core.types import SamplingParams
 from specgen.render.summary import live_line, summary
 from tests.render.samples import STARTED, STATS
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from specgen.errors import BadFile, OutOfMemory
-from specgen.events import Event, Failed, Finished, Notice, Progress, Span, Step
+from specgen.core.errors import BadFile, OutOfMemory
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Span, Step
 from specgen.render import make_renderer
 from specgen.render.trace import Trace
 from tests.render.samples import STARTED, STATS, run

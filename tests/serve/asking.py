@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from specgen.core import EngineOptions
-from specgen.events import Event, Finished, Notice
+from specgen.core.events import Event, Finished, Notice
+from specgen.core.types import EngineOptions
 from specgen.serve.identity import Identity
 from specgen.serve.warm import WarmSession
 from tests.serve.running import LONG

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from specgen.events import Event
+from specgen.core.events import Event
 from specgen.models.checkpoint import Checkpoint
 from specgen.serve.warm import WarmSession
 from specgen.session import Session

@@ -15,10 +15,10 @@ import pytest
 import torch
 from openai import OpenAI
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.core.events import Event, Notice, Progress
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, ModelRef
 from specgen.engine.interfaces import Rows
-from specgen.engine.tokens import Tokens
-from specgen.events import Event, Notice, Progress
 from specgen.loading import Pair
 from specgen.serve.limits import Limits
 from specgen.serve.place import take_place

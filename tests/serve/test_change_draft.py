@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from specgen import loading
-from specgen.core import ModelRef
-from specgen.errors import ModelNotFound, SpecgenError
-from specgen.events import Event, Notice
+from specgen.core.errors import ModelNotFound, SpecgenError
+from specgen.core.events import Event, Notice
+from specgen.core.types import ModelRef
 from specgen.loading import Pair
 from specgen.models.checkpoint import Checkpoint
 from specgen.serve.channel import Broken, Channel

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from specgen.cli.options import seconds
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 from specgen.serve.background import may_start
 from specgen.serve.identity import Identity
 from tests.cli.command import Stdin, invoke

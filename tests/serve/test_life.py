@@ -20,8 +20,8 @@ import httpx2
 import openai
 import pytest
 
-from specgen.core import EngineOptions
-from specgen.events import Event, Failed, Finished, Progress
+from specgen.core.events import Event, Failed, Finished, Progress
+from specgen.core.types import EngineOptions
 from specgen.loading import Pair
 from specgen.serve.shelf import Opening, Wanted
 from specgen.session import Session

@@ -8,9 +8,9 @@ from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
 import specgen
-from specgen.core import EngineOptions, SamplingChoice
-from specgen.engine.tokens import Tokens
-from specgen.events import Logprobs, Step
+from specgen.core.events import Logprobs, Step
+from specgen.core.tokens import Tokens
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.session import Session
 from tests.fakes import CHAT_TEMPLATE, Speaker, encode, fake_session
 from tests.serve.running import running

@@ -7,8 +7,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from specgen.core import SamplingChoice
-from specgen.events import Finished
+from specgen.core.events import Finished
+from specgen.core.types import SamplingChoice
 from specgen.session import Session
 from tests.serve.running import Running
 

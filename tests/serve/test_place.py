@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from specgen.errors import SpecgenError, UsageError
+from specgen.core.errors import SpecgenError, UsageError
 from specgen.serve.place import own_path, take_place
 from specgen.serve.protocol import may_connect, peer_uid
 from tests.serve.running import ASK, gated, running

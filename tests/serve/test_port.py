@@ -16,7 +16,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.client import status
 from specgen.serve.place import take_place

@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from specgen.core import EngineOptions, ModelRef
+from specgen.core.errors import OutOfMemory, SpecgenError
+from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
+from specgen.core.types import EngineOptions, ModelRef
 from specgen.engine.memory import Footprint
-from specgen.errors import OutOfMemory, SpecgenError
-from specgen.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.loading import Examine, MakeRoom, Pair
 from specgen.planning import ModelPlan, Plan, check
 from specgen.serve.engine import Job

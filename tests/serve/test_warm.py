@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from specgen.core import Message, SamplingChoice
-from specgen.errors import UsageError
-from specgen.events import Event, Failed, Finished, Progress, Started, Step
+from specgen.core.errors import UsageError
+from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
+from specgen.core.types import Message, SamplingChoice
 from specgen.serve.asked import Asked, Call
 from specgen.serve.channel import Channel
 from specgen.serve.identity import Identity

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgen import errors
-from specgen.core import EngineOptions
-from specgen.errors import SpecgenError
-from specgen.events import Event, Failed, Notice
+from specgen.core import errors
+from specgen.core.errors import SpecgenError
+from specgen.core.events import Event, Failed, Notice
+from specgen.core.types import EngineOptions
 from specgen.serve.failures import Ending
 from specgen.serve.wire import object_line, plain, read, read_event
 

@@ -11,8 +11,8 @@ import click
 from specgen.cli.chat import files, pair, settings
 from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name
-from specgen.errors import SpecgenError, UsageError
-from specgen.nearest import meant
+from specgen.core.errors import SpecgenError, UsageError
+from specgen.core.words import meant
 from specgen.render.summary import summary
 from specgen.render.terminal import columns, is_terminal, wants_color
 from specgen.render.text import legend

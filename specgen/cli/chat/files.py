@@ -7,7 +7,7 @@ from specgen import saved_chat
 from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name, open_pair
 from specgen.cli.inputs import as_text
-from specgen.errors import BadFile, SpecgenError, UsageError
+from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.clipboard import copy
 from specgen.saved_chat import SavedChat
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from specgen.cli.chat.chat import Chat
 from specgen.cli.chat.commands import run
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.render.terminal import is_terminal
 
 _COMMAND = re.compile(r"/([a-zA-Z]+)(?:\s+(.*))?", re.DOTALL)

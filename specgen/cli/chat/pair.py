@@ -2,9 +2,9 @@
 
 from specgen.cli.chat.chat import Chat
 from specgen.conversation import Talking
-from specgen.core import ModelRef
-from specgen.errors import UsageError
-from specgen.events import LoadedModel
+from specgen.core.errors import UsageError
+from specgen.core.events import LoadedModel
+from specgen.core.types import ModelRef
 
 
 def model(chat: Chat, argument: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specgen.cli.inputs import as_text
-from specgen.errors import BadFile
+from specgen.core.errors import BadFile
 from specgen.history import folder
 from specgen.render.terminal import can_draw, is_terminal, put
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from specgen.cli.chat.chat import Chat
-from specgen.core import SamplingChoice
-from specgen.errors import UsageError
-from specgen.nearest import meant
+from specgen.core.errors import UsageError
+from specgen.core.types import SamplingChoice
+from specgen.core.words import meant
 
 _UNSET = ("auto", "none", "default")
 

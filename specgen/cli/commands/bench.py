@@ -9,9 +9,9 @@ from specgen.bench.settings import BenchSettings, Format, RegressionKind, parse_
 from specgen.cli.configured import typed
 from specgen.cli.options import ModelOptions, grouped
 from specgen.cli.suggesting import named_model
-from specgen.core import Dtype, SamplingParams
-from specgen.costs import Prices
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.prices import Prices
+from specgen.core.types import Dtype, SamplingParams
 
 _SAMPLING = SamplingParams()
 _SETTINGS = BenchSettings("")

@@ -17,7 +17,7 @@ from specgen.cli.options import (
     seconds,
 )
 from specgen.cli.suggesting import named_model
-from specgen.core import KEEP_ALIVE
+from specgen.core.types import KEEP_ALIVE
 
 
 @grouped
@@ -52,7 +52,7 @@ def command(
     from specgen.cli.chat.reading import reader
     from specgen.cli.recording import Recorder
     from specgen.conversation import Conversation
-    from specgen.events import Renderer
+    from specgen.core.events import Renderer
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.serve.warm import WarmSession

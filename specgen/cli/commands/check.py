@@ -7,8 +7,8 @@ import typer
 
 from specgen.cli.options import ModelOptions, grouped
 from specgen.cli.suggesting import named_model
-from specgen.core import SamplingParams
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import SamplingParams
 
 _SUITE = "quick"
 _SAMPLING = SamplingParams()

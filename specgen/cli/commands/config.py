@@ -97,8 +97,8 @@ def set_(
         specgen config set temp 0.7 --profile draft-text
     """
     from specgen.cli.inspecting import change
-    from specgen.errors import UsageError
-    from specgen.nearest import meant
+    from specgen.core.errors import UsageError
+    from specgen.core.words import meant
 
     if options := [word for word in value if word.startswith("--")]:
         hint = meant(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")

@@ -20,10 +20,10 @@ def command(
         specgen list
         specgen list --json
     """
+    from specgen.core.words import in_words
     from specgen.models import pins
     from specgen.models.cache import cached_models, folder
     from specgen.render.columns import align
-    from specgen.sizes import in_words
 
     models = cached_models()
     pinned = {(model, pin.commit) for model, pin in pins.pins().items()}

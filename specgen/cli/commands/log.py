@@ -7,7 +7,7 @@ import typer
 
 from specgen.cli.asking import confirm
 from specgen.cli.printing import print_json
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -172,7 +172,7 @@ def on() -> None:
 
 
 def _switch(to: bool) -> None:
-    from specgen.errors import BadFile
+    from specgen.core.errors import BadFile
     from specgen.history import folder, switch_logging
 
     try:

@@ -19,8 +19,8 @@ from specgen.cli.options import (
 )
 from specgen.cli.records import INPUT, Records, check_template, prompt_of
 from specgen.cli.suggesting import named_model
-from specgen.core import KEEP_ALIVE
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import KEEP_ALIVE
 from specgen.render.terminal import is_terminal
 
 _PROMPT = "prompt"

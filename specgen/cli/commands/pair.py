@@ -8,7 +8,7 @@ import typer
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
 from specgen.cli.printing import print_json
-from specgen.core import Device, EngineOptions
+from specgen.core.types import Device, EngineOptions
 
 
 @grouped
@@ -76,8 +76,8 @@ def _row(candidate: Any) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
+    from specgen.core.words import in_words
     from specgen.render.sanitize import sanitize
-    from specgen.sizes import in_words
 
     for row in rows:
         name = f"{sanitize(row['draft'])} ({row['origin']})"

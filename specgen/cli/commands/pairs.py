@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.printing import print_json
-from specgen.core import LOOKUP, Device
+from specgen.core.types import LOOKUP, Device
 
 
 def command(
@@ -23,12 +23,12 @@ def command(
 
         specgen pairs --json
     """
+    from specgen.core.words import in_words
     from specgen.engine.devices import choose_device
     from specgen.models.cache import whole_models
     from specgen.pairs import curated, is_verified, models_of
     from specgen.planning import fits_roughly
     from specgen.render.columns import align
-    from specgen.sizes import in_words
 
     device = choose_device(Device.AUTO)
     cached = whole_models()

@@ -8,7 +8,7 @@ import typer
 from specgen.cli.options import ModelOptions, grouped
 from specgen.cli.printing import print_json
 from specgen.cli.suggesting import named_model
-from specgen.errors import OutOfMemory
+from specgen.core.errors import OutOfMemory
 
 
 @grouped
@@ -28,8 +28,8 @@ def command(
     target = named_model(models)
 
     from specgen.choosing import smaller_draft
+    from specgen.core.progress import follow
     from specgen.loading import prepare
-    from specgen.models.reporting import follow
     from specgen.pairs import resolve, resolve_draft
     from specgen.planning import what_fits
     from specgen.render.progress import ProgressLine
@@ -83,8 +83,8 @@ def _figures(plan: Any) -> dict[str, Any]:
 
 
 def _print(figures: dict[str, Any]) -> None:
+    from specgen.core.words import in_words
     from specgen.render.sanitize import sanitize
-    from specgen.sizes import in_words
 
     for model in figures["models"]:
         form = "int8" if model["quant"] == "int8" else model["dtype"]

@@ -25,7 +25,7 @@ def command(
     if found is None:
         typer.echo("specgen: no server runs; specgen serve -m MODEL starts one", err=True)
         return
-    from specgen.sizes import in_words
+    from specgen.core.words import in_words
 
     rows = [_HEADS, *(_row(pair, in_words) for pair in found["pairs"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]

@@ -8,8 +8,8 @@ import typer
 
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
-from specgen.core import ModelRef
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.types import ModelRef
 
 
 @grouped

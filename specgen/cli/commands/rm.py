@@ -7,7 +7,7 @@ import typer
 
 from specgen.cli.asking import confirm
 from specgen.cli.completing import cached
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 from specgen.render.terminal import is_terminal
 
 
@@ -27,9 +27,9 @@ def command(
         specgen rm org/name
         specgen rm --yes org/name@v1.0 org/other
     """
+    from specgen.core.words import in_words
     from specgen.models import packed
     from specgen.models.cache import folder, plan_removal
-    from specgen.sizes import in_words
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
     size = in_words(plan.freed)

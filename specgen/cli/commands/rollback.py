@@ -7,7 +7,7 @@ import typer
 
 from specgen.cli.completing import cached
 from specgen.cli.options import grouped
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 
 
 @grouped

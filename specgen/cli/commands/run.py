@@ -25,9 +25,9 @@ from specgen.cli.options import (
 )
 from specgen.cli.suggesting import named_model
 from specgen.cli.templating import current, filled, save
-from specgen.core import KEEP_ALIVE
-from specgen.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.events import Failed, Finished, Renderer
+from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
+from specgen.core.events import Failed, Finished, Renderer
+from specgen.core.types import KEEP_ALIVE
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import is_terminal, put, put_exact
 

@@ -9,7 +9,7 @@ import typer
 from specgen.cli.completing import models
 from specgen.cli.options import grouped
 from specgen.cli.printing import print_json
-from specgen.core import LOOKUP, ModelRef
+from specgen.core.types import LOOKUP, ModelRef
 
 
 @grouped
@@ -39,13 +39,13 @@ def command(
         specgen show ./model.gguf --json
     """
     from specgen.cli.tuned import as_data, in_lines
+    from specgen.core.words import in_words
     from specgen.models import pins
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
     from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
-    from specgen.sizes import in_words
     from specgen.tuned import all_tuned
 
     pair = find_pair(model)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specgen.cli.printing import print_json
-from specgen.costs import Prices
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
+from specgen.core.prices import Prices
 
 if TYPE_CHECKING:
     from specgen.trends import Trend

@@ -35,7 +35,7 @@ def list_(json: _Json = False) -> None:
         specgen templates list --json
     """
     from specgen import templates
-    from specgen.errors import SpecgenError
+    from specgen.core.errors import SpecgenError
     from specgen.render.columns import align
 
     rows: list[tuple[str, str]] = []

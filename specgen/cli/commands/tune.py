@@ -9,7 +9,7 @@ from specgen.cli.completing import models as model_names
 from specgen.cli.configured import typed
 from specgen.cli.options import ModelOptions, grouped
 from specgen.cli.suggesting import named_model
-from specgen.errors import UsageError
+from specgen.core.errors import UsageError
 
 _MINUTES = 2.0
 _TOKENS = 32

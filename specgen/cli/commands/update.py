@@ -7,7 +7,7 @@ import typer
 
 from specgen.cli.asking import confirm
 from specgen.cli.completing import cached
-from specgen.core import ModelRef
+from specgen.core.types import ModelRef
 
 
 def command(
@@ -26,11 +26,11 @@ def command(
         specgen update org/name
         specgen update org/name@v2 --yes
     """
+    from specgen.core.words import in_words
     from specgen.models.checkpoint import follow
     from specgen.models.updates import look, take
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
-    from specgen.sizes import in_words
 
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)

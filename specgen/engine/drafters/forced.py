@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from specgen.core.events import Source
+from specgen.core.tokens import Tokens
 from specgen.engine.constraint import Follower
 from specgen.engine.interfaces import Drafter, Plan, Proposal, Verdict
-from specgen.engine.tokens import Tokens
-from specgen.events import Source
 
 
 class ForcedDrafter:

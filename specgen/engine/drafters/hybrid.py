@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from specgen.core.tokens import Tokens
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.interfaces import Plan, Proposal, Verdict
-from specgen.engine.tokens import Tokens
 
 
 class HybridDrafter:

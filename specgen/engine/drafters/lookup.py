@@ -1,8 +1,8 @@
 """Drafting without a model: what followed the last words the last time they stood in the prompt or the output."""
 
+from specgen.core.events import Source
+from specgen.core.tokens import Tokens
 from specgen.engine.interfaces import Plan, Proposal, Verdict
-from specgen.engine.tokens import Tokens
-from specgen.events import Source
 
 # N-grams of these lengths are indexed. A single token matches nearly everywhere and says next to nothing.
 _LONGEST = 5

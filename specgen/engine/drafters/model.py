@@ -2,9 +2,9 @@
 
 import torch
 
+from specgen.core.events import Source
+from specgen.core.tokens import Tokens
 from specgen.engine.interfaces import LanguageModel, Plan, Proposal, Verdict
-from specgen.engine.tokens import Tokens
-from specgen.events import Source
 
 
 class ModelDrafter:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from specgen.engine.tokens import Tokens
+from specgen.core.tokens import Tokens
 
 
 class RunnerCache:

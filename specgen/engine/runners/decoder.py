@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from specgen.core.tokens import Tokens
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
 from specgen.engine.runners.attention import BLOCK, Part, Sight
@@ -14,7 +15,6 @@ from specgen.engine.runners.kept import Kept
 from specgen.engine.runners.rope import Rope
 from specgen.engine.runners.rotary import Turns
 from specgen.engine.runners.stack import Stack
-from specgen.engine.tokens import Tokens
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
 CHUNK = 256

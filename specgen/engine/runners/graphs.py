@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 
 import torch
 
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
 
 Step = Callable[[], tuple[torch.Tensor, ...]]
 """A forward pass over buffers that stay where they are: it may run any number of times, and reads nothing else."""

@@ -4,7 +4,7 @@ import threading
 
 import torch
 
-from specgen.engine.tokens import Tokens
+from specgen.core.tokens import Tokens
 
 # Losing so few positions, as every round does with a proposal, is never worth a second context.
 _FEW = 64

@@ -11,11 +11,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig
 
+from specgen.core.errors import UnsupportedModel
+from specgen.core.tokens import Tokens
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
 from specgen.engine.runners.cache import RunnerCache
-from specgen.engine.tokens import Tokens
-from specgen.errors import UnsupportedModel
 from specgen.models.backends import quant_method
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.tokenizer import Tokenizer

@@ -13,3 +13,11 @@ def meant(name: str, names: Iterable[str], otherwise: str) -> str:
     """A hint: the nearest of `names`, or else `otherwise`."""
     near = nearest(name, names)
     return f"did you mean '{near}'?" if near else otherwise
+
+
+def in_words(count: int) -> str:
+    """A size in the unit that suits it, powers of 1,000 as disks and the hub count."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}" if unit == 1e9 else f"{count / unit:.0f} {name}"
+    return f"{count} bytes"

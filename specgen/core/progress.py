@@ -7,7 +7,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import TypeAlias, TypeVar
 
-from specgen.events import Notice, Progress
+from specgen.core.events import Notice, Progress
 
 T = TypeVar("T")
 Reporting: TypeAlias = Generator[Progress | Notice, None, T]

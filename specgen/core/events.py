@@ -4,13 +4,13 @@ A stream is any number of `Progress` and `Notice`, then `Started`, `Step`s and `
 exactly one `Finished` or `Failed`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Literal, NamedTuple, Protocol
 
-from specgen.core import Message, SamplingParams
-from specgen.errors import SpecgenError
+from specgen.core.errors import SpecgenError
+from specgen.core.types import Message, SamplingParams
 
 Source = Literal["draft", "lookup", "corrected", "bonus", "forced"]
 Channel = Literal["answer", "thinking"]
@@ -284,3 +284,16 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Leave the terminal as it was found, whatever happened. May be called twice."""
+
+
+def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Event:
+    """`event`; if it is `Started`, with the messages that are answered."""
+    return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
+
+
+def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
+    """`events`, with a failure that a user can cause as the last event."""
+    try:
+        yield from events
+    except SpecgenError as error:
+        yield Failed(error)
