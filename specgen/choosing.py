@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
@@ -13,7 +14,6 @@ from specgen.expected import Expected, expected_acceptance
 from specgen.models.checkpoint import Checkpoint, Reporting, find
 from specgen.models.summary import summarize
 from specgen.models.tokenizer import Tokenizer
-from specgen.pairs import is_verified, pair_of_target
 from specgen.planning import ModelPlan, Plan, plan_pair
 from specgen.tokenizing import compare
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from specgen.config.pairs import models_of
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
 from specgen.core.words import in_words
@@ -13,7 +14,6 @@ from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.opening import describe_checkpoint
 from specgen.models.checkpoint import Checkpoint
-from specgen.pairs import models_of
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512

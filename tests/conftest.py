@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from specgen.settings import KEYS, OTHER_NAMES, variable
+from specgen.config.settings import KEYS, OTHER_NAMES, variable
 
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("specgen", deadline=None, derandomize=True, database=None)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from specgen.config.settings import resolve
 from specgen.core.errors import BadFile, UsageError
-from specgen.settings import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from specgen import templates
+from specgen.config import templates
+from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError
-from specgen.templates import Template
 
 
 @pytest.fixture(autouse=True)

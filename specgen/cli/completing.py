@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from specgen import settings
+from specgen.config import settings
 
 _REPOSITORY = "models--"
 
@@ -26,7 +26,7 @@ def profiles(incomplete: str) -> list[str]:
 
 
 def templates(incomplete: str) -> list[str]:
-    from specgen.templates import names  # noqa: PLC0415 - --help asks for no names
+    from specgen.config.templates import names  # noqa: PLC0415 - --help asks for no names
 
     return [name for name in names() if name.startswith(incomplete)]
 
@@ -37,7 +37,7 @@ def setting_keys(incomplete: str) -> list[str]:
 
 def model_names() -> list[str]:
     """Every name of a model that is known here without asking anybody."""
-    from specgen.pairs import curated  # noqa: PLC0415 - --help asks for no names
+    from specgen.config.pairs import curated  # noqa: PLC0415 - --help asks for no names
 
     pairs = [name for pair in curated().values() for name in (pair.name, *pair.aliases)]
     return [*pairs, *_cached_names()]

@@ -1,14 +1,14 @@
-"""Settings on the command line: the defaults of a command's options come from specgen.settings."""
+"""Settings on the command line: the defaults of a command's options come from specgen.config.settings."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import typer
 
-from specgen import settings
+from specgen.config import settings
+from specgen.config.settings import Setting, Settings, Source
 from specgen.core.errors import SpecgenError, UsageError
 from specgen.core.types import AUTO, LOOKUP, NONE
-from specgen.settings import Setting, Settings, Source
 
 # What they measure must not depend on wishes for answers: only how the pair is opened counts.
 _MEASURING = ("bench", "check")
@@ -16,7 +16,7 @@ _MEASURING = ("bench", "check")
 _EXAMINING = "doctor"
 _FOR_ANSWERS = settings.KEYS[settings.KEYS.index("max-tokens") :]
 _NO_MODELS = (AUTO, LOOKUP, NONE)
-_META = "specgen.settings"
+_META = "specgen.config.settings"
 _BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", list: "a list of texts", str: "text"}
 

@@ -10,11 +10,11 @@ import tomlkit
 import typer
 from tomlkit.exceptions import TOMLKitError
 
-from specgen import settings
 from specgen.cli.app import build
 from specgen.cli.configured import checked, configurable
+from specgen.config import settings
+from specgen.config.settings import Setting, SettingsFile, Source
 from specgen.core.errors import BadFile, UsageError
-from specgen.settings import Setting, SettingsFile, Source
 
 _COMMANDS = ("run", "chat")
 

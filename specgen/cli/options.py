@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from specgen import templates
 from specgen.cli import completing
 from specgen.cli.configured import configure, given
 from specgen.cli.templating import preset
+from specgen.config import templates
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 from specgen.core.types import TUNABLE, Device, Dtype, EngineOptions, Quant, SamplingChoice

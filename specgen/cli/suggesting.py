@@ -33,9 +33,9 @@ def suggest(models: ModelOptions) -> ModelPair | None:
 
     Only one that chats, that anybody may download and use, and whose facts were verified.
     """
+    from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, as a command body would
     from specgen.models.cache import whole_models  # noqa: PLC0415
-    from specgen.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.planning import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
@@ -56,8 +56,8 @@ def suggest(models: ModelOptions) -> ModelPair | None:
 
 
 def _question(pair: ModelPair) -> str:
+    from specgen.config.pairs import models_of  # noqa: PLC0415
     from specgen.models.cache import whole_models  # noqa: PLC0415
-    from specgen.pairs import models_of  # noqa: PLC0415
 
     cached = whole_models()
     both = models_of(pair)

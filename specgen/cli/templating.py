@@ -7,13 +7,13 @@ from typing import Any
 
 import typer
 
-from specgen import templates
 from specgen.cli.asking import confirm
 from specgen.cli.configured import default, typed
+from specgen.config import templates
+from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError
 from specgen.core.words import meant
 from specgen.render.terminal import is_terminal
-from specgen.templates import Template
 
 # Not options of an answer, or a key of its own in the file.
 _NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")

@@ -1,6 +1,6 @@
 """The user's settings and those of the project."""
 
-from specgen import settings
+from specgen.config import settings
 from specgen.core.errors import SpecgenError
 from specgen.doctor.finding import Finding, Verdict
 

@@ -15,7 +15,7 @@ import tomli
 import tomli_w
 from filelock import FileLock
 
-from specgen import settings
+from specgen.config import settings
 from specgen.core.errors import BadFile, SpecgenError
 
 _HEAD = "# The commit that each model means to specgen. `specgen update` and `specgen rollback` move them.\n\n"

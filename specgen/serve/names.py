@@ -35,7 +35,7 @@ class Names:
     def _absolute(self, name: str) -> str:
         if os.path.isabs(name) or name.startswith("~") or not os.path.lexists(name):  # noqa: PTH117 - as below
             return name
-        from specgen.pairs import find_pair  # noqa: PLC0415 - most names are none of files
+        from specgen.config.pairs import find_pair  # noqa: PLC0415 - most names are none of files
 
         if find_pair(name) is not None:
             return name

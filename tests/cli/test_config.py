@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from specgen import settings
 from specgen.cli.configured import configurable
 from specgen.cli.inspecting import _options
+from specgen.config import settings
 from tests.cli.command import Outcome, invoke
 
 PROMPT = "the quick brown fox"

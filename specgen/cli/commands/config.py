@@ -71,7 +71,7 @@ def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
         specgen config get model --json
     """
     from specgen.cli.inspecting import inspected
-    from specgen.settings import canonical
+    from specgen.config.settings import canonical
 
     wanted = canonical(key)
     row = next(row for row in inspected(profile) if row.key == wanted)

@@ -23,10 +23,10 @@ def command(
 
         specgen pairs --json
     """
+    from specgen.config.pairs import curated, is_verified, models_of
     from specgen.core.words import in_words
     from specgen.engine.devices import choose_device
     from specgen.models.cache import whole_models
-    from specgen.pairs import curated, is_verified, models_of
     from specgen.planning import fits_roughly
     from specgen.render.columns import align
 

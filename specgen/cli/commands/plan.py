@@ -28,9 +28,9 @@ def command(
     target = named_model(models)
 
     from specgen.choosing import smaller_draft
+    from specgen.config.pairs import resolve, resolve_draft
     from specgen.core.progress import follow
     from specgen.loading import prepare
-    from specgen.pairs import resolve, resolve_draft
     from specgen.planning import what_fits
     from specgen.render.progress import ProgressLine
 

@@ -33,8 +33,8 @@ from specgen.render.terminal import is_terminal, put, put_exact
 
 if TYPE_CHECKING:
     from specgen.cli.continuing import Earlier
+    from specgen.config.templates import Template
     from specgen.render.code import FirstBlock
-    from specgen.templates import Template
 
 
 @grouped

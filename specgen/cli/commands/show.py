@@ -39,11 +39,11 @@ def command(
         specgen show ./model.gguf --json
     """
     from specgen.cli.tuned import as_data, in_lines
+    from specgen.config.pairs import find_pair
     from specgen.core.words import in_words
     from specgen.models import pins
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
-    from specgen.pairs import find_pair
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
     from specgen.tuned import all_tuned

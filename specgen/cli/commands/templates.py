@@ -34,7 +34,7 @@ def list_(json: _Json = False) -> None:
 
         specgen templates list --json
     """
-    from specgen import templates
+    from specgen.config import templates
     from specgen.core.errors import SpecgenError
     from specgen.render.columns import align
 
@@ -69,7 +69,7 @@ def show(
 
         specgen templates show commit
     """
-    from specgen import templates
+    from specgen.config import templates
 
     template = templates.load(name)
     if json:
@@ -92,7 +92,7 @@ def path(
 
         $EDITOR "$(specgen templates path commit)"
     """
-    from specgen import templates
+    from specgen.config import templates
 
     if name is not None:
         templates.load(name)

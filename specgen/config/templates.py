@@ -11,7 +11,7 @@ from typing import Any
 import tomli
 import tomli_w
 
-from specgen import settings
+from specgen.config import settings
 from specgen.core.errors import BadFile, UsageError
 from specgen.core.words import meant
 
