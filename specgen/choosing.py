@@ -89,7 +89,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
 
 
 def _is_offline(options: EngineOptions) -> bool:
-    from specgen.models.hub_client import constants  # noqa: PLC0415 - as above
+    from specgen.hub.client import constants  # noqa: PLC0415 - as above
 
     return options.offline or bool(constants.is_offline_mode())
 

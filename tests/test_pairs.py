@@ -11,7 +11,7 @@ import tomli
 import specgen
 from specgen.config.pairs import curated, find_pair, is_verified, known_models, models_of, pair_of_target, resolve
 from specgen.core.types import LOOKUP, ModelRef
-from specgen.models.hub_client import huggingface_hub
+from specgen.hub.client import huggingface_hub
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = tomli.loads(
     files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8")

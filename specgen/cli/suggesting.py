@@ -35,7 +35,7 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     """
     from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, as a command body would
-    from specgen.models.cache import whole_models  # noqa: PLC0415
+    from specgen.hub.cache import whole_models  # noqa: PLC0415
     from specgen.planning import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
@@ -57,7 +57,7 @@ def suggest(models: ModelOptions) -> ModelPair | None:
 
 def _question(pair: ModelPair) -> str:
     from specgen.config.pairs import models_of  # noqa: PLC0415
-    from specgen.models.cache import whole_models  # noqa: PLC0415
+    from specgen.hub.cache import whole_models  # noqa: PLC0415
 
     cached = whole_models()
     both = models_of(pair)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
-from specgen.models import cache, packed
+from specgen.hub import cache
+from specgen.models import packed
 
 _LITTLE = 5 << 30
 

@@ -5,7 +5,7 @@ import time
 import httpx2
 
 from specgen.doctor.finding import Finding, Verdict
-from specgen.models.hub_client import constants
+from specgen.hub.client import constants
 
 _TIMEOUT_S = 5.0
 

@@ -13,7 +13,7 @@ from typing import Any
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
 from specgen.core.progress import Reporting, follow
 from specgen.core.types import ModelRef
-from specgen.models.weights import CONFIG, check_loadable, check_parts, read_json, verify, weight_names
+from specgen.hub.files import CONFIG, check_loadable, check_parts, read_json, verify, weight_names
 
 __all__ = ["Checkpoint", "Reporting", "fetch_all", "fetch_weights", "find", "follow"]
 
@@ -43,7 +43,7 @@ class Checkpoint:
         """The .gguf file; before `fetch_weights` one that has a hole where its weights belong."""
         if self.commit is None or self.path.is_file():
             return self.path
-        from specgen.models.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
+        from specgen.hub.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
 
         return Snapshot(self.ref, self.commit).header
 
@@ -75,7 +75,7 @@ class Checkpoint:
         """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
         sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
         if self.commit is not None and len(sizes) < len(self.weight_files):
-            from specgen.models.snapshot import Snapshot  # noqa: PLC0415 - as above
+            from specgen.hub.snapshot import Snapshot  # noqa: PLC0415 - as above
 
             snapshot = Snapshot(self.ref, self.commit)
             listing = snapshot.listing() or {}
@@ -101,7 +101,7 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
             f"'{ref.source}' is neither an existing path nor a hub id",
             hint="give a folder, a .gguf file, org/name, or org/name:file.gguf",
         )
-    from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+    from specgen.hub import find as hub  # noqa: PLC0415  0.3 s, not for local files
 
     path, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
     found = Checkpoint(ref, path, commit)
@@ -120,7 +120,7 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
     """The weights of several models, as one download."""
     of_hub = [(each.ref, each.commit) for each in checkpoints if each.commit is not None]
     if of_hub:
-        from specgen.models import hub  # noqa: PLC0415  0.3 s, not for local files
+        from specgen.hub import find as hub  # noqa: PLC0415  0.3 s, not for local files
 
         yield from hub.fetch_weights(of_hub, offline=offline)
     for checkpoint in checkpoints:

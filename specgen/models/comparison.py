@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from specgen.core.errors import SpecgenError
+from specgen.hub.files import forbids_commerce, is_small, is_tokenizer
+from specgen.hub.snapshot import Snapshot
 from specgen.models.checkpoint import Checkpoint
-from specgen.models.licence import forbids_commerce
-from specgen.models.snapshot import Snapshot
 from specgen.models.summary import ModelSummary, summarize
 from specgen.models.tokenizer import Tokenizer
-from specgen.models.weights import is_small, is_tokenizer
 
 _TOLD = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
 _NAMES = {"hidden_size": "hidden size", "context_length": "context length"}

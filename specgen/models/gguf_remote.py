@@ -14,12 +14,11 @@ from pathlib import Path
 
 from specgen.core.errors import BadFile, DownloadFailed
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
+from specgen.hub.client import constants, explain, headers, url_of
+from specgen.hub.download import Transfer, get_patiently
+from specgen.hub.snapshot import Snapshot
 from specgen.models.gguf_config import ROPE_FACTORS
 from specgen.models.gguf_header import BROKEN, MAGIC, Header, open_header
-from specgen.models.hub_client import constants, headers, url_of
-from specgen.models.hub_errors import explain
-from specgen.models.snapshot import Snapshot
-from specgen.models.transfer import Transfer, get_patiently
 
 _FIRST = 1 << 20
 # The largest vocabularies there are take a quarter of it.

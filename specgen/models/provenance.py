@@ -11,9 +11,8 @@ from pathlib import Path
 import platformdirs
 
 from specgen.core.events import LoadedModel
+from specgen.hub.files import is_small, read_licence
 from specgen.models.checkpoint import Checkpoint
-from specgen.models.licence import read_licence
-from specgen.models.weights import is_small
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Smaller files are hashed every time; the hashes of larger ones are kept on disk.
@@ -44,7 +43,7 @@ def licence(checkpoint: Checkpoint) -> str | None:
         return stated
     if checkpoint.commit is None:
         return None
-    from specgen.models.snapshot import Snapshot  # noqa: PLC0415 - as above, not for local files
+    from specgen.hub.snapshot import Snapshot  # noqa: PLC0415 - as above, not for local files
 
     return read_licence(Snapshot(checkpoint.ref, checkpoint.commit).folder)
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from specgen.core.errors import SpecgenError
 from specgen.core.types import ModelRef
-from specgen.models.cache import cached_models
+from specgen.hub.cache import cached_models
+from specgen.hub.client import api, explain
 from specgen.models.checkpoint import Checkpoint
-from specgen.models.hub_client import api
-from specgen.models.hub_errors import explain
 
 # The size in a name: 7B, 1.5B, 135M, 0.6b.
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specgen.hub.files import tensor_shapes
 from specgen.models.checkpoint import Checkpoint
 from specgen.models.provenance import file_hashes, licence
-from specgen.models.weights import tensor_shapes
 
 
 @dataclass(frozen=True, slots=True)

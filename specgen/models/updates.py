@@ -6,11 +6,11 @@ from specgen.core.errors import ModelNotFound, SpecgenError, UsageError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import ModelRef
-from specgen.models import pins
+from specgen.hub import pins
+from specgen.hub.find import bound_by_terms, resolve
+from specgen.hub.snapshot import Snapshot, cached_commit, is_commit
 from specgen.models.checkpoint import Checkpoint, fetch_all, find
 from specgen.models.comparison import Change, compare
-from specgen.models.hub import bound_by_terms, resolve
-from specgen.models.snapshot import Snapshot, cached_commit, is_commit
 
 
 @dataclass(frozen=True, slots=True)

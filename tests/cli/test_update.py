@@ -240,7 +240,7 @@ def test_a_folder_for_settings_that_cannot_be_written(
     hub.publish("org/m", version(tmp_path / "one", 400_000), "v1")
     hub.publish("org/m", version(tmp_path / "one", 400_000))
     (tmp_path / "a-file").write_text("")
-    monkeypatch.setattr("specgen.models.pins.file", lambda: tmp_path / "a-file" / "pins.toml")
+    monkeypatch.setattr("specgen.hub.pins.file", lambda: tmp_path / "a-file" / "pins.toml")
     assert run("pull", "org/m")[0::2] == (0, "")
     code, _, err = run("pull", "org/m@v1")
     assert code == 10

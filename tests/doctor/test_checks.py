@@ -149,7 +149,7 @@ def test_offline_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_caches_tell_their_sizes(monkeypatch: pytest.MonkeyPatch, shelf: Path, tmp_path: Path) -> None:
     monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: SimpleNamespace(free=50e9))
-    monkeypatch.setattr("specgen.models.cache.constants.HF_HUB_CACHE", str(tmp_path / "none" / "hub"))
+    monkeypatch.setattr("specgen.hub.cache.constants.HF_HUB_CACHE", str(tmp_path / "none" / "hub"))
     assert caches.check_packed().found.startswith("0 bytes")
     shelf.mkdir()
     (shelf / "a.bin").write_bytes(b"x" * 12_000_000)

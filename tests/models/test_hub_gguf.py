@@ -10,10 +10,10 @@ from specgen.core.errors import AccessDenied, BadFile, DownloadFailed, ModelNotF
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter
 from specgen.core.types import ModelRef
+from specgen.hub.pins import pins
 from specgen.models import gguf_remote
 from specgen.models.checkpoint import fetch_weights, find, follow
 from specgen.models.gguf_header import open_header
-from specgen.models.pins import pins
 from specgen.models.summary import summarize
 from tests.hub_server import CARD, HubServer, serve_hub
 from tests.models.pulling import small, whole

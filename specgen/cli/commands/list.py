@@ -21,8 +21,8 @@ def command(
         specgen list --json
     """
     from specgen.core.words import in_words
-    from specgen.models import pins
-    from specgen.models.cache import cached_models, folder
+    from specgen.hub import pins
+    from specgen.hub.cache import cached_models, folder
     from specgen.render.columns import align
 
     models = cached_models()

@@ -26,7 +26,7 @@ def command(
     from specgen.config.pairs import curated, is_verified, models_of
     from specgen.core.words import in_words
     from specgen.engine.devices import choose_device
-    from specgen.models.cache import whole_models
+    from specgen.hub.cache import whole_models
     from specgen.planning import fits_roughly
     from specgen.render.columns import align
 

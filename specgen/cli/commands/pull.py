@@ -45,7 +45,7 @@ def command(
         specgen pull org/name:model-Q8_0.gguf --revision v1.0
     """
     from specgen.config.pairs import find_pair
-    from specgen.models import pins
+    from specgen.hub import pins
     from specgen.models.checkpoint import fetch_all, find, follow
     from specgen.render.progress import ProgressLine
 

@@ -28,8 +28,8 @@ def command(
         specgen rm --yes org/name@v1.0 org/other
     """
     from specgen.core.words import in_words
+    from specgen.hub.cache import folder, plan_removal
     from specgen.models import packed
-    from specgen.models.cache import folder, plan_removal
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
     size = in_words(plan.freed)

@@ -41,7 +41,7 @@ def command(
     from specgen.cli.tuned import as_data, in_lines
     from specgen.config.pairs import find_pair
     from specgen.core.words import in_words
-    from specgen.models import pins
+    from specgen.hub import pins
     from specgen.models.checkpoint import find, follow
     from specgen.models.summary import summarize
     from specgen.render.progress import ProgressLine

@@ -17,13 +17,22 @@ from specgen.core.errors import ModelNotFound, NotCached, SpecgenError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import ModelRef
-from specgen.models import pins
-from specgen.models.download import download
-from specgen.models.hub_client import api, constants
-from specgen.models.hub_errors import explain
-from specgen.models.licence import CARD, forbids_commerce, read_licence
-from specgen.models.snapshot import Snapshot, cached_commit, is_commit, revision_of
-from specgen.models.weights import CONFIG, INDEX, SINGLE, check_loadable, check_parts, is_small, is_tokenizer
+from specgen.hub import pins
+from specgen.hub.client import api, constants, explain
+from specgen.hub.download import download
+from specgen.hub.files import (
+    CARD,
+    CONFIG,
+    INDEX,
+    SINGLE,
+    check_loadable,
+    check_parts,
+    forbids_commerce,
+    is_small,
+    is_tokenizer,
+    read_licence,
+)
+from specgen.hub.snapshot import Snapshot, cached_commit, is_commit, revision_of
 
 
 def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[tuple[Path, str]]:

@@ -11,10 +11,10 @@ from huggingface_hub.errors import CacheNotFound
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.types import ModelRef
 from specgen.core.words import meant
-from specgen.models import pins
-from specgen.models.hub_client import constants
-from specgen.models.snapshot import Snapshot
-from specgen.models.weights import CONFIG
+from specgen.hub import pins
+from specgen.hub.client import constants
+from specgen.hub.files import CONFIG
+from specgen.hub.snapshot import Snapshot
 
 _SHORTEST_HASH = 7  # as git abbreviates
 

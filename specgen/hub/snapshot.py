@@ -11,8 +11,8 @@ from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 
 from specgen.core.errors import SpecgenError
 from specgen.core.types import ModelRef
-from specgen.models.hub_client import constants, huggingface_hub
-from specgen.models.weights import weight_names
+from specgen.hub.client import constants, huggingface_hub
+from specgen.hub.files import weight_names
 
 
 @dataclass(frozen=True, slots=True)
