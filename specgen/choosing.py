@@ -5,15 +5,15 @@ from typing import Literal
 
 import torch
 
+from specgen.checkpoint.checkpoint import Checkpoint, Reporting, find
+from specgen.checkpoint.summary import summarize
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
 from specgen.engine.memory import peak
 from specgen.expected import Expected, expected_acceptance
-from specgen.models.checkpoint import Checkpoint, Reporting, find
-from specgen.models.summary import summarize
-from specgen.models.tokenizer import Tokenizer
 from specgen.planning import ModelPlan, Plan, plan_pair
 from specgen.tokenizing import compare
 
@@ -156,7 +156,7 @@ def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[flo
 
 
 def _cached(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
-    from specgen.models.siblings import cached_siblings  # noqa: PLC0415  0.3 s, which curated pairs need not wait
+    from specgen.checkpoint.siblings import cached_siblings  # noqa: PLC0415  0.3 s, which curated pairs need not wait
 
     yield from ()
     return _sorted([_assess(target, each, "cached", options, device) for each in cached_siblings(target)])
@@ -166,7 +166,7 @@ def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) ->
     """A hub that does not answer is no reason to fail: there is lookup."""
     if target.commit is None or _is_offline(options):
         return []
-    from specgen.models.siblings import hub_siblings  # noqa: PLC0415 - as above
+    from specgen.checkpoint.siblings import hub_siblings  # noqa: PLC0415 - as above
 
     try:
         siblings = hub_siblings(target.ref, _LOOKED_AT)

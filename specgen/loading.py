@@ -7,6 +7,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from specgen.checkpoint.checkpoint import Checkpoint, Reporting, check_backend, fetch_all, fetch_weights, find
+from specgen.checkpoint.provenance import loaded_model
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.choosing import check_draft, choose_draft, smaller_draft
 from specgen.core.errors import BadFile, SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
@@ -19,10 +22,6 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
 from specgen.engine.runners.graphs import choose_capture
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.models.backends import check_backend
-from specgen.models.checkpoint import Checkpoint, Reporting, fetch_all, fetch_weights, find
-from specgen.models.provenance import loaded_model
-from specgen.models.tokenizer import Tokenizer
 from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
 from specgen.tuned import Tuned, find_tuned, machine

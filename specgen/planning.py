@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.config.pairs import models_of
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
@@ -13,7 +14,6 @@ from specgen.engine.memory import Footprint, context_limit, footprint, free_memo
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.int8 import choose_kernel
 from specgen.engine.runners.opening import describe_checkpoint
-from specgen.models.checkpoint import Checkpoint
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512

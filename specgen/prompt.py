@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from specgen.checkpoint.chat_template import render
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import PromptTooLong
 from specgen.core.types import Message
 from specgen.engine.thinking import Tags
-from specgen.models.chat_template import render
-from specgen.models.tokenizer import Tokenizer
 
 _TAGS = (
     ("<think>", "</think>"),

@@ -4,11 +4,11 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from specgen.checkpoint.chat_template import render
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError
 from specgen.core.types import Message, SamplingChoice, SamplingParams
-from specgen.models.chat_template import render
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.tokenizer import Tokenizer
 
 _DRAWN_SEEDS = 1 << 31
 _PROBE = "specgen"

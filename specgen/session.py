@@ -7,6 +7,7 @@ from typing import Self
 import torch
 
 from specgen.answer import Answer
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import resolve, resolve_draft
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.events import Event, Finished, LoadedModel, Notice, Progress, Reason, Started, failing, with_messages
@@ -23,7 +24,6 @@ from specgen.engine.sampling import Sampler
 from specgen.engine.text import TextStream
 from specgen.engine.thinking import Tags, ThinkingSplit
 from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
-from specgen.models.tokenizer import Tokenizer
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling
 

@@ -1,9 +1,9 @@
 """The tokenizer of a checkpoint, whatever its format."""
 
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.checkpoint.vocabulary import shared_range
 from specgen.core.types import EngineOptions
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.tokenizer import Tokenizer
-from specgen.models.vocabulary import shared_range
 
 
 def compare(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
@@ -15,7 +15,7 @@ def compare(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions
 def read_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
     """Needs only the small files of a model, or the header of its .gguf file. Raises BadFile, UnsupportedModel."""
     if checkpoint.is_gguf:
-        from specgen.models.gguf_tokenizer import read_tokenizer as read_gguf  # noqa: PLC0415  0.1 s, only for GGUF
+        from specgen.checkpoint.gguf.tokenizer import read_tokenizer as read_gguf  # noqa: PLC0415  0.1 s, only for GGUF
 
         tokenizer = read_gguf(checkpoint.header)
     else:

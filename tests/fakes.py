@@ -10,6 +10,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Event, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
@@ -20,8 +22,6 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, LanguageModel, Plan, Proposal, Rows, Verdict
 from specgen.engine.sampling import Sampler
 from specgen.loading import Pair
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.tokenizer import Tokenizer
 from specgen.session import Session
 
 VOCAB = 320

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef
-from specgen.models.checkpoint import Checkpoint
 from tests.fakes import CHAT_TEMPLATE, END, VOCAB, backend
 
 F32 = gguf.GGMLQuantizationType.F32

@@ -106,7 +106,7 @@ def test_a_curated_target_gets_its_curated_draft_by_id_and_by_name(published: Hu
 
 def test_an_unverified_pair_is_never_chosen(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "is_verified", lambda _: False)
-    monkeypatch.setattr("specgen.models.siblings.hub_siblings", lambda *_: [])
+    monkeypatch.setattr("specgen.checkpoint.siblings.hub_siblings", lambda *_: [])
     assert opened(CURATED)[0] is None
 
 

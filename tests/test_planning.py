@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from specgen import loading, planning
+from specgen.checkpoint.checkpoint import Checkpoint, find, follow
+from specgen.checkpoint.gguf import remote as gguf_remote
 from specgen.core.errors import OutOfMemory, PromptTooLong, UsageError
 from specgen.core.events import Failed, Notice, Progress
 from specgen.core.tokens import Tokens
@@ -19,8 +21,6 @@ from specgen.engine import devices
 from specgen.engine.devices import Placement
 from specgen.engine.memory import peak
 from specgen.engine.runners import decoder
-from specgen.models import gguf_remote
-from specgen.models.checkpoint import Checkpoint, find, follow
 from specgen.planning import Plan, check, plan_pair, what_fits
 from specgen.session import Session
 from tests.cli.command import invoke

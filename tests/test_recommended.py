@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.types import ModelRef, SamplingChoice, SamplingParams
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.tokenizer import Tokenizer
 from specgen.recommended import end_ids, resolve_sampling
 from tests import fakes
 

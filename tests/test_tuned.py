@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from specgen import tuned as tuned_module
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import BadFile
 from specgen.core.events import Finished, Notice, Started
 from specgen.core.types import EngineOptions, ModelRef, Quant
-from specgen.models.checkpoint import Checkpoint
 from specgen.session import Session
 from specgen.tuned import Tuned, Weights, all_tuned, find_tuned, in_options, machine, save, weights
 

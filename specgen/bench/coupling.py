@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from specgen.bench.texts import score_both, texts
+from specgen.checkpoint.checkpoint import Reporting
 from specgen.core.events import Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.interfaces import Runner
 from specgen.engine.sampling import Sampler
 from specgen.loading import Pair
-from specgen.models.checkpoint import Reporting
 
 SEEDS = (1, 2, 3)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from specgen.bench.texts import KINDS, score_both, texts
+from specgen.checkpoint.checkpoint import Checkpoint, Reporting
 from specgen.core.events import Notice, Progress
 from specgen.core.types import Dtype, EngineOptions, Quant
 from specgen.engine.interfaces import Runner
 from specgen.loading import Pair, open_pair
-from specgen.models.checkpoint import Checkpoint, Reporting
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import torch
 
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN
 from specgen.bench.measure import Measurement
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import UnsupportedModel
 from specgen.core.events import Stats
 from specgen.core.types import Dtype
-from specgen.models.checkpoint import Checkpoint
 
 TRANSFORMERS = "transformers"
 # What transformers' documentation proposes for prompt lookup.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from specgen.bench.measure import finish, medians
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.tokens import Tokens
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Runner
 from specgen.hub.files import tensor_shapes
-from specgen.models.checkpoint import Checkpoint
 
 WIDTHS = (1, 2, 4, 8, 16)
 _CONTEXT = 256

@@ -6,9 +6,9 @@ The parser is llguidance's: it reads the tokens of a context, and takes them bac
 import torch
 from llguidance import LLMatcher, LLTokenizer
 
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError, UnsupportedModel, UsageError
 from specgen.core.tokens import Tokens
-from specgen.models.tokenizer import Tokenizer
 
 
 class Vocabulary:

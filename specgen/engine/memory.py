@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.engine.devices import Placement
 from specgen.engine.runners.attention import BLOCK
 from specgen.engine.runners.decoder import CHUNK, FIRST
@@ -19,7 +20,6 @@ from specgen.engine.runners.description import Description
 from specgen.engine.runners.int8 import PIECE
 from specgen.engine.runners.linear import ROWS, packs
 from specgen.engine.runners.stack import EMBEDDING, tensor_shapes
-from specgen.models.checkpoint import Checkpoint
 
 # Beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
 _BESIDE_INT8 = 16

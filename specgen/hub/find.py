@@ -83,7 +83,7 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
     else:
         yield from download(wanted)
     if any(snapshot.ref.file for snapshot in snapshots):
-        from specgen.models.gguf_remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
+        from specgen.checkpoint.gguf.remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
 
         drop_headers(snapshots)
     for snapshot in snapshots:
@@ -134,7 +134,7 @@ def _header(snapshot: Snapshot) -> Reporting[None]:
     """What a .gguf file says of itself; all of it where the server sends nothing less."""
     if snapshot.ref.file is None:
         return
-    from specgen.models.gguf_remote import NoRangesError, fetch_header  # noqa: PLC0415 - as above
+    from specgen.checkpoint.gguf.remote import NoRangesError, fetch_header  # noqa: PLC0415 - as above
 
     try:
         yield from fetch_header(snapshot)

@@ -8,7 +8,7 @@ from specgen.core.types import EngineOptions, ModelRef
 from specgen.serve.asked import Opened
 
 if TYPE_CHECKING:
-    from specgen.models.tokenizer import Tokenizer
+    from specgen.checkpoint.tokenizer import Tokenizer
 
 
 class WarmPair:
@@ -24,7 +24,7 @@ class WarmPair:
 
     @functools.cached_property
     def tokenizer(self) -> "Tokenizer":
-        from specgen.models.checkpoint import Checkpoint  # noqa: PLC0415 - a chat alone needs it
+        from specgen.checkpoint.checkpoint import Checkpoint  # noqa: PLC0415 - a chat alone needs it
         from specgen.tokenizing import read_tokenizer  # noqa: PLC0415
 
         return read_tokenizer(Checkpoint(ModelRef.parse(self.loaded_target.id), self._path), self._options)

@@ -8,9 +8,9 @@ import torch
 import transformers
 
 from specgen.bench.peers import load_peers
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import UnsupportedModel
 from specgen.core.types import Dtype, ModelRef
-from specgen.models.checkpoint import Checkpoint
 from tests.fakes import encode
 
 PROMPT = encode("the quick brown fox jumps over the lazy dog and the quick brown")

@@ -95,7 +95,7 @@ def test_a_hub_that_does_not_answer_is_named_beside_the_suggestion(monkeypatch: 
     def find(*_: object, **__: object) -> None:
         raise DownloadFailed("cannot reach the hub for storeis", hint="check the connection")
 
-    monkeypatch.setattr("specgen.models.checkpoint.find", find)
+    monkeypatch.setattr("specgen.checkpoint.checkpoint.find", find)
     assert "; did you mean 'stories'?; check the connection\n" in invoke("show", "storeis").err
 
 

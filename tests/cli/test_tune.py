@@ -10,9 +10,9 @@ import torch
 
 from specgen.bench.measure import Measurement
 from specgen.bench.tuning import Setting
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef, Quant
 from specgen.engine.runners.int8 import choose_kernel
-from specgen.models.checkpoint import Checkpoint
 from specgen.tuned import Tuned, machine, save, weights
 from tests.bench.made_up import measurement
 from tests.cli.command import Outcome, invoke

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.types import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.models.checkpoint import Checkpoint, follow
 
 VOCAB = 97
 SIZES = {

@@ -166,7 +166,7 @@ from specgen.core.types import ModelRef
 from specgen.engine.devices import Placement
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.core.tokens import Tokens
-from specgen.models.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint, follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
 placement = Placement(torch.device("cpu"), torch.float32)
 model = follow(load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100), lambda _: None)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
+from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.events import Finished, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
@@ -21,7 +22,6 @@ from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.gguf_tensors import GgufTensors
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.loading import open_pair
-from specgen.models.checkpoint import Checkpoint, follow
 from specgen.session import Session
 from tests.checkpoints import write_tokenizer
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from specgen import Session
+from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.cli.options import ModelOptions
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
@@ -24,7 +25,6 @@ from specgen.engine.runners.decoder import LeanModel
 from specgen.engine.runners.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.sampling import Sampler
-from specgen.models.checkpoint import Checkpoint, follow
 from tests.checkpoints import Checkpoints
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 from tests.fakes import tokens_of

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.errors import DeviceUnavailable, UnsupportedModel, UsageError
 from specgen.core.events import Notice, Progress
 from specgen.core.tokens import Tokens
@@ -22,7 +23,6 @@ from specgen.engine.runners.int8_reduced import Reduced
 from specgen.engine.runners.int8_rounded import Rounded
 from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.models import packed
-from specgen.models.checkpoint import Checkpoint, follow
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=2100)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Source, Span
 from specgen.engine.text import TextStream
-from specgen.models.tokenizer import Tokenizer
 from tests import fakes
 
 

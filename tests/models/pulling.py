@@ -1,7 +1,7 @@
 """Getting models from the hub of the tests, in this process."""
 
+from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find, follow
 from specgen.core.types import ModelRef
-from specgen.models.checkpoint import Checkpoint, fetch_weights, find, follow
 
 
 def small(source: str = "org/m", *, offline: bool = False, events: list[object] | None = None) -> Checkpoint:

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
 
+from specgen.checkpoint.chat_template import render
 from specgen.core.errors import UnsupportedModel, UsageError
 from specgen.core.types import Message
-from specgen.models.chat_template import render
 
 CHATML = """{%- if messages[0].role != 'system' %}
     {{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}

@@ -8,10 +8,10 @@ import gguf
 import numpy as np
 import pytest
 
+from specgen.checkpoint.gguf.config import read_config
+from specgen.checkpoint.gguf.header import open_header
+from specgen.checkpoint.gguf.tokenizer import read_tokenizer
 from specgen.core.errors import BadFile
-from specgen.models.gguf_config import read_config
-from specgen.models.gguf_header import open_header
-from specgen.models.gguf_tokenizer import read_tokenizer
 from tests import fakes
 from tests.gguf_files import add_byte_level, finish
 

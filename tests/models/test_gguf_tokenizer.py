@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from specgen.models.gguf_tokenizer import read_tokenizer
+from specgen.checkpoint.gguf.tokenizer import read_tokenizer
 from tests import fakes
 from tests.fakes import CHAT_TEMPLATE, END, START
 from tests.gguf_files import add_byte_level, finish

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from specgen.checkpoint.checkpoint import fetch_weights, find, follow
 from specgen.core.errors import (
     AccessDenied,
     DownloadFailed,
@@ -18,7 +19,6 @@ from specgen.core.errors import (
 )
 from specgen.core.events import Notice, Progress
 from specgen.core.types import ModelRef
-from specgen.models.checkpoint import fetch_weights, find, follow
 from tests.hub_server import HubServer, serve_hub, write_model
 from tests.models.pulling import names, small, whole
 

@@ -6,15 +6,15 @@ import gguf
 import numpy as np
 import pytest
 
+from specgen.checkpoint.checkpoint import fetch_weights, find, follow
+from specgen.checkpoint.gguf import remote as gguf_remote
+from specgen.checkpoint.gguf.header import open_header
+from specgen.checkpoint.summary import summarize
 from specgen.core.errors import AccessDenied, BadFile, DownloadFailed, ModelNotFound, NotCached, UnsupportedModel
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter
 from specgen.core.types import ModelRef
 from specgen.hub.pins import pins
-from specgen.models import gguf_remote
-from specgen.models.checkpoint import fetch_weights, find, follow
-from specgen.models.gguf_header import open_header
-from specgen.models.summary import summarize
 from tests.hub_server import CARD, HubServer, serve_hub
 from tests.models.pulling import small, whole
 

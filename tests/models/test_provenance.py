@@ -7,11 +7,11 @@ import gguf
 import numpy as np
 import pytest
 
+from specgen.checkpoint import provenance
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.provenance import file_hashes, licence, loaded_model
 from specgen.core.types import ModelRef
 from specgen.hub.files import forbids_commerce
-from specgen.models import provenance
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.provenance import file_hashes, licence, loaded_model
 from tests.hub_server import HubServer, serve_hub, write_model
 from tests.models.pulling import whole
 

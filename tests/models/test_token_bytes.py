@@ -2,7 +2,7 @@
 
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from specgen.models.token_bytes import TokenBytes
+from specgen.checkpoint.tokenizer import TokenBytes
 from tests.fakes import backend
 
 

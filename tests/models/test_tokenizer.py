@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import BadFile
-from specgen.models.tokenizer import Tokenizer
 
 TEXTS = [
     "",

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from specgen.checkpoint.checkpoint import fetch_all, fetch_weights, follow
 from specgen.core.errors import AccessDenied, DownloadFailed, NotCached
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter
 from specgen.hub import download as transfer
-from specgen.models.checkpoint import fetch_all, fetch_weights, follow
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 from tests.models.pulling import names, small, whole
 from tests.models.test_hub_gguf import write as write_gguf

@@ -2,9 +2,9 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.checkpoint.vocabulary import shared_range
 from specgen.core.errors import DraftMismatch
-from specgen.models.tokenizer import Tokenizer
-from specgen.models.vocabulary import shared_range
 
 WORDS = [f"w{index}" for index in range(20)]
 TARGET = [*WORDS, "<|endoftext|>", "<|im_start|>", "<|im_end|>"]

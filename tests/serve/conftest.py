@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Event
-from specgen.models.checkpoint import Checkpoint
 from specgen.serve.warm import WarmSession
 from specgen.session import Session
 from tests.serve.asking import OWN

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from specgen import loading
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.types import ModelRef
 from specgen.loading import Pair
-from specgen.models.checkpoint import Checkpoint
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.engine import Engine
 from specgen.serve.shelf import Opening, Wanted

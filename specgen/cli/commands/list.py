@@ -68,8 +68,8 @@ def command(
 
 def _bundled() -> list[tuple[str, int]]:
     """The curated pairs that come with specgen, and the bytes of both models."""
+    from specgen.checkpoint.checkpoint import bundled_size
     from specgen.config.pairs import curated
-    from specgen.models.checkpoint import bundled_size
 
     sizes = {name: [bundled_size(ref) for ref in (pair.target, pair.draft) if ref] for name, pair in curated().items()}
     return [(name, sum(filter(None, both))) for name, both in sizes.items() if None not in both]

@@ -36,10 +36,10 @@ def command(
         specgen pair stories
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
+    from specgen.checkpoint.checkpoint import find, follow
     from specgen.choosing import rank_drafts
     from specgen.config.pairs import resolve
     from specgen.engine.devices import choose_device
-    from specgen.models.checkpoint import find, follow
     from specgen.render.progress import ProgressLine
 
     options = EngineOptions(device=device, ctx_size=ctx_size, offline=offline)

@@ -25,8 +25,8 @@ def command(
 
         specgen rollback org/name
     """
-    from specgen.models.checkpoint import follow
-    from specgen.models.updates import go_back
+    from specgen.checkpoint.checkpoint import follow
+    from specgen.checkpoint.update import go_back
     from specgen.render.progress import ProgressLine
 
     ref = ModelRef.parse(model)

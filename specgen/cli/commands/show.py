@@ -38,12 +38,12 @@ def command(
         specgen show org/name
         specgen show ./model.gguf --json
     """
+    from specgen.checkpoint.checkpoint import find, follow
+    from specgen.checkpoint.summary import summarize
     from specgen.cli.tuned import as_data, in_lines
     from specgen.config.pairs import find_pair
     from specgen.core.words import in_words
     from specgen.hub import pins
-    from specgen.models.checkpoint import find, follow
-    from specgen.models.summary import summarize
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
     from specgen.tuned import all_tuned

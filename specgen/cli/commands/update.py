@@ -26,9 +26,9 @@ def command(
         specgen update org/name
         specgen update org/name@v2 --yes
     """
+    from specgen.checkpoint.checkpoint import follow
+    from specgen.checkpoint.update import look, take
     from specgen.core.words import in_words
-    from specgen.models.checkpoint import follow
-    from specgen.models.updates import look, take
     from specgen.render.progress import ProgressLine
     from specgen.render.sanitize import sanitize
 

@@ -10,11 +10,11 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, ReaderTensor
 from gguf.quants import dequantize
 
+from specgen.checkpoint.gguf.config import read_config
+from specgen.checkpoint.gguf.header import open_header
 from specgen.engine.runners.description import Description, describe
 from specgen.engine.runners.stack import find_fault, tensor_shapes
 from specgen.engine.runners.tensors import Tensors
-from specgen.models.gguf_config import read_config
-from specgen.models.gguf_header import open_header
 
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from specgen.checkpoint.checkpoint import Checkpoint, Reporting
 from specgen.core.events import Notice, Progress
 from specgen.engine.devices import Placement
 from specgen.engine.runners.decoder import LeanModel
@@ -13,7 +14,6 @@ from specgen.engine.runners.opaque import opaque
 from specgen.engine.runners.packing import FloatLinears, Int8Linears
 from specgen.engine.runners.stack import Stack, find_fault, read_stack
 from specgen.engine.runners.tensors import Tensors
-from specgen.models.checkpoint import Checkpoint, Reporting
 
 
 def load_decoder(

@@ -11,14 +11,13 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig
 
+from specgen.checkpoint.checkpoint import Checkpoint, quant_method
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
 from specgen.engine.runners.cache import RunnerCache
-from specgen.models.backends import quant_method
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.tokenizer import Tokenizer
 
 # Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.
 _CHUNK = 1024

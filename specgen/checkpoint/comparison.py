@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.summary import ModelSummary, summarize
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError
 from specgen.hub.files import forbids_commerce, is_small, is_tokenizer
 from specgen.hub.snapshot import Snapshot
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.summary import ModelSummary, summarize
-from specgen.models.tokenizer import Tokenizer
 
 _TOLD = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
 _NAMES = {"hidden_size": "hidden size", "context_length": "context length"}
@@ -89,7 +89,7 @@ def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     if not checkpoint.is_gguf:
         return Tokenizer.from_folder(checkpoint.path)
-    from specgen.models.gguf_tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
+    from specgen.checkpoint.gguf.tokenizer import read_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
 
     return read_tokenizer(checkpoint.header)
 

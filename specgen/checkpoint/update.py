@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from specgen.checkpoint.checkpoint import Checkpoint, fetch_all, find
+from specgen.checkpoint.comparison import Change, compare
 from specgen.core.errors import ModelNotFound, SpecgenError, UsageError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
@@ -9,8 +11,6 @@ from specgen.core.types import ModelRef
 from specgen.hub import pins
 from specgen.hub.find import bound_by_terms, resolve
 from specgen.hub.snapshot import Snapshot, cached_commit, is_commit
-from specgen.models.checkpoint import Checkpoint, fetch_all, find
-from specgen.models.comparison import Change, compare
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ files, `fetch_weights` the rest.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,35 @@ def _check_gguf(path: Path) -> None:
     check_parts(path.name)
     if magic != _GGUF_MAGIC:
         raise BadFile(f"{path} is not a GGUF file", hint="download it again")
+
+
+# quant_method of config.json -> what it is called, and the packages that transformers needs for it.
+_NEEDS = {
+    "gptq": ("GPTQ", ("gptqmodel", "optimum")),
+    "awq": ("AWQ", ("gptqmodel",)),
+    "bitsandbytes": ("bitsandbytes", ("bitsandbytes",)),
+    "torchao": ("torchao", ("torchao",)),
+    "compressed-tensors": ("compressed-tensors", ("compressed_tensors",)),
+}
+
+
+def quant_method(checkpoint: Checkpoint) -> str | None:
+    """How the weights are quantized; None for plain ones, and for GGUF. Raises BadFile."""
+    described = checkpoint.config.get("quantization_config")
+    if not isinstance(described, dict):
+        return None
+    return str(described.get("quant_method") or "bitsandbytes")  # which was the first, and did not say so
+
+
+def check_backend(checkpoint: Checkpoint) -> None:
+    """Raise UnsupportedModel where a package is missing; before the weights are downloaded. Raises BadFile."""
+    method = quant_method(checkpoint)
+    if method not in _NEEDS:
+        return
+    name, packages = _NEEDS[method]
+    missing = [package.replace("_", "-") for package in packages if find_spec(package) is None]
+    if missing:
+        raise UnsupportedModel(
+            f"{checkpoint.ref} is quantized with {name}, which needs {' and '.join(missing)}",
+            hint=f"`pip install {' '.join(missing)}`, or choose the model itself (--quant int8) or a .gguf file of it",
+        )

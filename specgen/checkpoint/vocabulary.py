@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Set
 from itertools import zip_longest
 
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import DraftMismatch
-from specgen.models.tokenizer import Tokenizer
 
 SHOWN = 3
 # How makers of models call the tokens that they keep for later: <|reserved_special_token_2|>, <unused12>, <SPECIAL_7>.

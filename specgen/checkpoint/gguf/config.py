@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specgen.models.gguf_header import Header, open_header
+from specgen.checkpoint.gguf.header import Header, open_header
 
 # Which family of the hub an architecture of llama.cpp is. Mistral's models are written as llama.
 _FAMILIES = {

@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers,
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
-from specgen.models.gguf_header import Header, open_header
-from specgen.models.tokenizer import Tokenizer
+from specgen.checkpoint.gguf.header import Header, open_header
+from specgen.checkpoint.tokenizer import Tokenizer
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4

@@ -12,13 +12,13 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+from specgen.checkpoint.gguf.config import ROPE_FACTORS
+from specgen.checkpoint.gguf.header import BROKEN, MAGIC, Header, open_header
 from specgen.core.errors import BadFile, DownloadFailed
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
 from specgen.hub.client import constants, explain, headers, url_of
 from specgen.hub.download import Transfer, get_patiently
 from specgen.hub.snapshot import Snapshot
-from specgen.models.gguf_config import ROPE_FACTORS
-from specgen.models.gguf_header import BROKEN, MAGIC, Header, open_header
 
 _FIRST = 1 << 20
 # The largest vocabularies there are take a quarter of it.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.provenance import file_hashes, licence
 from specgen.hub.files import tensor_shapes
-from specgen.models.checkpoint import Checkpoint
-from specgen.models.provenance import file_hashes, licence
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _of_folder(checkpoint: Checkpoint) -> ModelSummary:
 
 
 def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
-    from specgen.models.gguf_header import read_header  # noqa: PLC0415  0.3 s, only for GGUF
+    from specgen.checkpoint.gguf.header import read_header  # noqa: PLC0415  0.3 s, only for GGUF
 
     header = read_header(checkpoint.header)
     architecture = _first(str, header, "general.architecture")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import platformdirs
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import LoadedModel
 from specgen.hub.files import is_small, read_licence
-from specgen.models.checkpoint import Checkpoint
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Smaller files are hashed every time; the hashes of larger ones are kept on disk.
@@ -36,7 +36,7 @@ def licence(checkpoint: Checkpoint) -> str | None:
     """What the model's card or header says; None where they say nothing. Raises BadFile."""
     if not checkpoint.is_gguf:
         return read_licence(checkpoint.path)
-    from specgen.models.gguf_header import open_header  # noqa: PLC0415  0.3 s, only for GGUF
+    from specgen.checkpoint.gguf.header import open_header  # noqa: PLC0415  0.3 s, only for GGUF
 
     stated = open_header(checkpoint.header).values.get("general.license")
     if isinstance(stated, str):

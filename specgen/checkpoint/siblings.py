@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import SpecgenError
 from specgen.core.types import ModelRef
 from specgen.hub.cache import cached_models
 from specgen.hub.client import api, explain
-from specgen.models.checkpoint import Checkpoint
 
 # The size in a name: 7B, 1.5B, 135M, 0.6b.
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
@@ -74,7 +74,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     """As the config of a folder, {} for a .gguf file that is not understood. Raises BadFile."""
     if not checkpoint.is_gguf:
         return checkpoint.config
-    from specgen.models.gguf_config import read_config  # noqa: PLC0415  0.3 s, only for GGUF
+    from specgen.checkpoint.gguf.config import read_config  # noqa: PLC0415  0.3 s, only for GGUF
 
     config = read_config(checkpoint.header)
     return {} if isinstance(config, str) else config
@@ -84,7 +84,7 @@ def _bytes(checkpoint: Checkpoint) -> int:
     """The size of the weights, of quantized ones in a .gguf file what it would be in two bytes a number."""
     if not checkpoint.is_gguf:
         return checkpoint.weight_bytes
-    from specgen.models.gguf_header import read_header  # noqa: PLC0415 - as above
+    from specgen.checkpoint.gguf.header import read_header  # noqa: PLC0415 - as above
 
     return 2 * int(read_header(checkpoint.header)["parameters"])
 
