@@ -12,8 +12,8 @@ from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
-from specgen.engine.memory import peak
 from specgen.expected import Expected, expected_acceptance
+from specgen.nn.memory import peak
 from specgen.planning import ModelPlan, Plan, plan_pair
 from specgen.tokenizing import compare
 

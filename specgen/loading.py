@@ -14,14 +14,14 @@ from specgen.choosing import check_draft, choose_draft, smaller_draft
 from specgen.core.errors import BadFile, SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
 from specgen.core.types import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
-from specgen.engine.devices import Placement, choose_device, place
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.interfaces import Drafter, Runner
-from specgen.engine.runners.graphs import choose_capture
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
+from specgen.nn.device import Placement, choose_device, place
+from specgen.nn.lean.graphs import choose_capture
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.planning import Plan, check, plan_pair
 from specgen.tokenizing import compare
 from specgen.tuned import Tuned, find_tuned, machine
@@ -312,6 +312,6 @@ def _load(
     if options.verbose or options.compile:
         without = ", without --compile" if options.compile else ""
         yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {description}")
-    from specgen.engine.runners.transformers import load_model  # noqa: PLC0415 - seconds that most models need not wait
+    from specgen.nn.transformers.model import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement

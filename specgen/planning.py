@@ -9,11 +9,11 @@ from specgen.config.pairs import models_of
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
 from specgen.core.words import in_words
-from specgen.engine.devices import Placement, place
-from specgen.engine.memory import Footprint, context_limit, footprint, free_memory, peak
-from specgen.engine.runners.description import Description, describe
-from specgen.engine.runners.int8 import choose_kernel
-from specgen.engine.runners.opening import describe_checkpoint
+from specgen.nn.device import Placement, place
+from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.load import describe_checkpoint
+from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, peak
 
 # Shorter contexts are not worth offering.
 _SHORTEST = 512

@@ -22,6 +22,6 @@ def read_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
         tokenizer = Tokenizer.from_folder(checkpoint.path)
     if tokenizer is not None:
         return tokenizer
-    from specgen.engine.runners.transformers import convert_tokenizer  # noqa: PLC0415 - seconds that few models need
+    from specgen.nn.transformers.model import convert_tokenizer  # noqa: PLC0415 - seconds that few models need
 
     return convert_tokenizer(checkpoint, trust_remote_code=options.trust_remote_code)

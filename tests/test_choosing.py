@@ -195,8 +195,8 @@ def test_the_prediction_follows_the_formula() -> None:
     def plan(weights: int, layers: int, device: str) -> ModelPlan:
         import torch
 
-        from specgen.engine.devices import Placement
-        from specgen.engine.memory import Footprint
+        from specgen.nn.device import Placement
+        from specgen.nn.memory import Footprint
 
         placement = Placement(torch.device(device), torch.float32)
         return ModelPlan(None, placement, Footprint(weights, 0, 0, 0, 0, layers), 0, 0)  # type: ignore[arg-type]

@@ -17,10 +17,10 @@ from specgen.core.errors import OutOfMemory, PromptTooLong, UsageError
 from specgen.core.events import Failed, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, ModelRef, Quant
-from specgen.engine import devices
-from specgen.engine.devices import Placement
-from specgen.engine.memory import peak
-from specgen.engine.runners import decoder
+from specgen.nn import device as devices
+from specgen.nn.device import Placement
+from specgen.nn.lean import model as decoder
+from specgen.nn.memory import peak
 from specgen.planning import Plan, check, plan_pair, what_fits
 from specgen.session import Session
 from tests.cli.command import invoke
@@ -58,7 +58,7 @@ def stories() -> Plan:
 def test_the_cache_that_is_foretold_is_the_one_that_is_made(checkpoints: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoints.target("llama")
     monkeypatch.setattr(decoder, "FIRST", 64)
-    monkeypatch.setattr("specgen.engine.memory.FIRST", 64)
+    monkeypatch.setattr("specgen.nn.memory.FIRST", 64)
     options = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32, ctx_size=130)
     foretold = plan_pair(checkpoint(folder), None, options, CPU).target.footprint.cache
     with Session(str(folder), "none", options) as session:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from specgen.engine.runners.int8 import KERNELS, quantize
+from specgen.nn.kernels.int8 import KERNELS, quantize
 
 ROWS = (1, 2, 4, 8, 16, 64)
 READ = 100_000_000  # bytes, far more than a cache holds

@@ -31,8 +31,8 @@ from specgen.core.events import LoadedModel, Notice, Progress
 from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
 from specgen.core.types import TUNABLE, EngineOptions
-from specgen.engine.devices import Placement
 from specgen.loading import Pair
+from specgen.nn.device import Placement
 from specgen.session import Session, memory_errors
 
 _PREFILLS = 3

@@ -10,9 +10,9 @@ import torch
 from specgen.bench.measure import finish, medians
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.tokens import Tokens
-from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Runner
 from specgen.hub.files import tensor_shapes
+from specgen.nn.device import Placement
 
 WIDTHS = (1, 2, 4, 8, 16)
 _CONTEXT = 256

@@ -34,8 +34,8 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     Only one that chats, that anybody may download and use, and whose facts were verified.
     """
     from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
-    from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, as a command body would
     from specgen.hub.cache import whole_models  # noqa: PLC0415
+    from specgen.nn.device import choose_device  # noqa: PLC0415 - torch, as a command body would
     from specgen.planning import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)

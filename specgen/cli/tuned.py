@@ -31,7 +31,7 @@ def in_lines(tuned: Tuned, target: Checkpoint) -> list[str]:
 
 
 def _why_unused(tuned: Tuned, target: Checkpoint) -> str | None:
-    from specgen.engine.devices import choose_device  # noqa: PLC0415 - torch, where something was tuned alone
+    from specgen.nn.device import choose_device  # noqa: PLC0415 - torch, where something was tuned alone
 
     if tuned.machine != machine(choose_device(Device.AUTO)):
         return f"it is for another machine ({tuned.machine})"

@@ -6,7 +6,7 @@ import torch
 
 from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
-from specgen.engine.runners.graphs import CudaGraphs
+from specgen.nn.lean.graphs import CudaGraphs
 
 
 def check_gpu() -> Finding:

@@ -6,10 +6,10 @@ import torch
 
 from specgen import __version__
 from specgen.doctor.finding import Finding, Verdict
-from specgen.engine.runners.int8 import choose_kernel
-from specgen.engine.runners.int8_reduced import Reduced
-from specgen.engine.runners.int8_rounded import Rounded
-from specgen.engine.runners.linear import packs
+from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels.int8_reduced import Reduced
+from specgen.nn.kernels.int8_rounded import Rounded
+from specgen.nn.kernels.linear import packs
 
 
 def check_build() -> Finding:

@@ -7,7 +7,7 @@ from pathlib import Path
 from specgen.core.words import in_words
 from specgen.doctor.finding import Finding, Verdict
 from specgen.hub import cache
-from specgen.models import packed
+from specgen.nn.kernels import pack_file as packed
 
 _LITTLE = 5 << 30
 

@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from specgen.engine.runners.decoder import LeanModel
 from specgen.loading import Pair
+from specgen.nn.lean.model import LeanModel
 from specgen.planning import Plan
 
 

@@ -11,10 +11,10 @@ import torch
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Event, Finished, Progress, Stats
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.engine.memory import free_memory
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.kept import Kept
 from specgen.loading import Examine, MakeRoom, Pair, open_pair
+from specgen.nn.lean.context_store import Kept
+from specgen.nn.lean.model import LeanModel
+from specgen.nn.memory import free_memory
 from specgen.planning import Plan, plan_pair
 from specgen.serve.engine import Engine, Job
 from specgen.serve.limits import Limits

@@ -11,8 +11,8 @@ from specgen.bench import roofline
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef
-from specgen.engine.devices import Placement
 from specgen.hub.files import tensor_shapes
+from specgen.nn.device import Placement
 from tests.fakes import VOCAB, TableModel
 
 FLOAT32 = Placement(torch.device("cpu"), torch.float32)

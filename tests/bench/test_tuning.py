@@ -12,7 +12,7 @@ from specgen.bench.tuning import Setting, TuneSettings, Tuning, tune
 from specgen.core.errors import UsageError
 from specgen.core.progress import follow
 from specgen.core.types import EngineOptions, Quant
-from specgen.engine.runners.int8 import choose_kernel
+from specgen.nn.kernels.int8 import choose_kernel
 from tests.bench.made_up import measurement
 
 Speed = Callable[[dict[str, Any], int], float]

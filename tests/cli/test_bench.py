@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from specgen.engine.runners.int8 import choose_kernel
+from specgen.nn.kernels.int8 import choose_kernel
 from tests.cli.command import Outcome, invoke
 
 

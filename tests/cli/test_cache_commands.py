@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.models import packed
+from specgen.nn.kernels import pack_file as packed
 from tests.cli.command import Run, Terminal
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 

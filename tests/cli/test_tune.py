@@ -12,7 +12,7 @@ from specgen.bench.measure import Measurement
 from specgen.bench.tuning import Setting
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef, Quant
-from specgen.engine.runners.int8 import choose_kernel
+from specgen.nn.kernels.int8 import choose_kernel
 from specgen.tuned import Tuned, machine, save, weights
 from tests.bench.made_up import measurement
 from tests.cli.command import Outcome, invoke

@@ -9,9 +9,9 @@ import torch
 
 from specgen.doctor import accelerator, build, caches, hub, memory, processor
 from specgen.doctor.finding import Verdict
-from specgen.engine.runners.int8_integers import Integers
-from specgen.engine.runners.int8_reduced import Reduced
-from specgen.engine.runners.int8_rounded import Rounded
+from specgen.nn.kernels.int8_integers import Integers
+from specgen.nn.kernels.int8_reduced import Reduced
+from specgen.nn.kernels.int8_rounded import Rounded
 from tests.hub_server import HubServer, serve_hub
 
 hub_server = pytest.fixture(serve_hub)

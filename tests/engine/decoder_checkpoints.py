@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.types import ModelRef
-from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
+from specgen.nn.device import Placement
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.model import LeanModel
 
 VOCAB = 97
 SIZES = {

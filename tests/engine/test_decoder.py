@@ -163,8 +163,8 @@ from collections.abc import Iterator
 from pathlib import Path
 import torch
 from specgen.core.types import ModelRef
-from specgen.engine.devices import Placement
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
+from specgen.nn.device import Placement
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.core.tokens import Tokens
 from specgen.checkpoint.checkpoint import Checkpoint, follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))

@@ -10,9 +10,9 @@ from transformers import AutoConfig
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef
-from specgen.engine.runners.description import Description, describe
-from specgen.engine.runners.families import FAMILIES
-from specgen.engine.runners.opening import describe_checkpoint
+from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.families import FAMILIES
+from specgen.nn.lean.load import describe_checkpoint
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
 
 # What every config gives. Heads that any family's default number of key and value heads divides.

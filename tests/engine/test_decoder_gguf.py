@@ -17,11 +17,11 @@ from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.events import Finished, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
-from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.gguf_tensors import GgufTensors
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.loading import open_pair
+from specgen.nn.device import Placement
+from specgen.nn.lean.gguf_weights import GgufTensors
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.model import LeanModel
 from specgen.session import Session
 from tests.checkpoints import write_tokenizer
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save

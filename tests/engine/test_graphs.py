@@ -19,12 +19,12 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
-from specgen.engine.devices import Placement
-from specgen.engine.runners import decoder
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.graphs import Capture, CudaGraphs, Step, choose_capture
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
 from specgen.engine.sampling import Sampler
+from specgen.nn.device import Placement
+from specgen.nn.lean import model as decoder
+from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.model import LeanModel
 from tests.checkpoints import Checkpoints
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 from tests.fakes import tokens_of

@@ -9,7 +9,7 @@ from specgen import Session
 from specgen.core.errors import UnsupportedModel
 from specgen.core.events import Event, Failed, Finished, Notice, Started
 from specgen.core.types import EngineOptions
-from specgen.engine.runners.decoder import LeanModel
+from specgen.nn.lean.model import LeanModel
 from tests.checkpoints import ARCHITECTURES, RECURRENT, UNUSUAL, WINDOW
 from tests.fakes import encode, steps, tokens_of
 
@@ -179,7 +179,7 @@ def test_several_end_tokens(checkpoints: Any, reference: Any, drafter: str) -> N
 def test_a_long_prompt_is_fed_in_chunks(
     checkpoints: Any, reference: Any, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specgen.engine.runners.transformers._CHUNK", 10)
+    monkeypatch.setattr("specgen.nn.transformers.model._CHUNK", 10)
     folder: Path = checkpoints.target(architecture)
     pair = Session(str(folder), "lookup", EngineOptions(threads=1))
     events = list(pair.generate(PROMPT, raw=True, max_new_tokens=NEW))

@@ -15,14 +15,15 @@ from specgen.core.errors import DeviceUnavailable, UnsupportedModel, UsageError
 from specgen.core.events import Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import Device, Dtype, EngineOptions, ModelRef, Quant
-from specgen.engine.devices import Placement, choose_device, place
-from specgen.engine.runners import int8, int8_integers, int8_reduced, packing
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.int8_integers import Integers
-from specgen.engine.runners.int8_reduced import Reduced
-from specgen.engine.runners.int8_rounded import Rounded
-from specgen.engine.runners.opening import describe_checkpoint, load_decoder
-from specgen.models import packed
+from specgen.nn.device import Placement, choose_device, place
+from specgen.nn.kernels import int8, int8_integers, int8_reduced
+from specgen.nn.kernels import pack as packing
+from specgen.nn.kernels import pack_file as packed
+from specgen.nn.kernels.int8_integers import Integers
+from specgen.nn.kernels.int8_reduced import Reduced
+from specgen.nn.kernels.int8_rounded import Rounded
+from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.model import LeanModel
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=2100)
@@ -40,7 +41,7 @@ pytestmark = [
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int8.Kernel:
     """Every kernel that this processor has, in turn, as the one that is chosen."""
     chosen: int8.Kernel = request.param
-    monkeypatch.setattr("specgen.engine.runners.opening.choose_kernel", lambda: chosen)
+    monkeypatch.setattr("specgen.nn.lean.load.choose_kernel", lambda: chosen)
     return chosen
 
 
@@ -309,7 +310,7 @@ def test_what_runs_in_int8(quant: Quant, dtype: Dtype, size: int, lean: bool, ex
 def test_without_int8_the_fastest_dtype_is_taken(
     fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specgen.engine.devices.packs", lambda _: fast)
+    monkeypatch.setattr("specgen.nn.device.packs", lambda _: fast)
     assert place(CPU, EngineOptions(quant=Quant.NONE), LARGE, lean=True).dtype == dtype
 
 
@@ -321,7 +322,7 @@ def test_int8_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         place(torch.device("cuda"), asked, LARGE, lean=True)
     with pytest.raises(UsageError, match="bfloat16"):
         place(CPU, EngineOptions(quant=Quant.INT8, dtype=Dtype.BFLOAT16), LARGE, lean=True)
-    monkeypatch.setattr("specgen.engine.devices.choose_kernel", lambda: None)
+    monkeypatch.setattr("specgen.nn.device.choose_kernel", lambda: None)
     with pytest.raises(DeviceUnavailable, match="int8"):
         place(CPU, asked, LARGE, lean=True)
     assert not place(CPU, EngineOptions(), LARGE, lean=True).int8

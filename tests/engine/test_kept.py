@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.kept import Kept
+from specgen.nn.lean.context_store import Kept
+from specgen.nn.lean.model import LeanModel
 from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.runners.transformers import TransformersModel
+from specgen.nn.transformers.model import TransformersModel
 from tests.checkpoints import ARCHITECTURES, RECURRENT, UNUSUAL, WINDOW, make_model
 from tests.fakes import VOCAB
 
@@ -140,7 +140,7 @@ def test_a_kept_state_survives_what_is_fed_onto_it(models: Any) -> None:
 
 
 def test_a_long_prompt_is_fed_in_chunks(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgen.engine.runners.transformers._CHUNK", 10)
+    monkeypatch.setattr("specgen.nn.transformers.model._CHUNK", 10)
     model = models("gemma3")
     runner = TransformersModel(model)
     fed = fed_by(model)

@@ -14,8 +14,8 @@ import torch
 from specgen.core.errors import OutOfMemory, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.engine.memory import Footprint
 from specgen.loading import Examine, MakeRoom, Pair
+from specgen.nn.memory import Footprint
 from specgen.planning import ModelPlan, Plan, check
 from specgen.serve.engine import Job
 from specgen.serve.failures import Refused

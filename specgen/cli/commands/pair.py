@@ -39,7 +39,7 @@ def command(
     from specgen.checkpoint.checkpoint import find, follow
     from specgen.choosing import rank_drafts
     from specgen.config.pairs import resolve
-    from specgen.engine.devices import choose_device
+    from specgen.nn.device import choose_device
     from specgen.render.progress import ProgressLine
 
     options = EngineOptions(device=device, ctx_size=ctx_size, offline=offline)

@@ -25,8 +25,8 @@ def command(
     """
     from specgen.config.pairs import curated, is_verified, models_of
     from specgen.core.words import in_words
-    from specgen.engine.devices import choose_device
     from specgen.hub.cache import whole_models
+    from specgen.nn.device import choose_device
     from specgen.planning import fits_roughly
     from specgen.render.columns import align
 

@@ -29,7 +29,7 @@ def command(
     """
     from specgen.core.words import in_words
     from specgen.hub.cache import folder, plan_removal
-    from specgen.models import packed
+    from specgen.nn.kernels import pack_file as packed
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
     size = in_words(plan.freed)

@@ -1,18 +1,46 @@
 """The weights of a Llama-like decoder, read from its checkpoint into the layers that use them."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
+from safetensors import safe_open
 
-from specgen.engine.devices import Placement
-from specgen.engine.runners.block import Block, HeadNorm, Norm
-from specgen.engine.runners.description import Description
-from specgen.engine.runners.linear import Linear
-from specgen.engine.runners.packing import Linears, join
-from specgen.engine.runners.rotary import interleave
-from specgen.engine.runners.tensors import Tensors
+from specgen.nn.device import Placement
+from specgen.nn.kernels.linear import Linear
+from specgen.nn.kernels.pack import Linears, join
+from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.layer import Block, HeadNorm, Norm
+from specgen.nn.lean.rope import interleave
+
+
+class Tensors:
+    """Name -> tensor over safetensors files. A tensor is a view of its file: only what is read of it takes memory."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._file_of: dict[str, Any] = {}
+        for path in files:
+            opened = safe_open(path, framework="pt")
+            self._file_of |= dict.fromkeys(opened.keys(), opened)  # type: ignore[no-untyped-call]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file_of[name].get_tensor(name)
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Without touching the data."""
+        return tuple(self._file_of[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """As safetensors names it: F32, BF16 ..."""
+        return str(self._file_of[name].get_slice(name).get_dtype())
+
 
 EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
-from specgen.engine.runners.linear import ROWS, fill_up
+from specgen.nn.kernels.linear import ROWS, fill_up
 
 BLOCK = 64
 

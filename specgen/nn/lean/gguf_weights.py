@@ -12,9 +12,8 @@ from gguf.quants import dequantize
 
 from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
-from specgen.engine.runners.description import Description, describe
-from specgen.engine.runners.stack import find_fault, tensor_shapes
-from specgen.engine.runners.tensors import Tensors
+from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.weights import Tensors, find_fault, tensor_shapes
 
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {

@@ -7,8 +7,8 @@ import torch
 
 from specgen.core.errors import DeviceUnavailable, UsageError
 from specgen.core.types import Device, Dtype, EngineOptions, Quant
-from specgen.engine.runners.int8 import choose_kernel
-from specgen.engine.runners.linear import packs
+from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels.linear import packs
 
 _DTYPES = {Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16, Dtype.FLOAT32: torch.float32}
 # What must stay free on a GPU beside the weights, for the KV cache and activations.

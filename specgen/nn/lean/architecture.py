@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from specgen.engine.runners.families import FAMILIES, Family, Norms
-from specgen.engine.runners.reading import Unsupported, flag, positive, whole_number
-from specgen.engine.runners.rope import Rope, read_ropes
+from specgen.nn.lean.families import FAMILIES, Family, Norms
+from specgen.nn.lean.read_config import Unsupported, flag, positive, whole_number
+from specgen.nn.lean.rope import Rope, read_ropes
 
 # Keys that change what transformers computes, or caches, also where a family's own code does not read them.
 _FOREIGN = (

@@ -7,8 +7,28 @@ Arm. A quarter of float32's bytes are read. More rows cost more, so that draftin
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
-from specgen.engine.runners.int8_levels import Levels
-from specgen.engine.runners.linear import Linear
+from specgen.nn.kernels.linear import Linear
+
+
+class Levels:
+    """The half of int8.Kernel that is about what is kept."""
+
+    form = "int8 levels 2"
+    keeps = True
+
+    def pack(self, levels: torch.Tensor) -> torch.Tensor:
+        return levels.contiguous()
+
+    def blank(self, inner: int, outer: int) -> torch.Tensor:
+        return torch.empty(outer, inner, dtype=torch.int8)
+
+    def layout(self, matrix: torch.Tensor) -> str:
+        outer, inner = matrix.shape
+        return f"{inner}x{outer} "
+
+    def memory(self, matrix: torch.Tensor) -> memoryview:
+        return memoryview(matrix.view(torch.uint8).numpy().data).cast("B")
+
 
 # The kernel reads rows in vectors of this many numbers at most, and does not look where they end.
 _VECTOR = 32

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from specgen.engine.runners.linear import Linear
+from specgen.nn.kernels.linear import Linear
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """Levels in float32 [rows, in] -> float32 [rows, out]: exact integer sums, times the scales of the outputs."""

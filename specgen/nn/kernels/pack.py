@@ -6,10 +6,10 @@ from typing import Protocol, Self
 
 import torch
 
-from specgen.engine.devices import Placement
-from specgen.engine.runners.int8 import Kernel, quantize
-from specgen.engine.runners.linear import ROWS, Linear, make_linear
-from specgen.models import packed
+from specgen.nn.device import Placement
+from specgen.nn.kernels import pack_file as packed
+from specgen.nn.kernels.int8 import Kernel, quantize
+from specgen.nn.kernels.linear import ROWS, Linear, make_linear
 
 Weights = Callable[[], Sequence[torch.Tensor]]
 """Reads the matrices [out, in] whose outputs one layer gives, one after the other; called only if needed."""

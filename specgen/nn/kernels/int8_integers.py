@@ -4,8 +4,8 @@ import ctypes
 
 import torch
 
-from specgen.engine.runners.int8_rows import Multiply, rounded_twice
-from specgen.engine.runners.linear import ROWS, Linear
+from specgen.nn.kernels.int8_rows import Multiply, rounded_twice
+from specgen.nn.kernels.linear import ROWS, Linear
 
 # See int8_rows; nearly all rows before a down projection have such outliers, few others.
 _HIGHEST, _OUTLIER = 127, 12.0

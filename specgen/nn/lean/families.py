@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from specgen.engine.runners.reading import flag, whole_number
+from specgen.nn.lean.read_config import flag, whole_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,14 @@ from pathlib import Path
 
 from specgen.checkpoint.checkpoint import Checkpoint, Reporting
 from specgen.core.events import Notice, Progress
-from specgen.engine.devices import Placement
-from specgen.engine.runners.decoder import LeanModel
-from specgen.engine.runners.description import Description, describe
-from specgen.engine.runners.graphs import Capture
-from specgen.engine.runners.int8 import choose_kernel
-from specgen.engine.runners.opaque import opaque
-from specgen.engine.runners.packing import FloatLinears, Int8Linears
-from specgen.engine.runners.stack import Stack, find_fault, read_stack
-from specgen.engine.runners.tensors import Tensors
+from specgen.nn.device import Placement
+from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels.pack import FloatLinears, Int8Linears
+from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.compile import opaque
+from specgen.nn.lean.graphs import Capture
+from specgen.nn.lean.model import LeanModel
+from specgen.nn.lean.weights import Stack, Tensors, find_fault, read_stack
 
 
 def load_decoder(
@@ -46,7 +45,7 @@ def _open_tensors(files: list[Path]) -> Tensors:
     """The tensors of a checkpoint's weight files, by the names that the hub has for them. Raises BadFile for GGUF."""
     if files[0].suffix != ".gguf":
         return Tensors(files)
-    from specgen.engine.runners.gguf_tensors import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
+    from specgen.nn.lean.gguf_weights import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
 
     return GgufTensors(files[0])
 
@@ -78,7 +77,7 @@ def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None,
 def describe_checkpoint(checkpoint: Checkpoint) -> Description | str:
     """What `load_decoder` needs to know of a checkpoint whose weights are there, or the reason why it cannot run it."""
     if checkpoint.is_gguf:
-        from specgen.engine.runners.gguf_tensors import describe_gguf  # noqa: PLC0415  0.1 s, only for GGUF
+        from specgen.nn.lean.gguf_weights import describe_gguf  # noqa: PLC0415  0.1 s, only for GGUF
 
         return describe_gguf(checkpoint.header)
     description = describe(checkpoint.config)

@@ -15,9 +15,9 @@ from specgen.checkpoint.checkpoint import Checkpoint, quant_method
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
-from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
-from specgen.engine.runners.cache import RunnerCache
+from specgen.nn.device import Placement
+from specgen.nn.transformers.cache import RunnerCache
 
 # Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.
 _CHUNK = 1024

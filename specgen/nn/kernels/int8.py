@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 
 from specgen.core.errors import UnsupportedModel
-from specgen.engine.runners.int8_integers import Integers
-from specgen.engine.runners.int8_reduced import Reduced
-from specgen.engine.runners.int8_rounded import Rounded
-from specgen.engine.runners.linear import Linear
+from specgen.nn.kernels.int8_integers import Integers
+from specgen.nn.kernels.int8_reduced import Reduced
+from specgen.nn.kernels.int8_rounded import Rounded
+from specgen.nn.kernels.linear import Linear
 
 # Keeps the scale of a row of zeros above zero.
 _TINY = 1e-30

@@ -5,16 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.devices import Placement
 from specgen.engine.interfaces import Rows
-from specgen.engine.runners.attention import BLOCK, Part, Sight
-from specgen.engine.runners.block import Positions
-from specgen.engine.runners.description import Description
-from specgen.engine.runners.graphs import Capture, Graphs
-from specgen.engine.runners.kept import Kept
-from specgen.engine.runners.rope import Rope
-from specgen.engine.runners.rotary import Turns
-from specgen.engine.runners.stack import Stack
+from specgen.nn.device import Placement
+from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.attention import BLOCK, Part, Sight
+from specgen.nn.lean.context_store import Kept
+from specgen.nn.lean.graphs import Capture, Graphs
+from specgen.nn.lean.layer import Positions
+from specgen.nn.lean.rope import Rope, Turns
+from specgen.nn.lean.weights import Stack
 
 # Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
 CHUNK = 256

@@ -13,13 +13,13 @@ import psutil
 import torch
 
 from specgen.checkpoint.checkpoint import Checkpoint
-from specgen.engine.devices import Placement
-from specgen.engine.runners.attention import BLOCK
-from specgen.engine.runners.decoder import CHUNK, FIRST
-from specgen.engine.runners.description import Description
-from specgen.engine.runners.int8 import PIECE
-from specgen.engine.runners.linear import ROWS, packs
-from specgen.engine.runners.stack import EMBEDDING, tensor_shapes
+from specgen.nn.device import Placement
+from specgen.nn.kernels.int8 import PIECE
+from specgen.nn.kernels.linear import ROWS, packs
+from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.attention import BLOCK
+from specgen.nn.lean.model import CHUNK, FIRST
+from specgen.nn.lean.weights import EMBEDDING, tensor_shapes
 
 # Beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
 _BESIDE_INT8 = 16

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
-from specgen.engine.runners.attention import Part, attend
-from specgen.engine.runners.description import Description
-from specgen.engine.runners.linear import Linear
-from specgen.engine.runners.rotary import turn
+from specgen.nn.kernels.linear import Linear
+from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.attention import Part, attend
+from specgen.nn.lean.rope import turn
 
 # More elements than these a CPU divides between threads, anywhere in a row, and the elements beside a division are
 # computed one by one, which rounds the exponentials of an activation differently.

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from specgen.engine.runners.int8_levels import Levels
-from specgen.engine.runners.int8_rows import rounded_twice
-from specgen.engine.runners.linear import Linear
+from specgen.nn.kernels.int8_rounded import Levels
+from specgen.nn.kernels.int8_rows import rounded_twice
+from specgen.nn.kernels.linear import Linear
 
 # See int8_rows. A coarser first row leaves more to the second.
 _HIGHEST, _OUTLIER = 63, 8.0

@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import library
 
-from specgen.engine.runners.description import Description
-from specgen.engine.runners.linear import Linear
-from specgen.engine.runners.stack import Stack
+from specgen.nn.kernels.linear import Linear
+from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.weights import Stack
 
 _LAYERS: weakref.WeakValueDictionary[int, Linear] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
