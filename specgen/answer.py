@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from specgen.core.events import Event, Logprobs, Notice, Reason, Span, Stats, Step, TokenLogprob
 from specgen.engine.decode import Round
-from specgen.engine.text import TextStream
-from specgen.engine.thinking import ThinkingSplit
+from specgen.engine.text.detokenizer import TextStream
+from specgen.engine.text.thinking import ThinkingSplit
 
 
 class Answer:

@@ -9,7 +9,7 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Event, Finished, LoadedModel, Notice, Reason, Started, Step, failing, with_messages
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
-from specgen.engine.thinking import Tags, without_thinking
+from specgen.engine.text.thinking import Tags, without_thinking
 from specgen.prompt import chat_text, thinking_tags, unswitched
 
 # When less than this share of the context is free for an answer, the oldest turns go.

@@ -15,10 +15,10 @@ from specgen.core.errors import BadFile, SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
 from specgen.core.types import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, Runner
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.interfaces import Drafter, Runner
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import describe_checkpoint, load_decoder

@@ -7,7 +7,7 @@ from specgen.checkpoint.chat_template import render
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import PromptTooLong
 from specgen.core.types import Message
-from specgen.engine.thinking import Tags
+from specgen.engine.text.thinking import Tags
 
 _TAGS = (
     ("<think>", "</think>"),

@@ -13,16 +13,16 @@ from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.events import Event, Finished, LoadedModel, Notice, Progress, Reason, Started, failing, with_messages
 from specgen.core.tokens import Tokens
 from specgen.core.types import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
-from specgen.engine.constraint import Follower, Vocabulary
-from specgen.engine.controller import Controller, make_controller
 from specgen.engine.decode import Limits, decode
 from specgen.engine.drafters.forced import ForcedDrafter
+from specgen.engine.drafters.interface import Drafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.grammar import compile_grammar
-from specgen.engine.interfaces import Drafter
-from specgen.engine.sampling import Sampler
-from specgen.engine.text import TextStream
-from specgen.engine.thinking import Tags, ThinkingSplit
+from specgen.engine.pacing.controller import Controller, make_controller
+from specgen.engine.sampling.constraint import Follower, Vocabulary
+from specgen.engine.sampling.grammar import compile_grammar
+from specgen.engine.sampling.sampler import Sampler
+from specgen.engine.text.detokenizer import TextStream
+from specgen.engine.text.thinking import Tags, ThinkingSplit
 from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
 from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 from specgen.recommended import end_ids, resolve_sampling

@@ -15,11 +15,11 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Event, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
-from specgen.engine.controller import Controller, Fixed
 from specgen.engine.decode import Limits, Round, decode
+from specgen.engine.drafters.interface import Drafter, LanguageModel, Plan, Proposal, Rows, Verdict
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.interfaces import Drafter, LanguageModel, Plan, Proposal, Rows, Verdict
-from specgen.engine.sampling import Sampler
+from specgen.engine.pacing.controller import Controller, Fixed
+from specgen.engine.sampling.sampler import Sampler
 from specgen.loading import Pair
 from specgen.nn.device import Placement
 from specgen.session import Session

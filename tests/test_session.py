@@ -12,7 +12,7 @@ from specgen.core.errors import DraftMismatch, OutOfMemory, PromptTooLong, Usage
 from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.engine.controller import Fixed
+from specgen.engine.pacing.controller import Fixed
 from tests.fakes import Speaker, always_wrong, encode, fake_session, oracle, steps, tokens_of
 
 PROMPT = "the lazy dog"
@@ -164,7 +164,7 @@ def test_a_prompt_is_put_into_the_chat_template(tmp_path: Path) -> None:
 
 
 def _nothing() -> Any:
-    from specgen.engine.interfaces import Proposal
+    from specgen.engine.drafters.interface import Proposal
 
     return Proposal()
 

@@ -10,12 +10,12 @@ from specgen.bench.measure import Measurement, Timed, finish, measure
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.engine.controller import make_controller
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, LanguageModel
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.interfaces import Drafter, LanguageModel
+from specgen.engine.pacing.controller import make_controller
 from specgen.loading import UNLIMITED, Pair
 from specgen.session import Session
 

@@ -14,8 +14,8 @@ from specgen.checkpoint.checkpoint import Reporting
 from specgen.core.events import Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
-from specgen.engine.interfaces import Runner
-from specgen.engine.sampling import Sampler
+from specgen.engine.drafters.interface import Runner
+from specgen.engine.sampling.sampler import Sampler
 from specgen.loading import Pair
 
 SEEDS = (1, 2, 3)

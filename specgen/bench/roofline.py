@@ -10,7 +10,7 @@ import torch
 from specgen.bench.measure import finish, medians
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import Runner
+from specgen.engine.drafters.interface import Runner
 from specgen.hub.files import tensor_shapes
 from specgen.nn.device import Placement
 

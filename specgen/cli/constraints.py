@@ -32,7 +32,7 @@ def read_constraint(options: ConstraintOptions) -> Constraint | None:
         return None
     if len(given) > 1:
         raise UsageError("an answer has one constraint", hint="give one of --json-schema, --regex and --grammar")
-    from specgen.engine.grammar import compile_grammar  # noqa: PLC0415 - most prompts need not load it
+    from specgen.engine.sampling.grammar import compile_grammar  # noqa: PLC0415 - most prompts need not load it
 
     compile_grammar(given[0])
     return given[0]

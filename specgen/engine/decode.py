@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from specgen.core.events import Reason, Source
 from specgen.core.tokens import Tokens
-from specgen.engine.controller import Controller
-from specgen.engine.interfaces import Drafter, LanguageModel
-from specgen.engine.logprobs import Scores, log_probabilities
-from specgen.engine.sampling import Sampler
+from specgen.engine.drafters.interface import Drafter, LanguageModel
+from specgen.engine.pacing.controller import Controller
+from specgen.engine.sampling.logprobs import Scores, log_probabilities
+from specgen.engine.sampling.sampler import Sampler
 from specgen.engine.verify import verify
 
 

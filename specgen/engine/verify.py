@@ -8,7 +8,7 @@ wholly accepted proposal the next pick comes free (the bonus token). Greedy deco
 from collections.abc import Sequence
 
 from specgen.core.events import Source
-from specgen.engine.interfaces import Proposal, Verdict
+from specgen.engine.drafters.interface import Proposal, Verdict
 
 
 def verify(proposal: Proposal, picks: Sequence[int]) -> Verdict:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from specgen.core.events import Event, LoadedModel
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
-from specgen.engine.thinking import Tags
+from specgen.engine.text.thinking import Tags
 from specgen.serve.identity import Identity
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Stats
-from specgen.engine.controller import Controller
+from specgen.engine.pacing.controller import Controller
 from specgen.loading import Pair
 from specgen.serve.asked import Call, Opened
 from specgen.serve.engine import Engine, Job

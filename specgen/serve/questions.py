@@ -11,7 +11,7 @@ from specgen.core.errors import UsageError
 from specgen.core.events import Event, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
-from specgen.engine.grammar import compile_grammar
+from specgen.engine.sampling.grammar import compile_grammar
 from specgen.prompt import chat_prompt, raw_prompt
 from specgen.serve.failures import Refused, of_body, unsupported
 from specgen.session import Session

@@ -22,7 +22,7 @@ from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_li
 if TYPE_CHECKING:
     from specgen.conversation import OpenPair
     from specgen.core.tokens import Tokens
-    from specgen.engine.thinking import Tags
+    from specgen.engine.text.thinking import Tags
     from specgen.session import Session
 
 

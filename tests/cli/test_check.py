@@ -11,7 +11,7 @@ import pytest
 from specgen.checking import check as checking
 from specgen.checking.check import check_pair
 from specgen.checking.judge import compare
-from specgen.engine.interfaces import Proposal, Verdict
+from specgen.engine.drafters.interface import Proposal, Verdict
 from tests.cli.command import Outcome, invoke
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.controller import Auto, Controller, Fixed
 from specgen.engine.decode import Round
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Rows, Verdict
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.interfaces import Drafter, Plan, Proposal, Rows, Verdict
+from specgen.engine.pacing.controller import Auto, Controller, Fixed
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64

@@ -20,17 +20,17 @@ from specgen.core.events import Failed, Finished, Source
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, SamplingChoice, SamplingParams
 from specgen.engine import decode as decode_module
-from specgen.engine.constraint import Follower, Vocabulary
-from specgen.engine.controller import Controller, Fixed, make_controller
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, Proposal, Verdict
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
-from specgen.engine.grammar import compile_grammar
-from specgen.engine.interfaces import Drafter, Proposal, Verdict
-from specgen.engine.sampling import Sampler
+from specgen.engine.pacing.controller import Controller, Fixed, make_controller
+from specgen.engine.sampling.constraint import Follower, Vocabulary
+from specgen.engine.sampling.grammar import compile_grammar
+from specgen.engine.sampling.sampler import Sampler
 from tests.engine.test_sampling import chi_square_p, distribution
 from tests.fakes import VOCAB, Scripted, Speaker, TableModel, encode, fake_session, steps, tokenizer, tokens_of
 

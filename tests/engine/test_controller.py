@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgen.core.types import SamplingParams
-from specgen.engine.controller import Auto
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, Plan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.interfaces import Drafter, Plan
+from specgen.engine.pacing.controller import Auto
 from tests.engine.simulation import UNLIMITED, Clock, Cost, Machine, Run, Text, flat, simulate, sloped, text
 from tests.fakes import TableModel, rounds, tokens_of
 

@@ -3,10 +3,10 @@
 import pytest
 
 from specgen.core.tokens import Tokens
+from specgen.engine.drafters.interface import Plan, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.interfaces import Plan, Proposal
-from specgen.engine.sampling import Sampler, SamplingParams
+from specgen.engine.sampling.sampler import Sampler, SamplingParams
 from specgen.engine.verify import verify
 from tests.fakes import Scripted, Speaker, TableModel, always_wrong, oracle, rounds, tokens_of
 

@@ -19,7 +19,7 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
-from specgen.engine.sampling import Sampler
+from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
 from specgen.nn.lean import model as decoder
 from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture

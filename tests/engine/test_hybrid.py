@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Plan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.interfaces import Plan
-from specgen.engine.sampling import Sampler, SamplingParams
+from specgen.engine.sampling.sampler import Sampler, SamplingParams
 from tests.fakes import Speaker, TableModel, rounds
 
 GREEDY = Sampler(SamplingParams(), 0)

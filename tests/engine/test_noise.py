@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from specgen.engine.noise import gumbel
+from specgen.engine.sampling.noise import gumbel
 
 IDS = torch.arange(20_000)
 

@@ -20,10 +20,10 @@ from transformers.generation.logits_process import (
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine import decode as decode_module
+from specgen.engine.drafters.interface import Drafter, Proposal, Verdict
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.interfaces import Drafter, Proposal, Verdict
-from specgen.engine.sampling import Penalties, Sampler, warp
+from specgen.engine.sampling.sampler import Penalties, Sampler, warp
 from tests.fakes import Scripted, TableModel, rounds, tokens_of
 
 WARPS = [

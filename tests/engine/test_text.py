@@ -10,7 +10,7 @@ from tokenizers import decoders, models
 
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Source, Span
-from specgen.engine.text import TextStream
+from specgen.engine.text.detokenizer import TextStream
 from tests import fakes
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgen.core.events import Span
-from specgen.engine.thinking import Tags, ThinkingSplit, without_thinking
+from specgen.engine.text.thinking import Tags, ThinkingSplit, without_thinking
 
 TAGS = Tags("<think>", "</think>")
 OPENED = Tags("<think>", "</think>", opened=True)

@@ -18,7 +18,7 @@ from openai import OpenAI
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.engine.interfaces import Rows
+from specgen.engine.drafters.interface import Rows
 from specgen.loading import Pair
 from specgen.serve.limits import Limits
 from specgen.serve.place import take_place

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.constraint import Follower
-from specgen.engine.interfaces import Drafter, Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
+from specgen.engine.sampling.constraint import Follower
 
 
 class ForcedDrafter:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from specgen.core.tokens import Tokens
+from specgen.engine.drafters.interface import Plan, Proposal, Verdict
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.interfaces import Plan, Proposal, Verdict
 
 
 class HybridDrafter:

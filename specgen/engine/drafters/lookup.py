@@ -2,7 +2,7 @@
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Plan, Proposal, Verdict
 
 # N-grams of these lengths are indexed. A single token matches nearly everywhere and says next to nothing.
 _LONGEST = 5

@@ -4,7 +4,7 @@ import torch
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import LanguageModel, Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import LanguageModel, Plan, Proposal, Verdict
 
 
 class ModelDrafter:

@@ -1,7 +1,7 @@
 """No drafting: the target decodes one token a round."""
 
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Plan, Proposal, Verdict
 
 
 class NoDrafter:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import Rows
+from specgen.engine.drafters.interface import Rows
 from specgen.nn.device import Placement
 from specgen.nn.lean.architecture import Description
 from specgen.nn.lean.attention import BLOCK, Part, Sight

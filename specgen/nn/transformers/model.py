@@ -15,7 +15,7 @@ from specgen.checkpoint.checkpoint import Checkpoint, quant_method
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
-from specgen.engine.interfaces import Rows
+from specgen.engine.drafters.interface import Rows
 from specgen.nn.device import Placement
 from specgen.nn.transformers.cache import RunnerCache
 

@@ -8,7 +8,7 @@ import torch
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.sampling import Sampler
+from specgen.engine.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)

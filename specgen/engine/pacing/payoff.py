@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from specgen.engine.acceptance import DraftAcceptance, Yield
-from specgen.engine.costs import Costs
-from specgen.engine.interfaces import Verdict
+from specgen.engine.drafters.interface import Verdict
+from specgen.engine.pacing.acceptance import DraftAcceptance, Yield
+from specgen.engine.pacing.round_cost import Costs
 
 # What may be spent on finding out, as a share of the time that the rest of the answer takes without a draft.
 _STAKE = 0.01

@@ -12,8 +12,8 @@ import torch
 
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
-from specgen.engine.constraint import Follower
-from specgen.engine.noise import gumbel
+from specgen.engine.sampling.constraint import Follower
+from specgen.engine.sampling.noise import gumbel
 
 # How many of the largest logits are looked at before a vocabulary is sorted: sorting 152 k of them costs 13 ms.
 _SHORTLIST = 1024

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from specgen.core.tokens import Tokens
-from specgen.engine.acceptance import LookupAcceptance, Yield
-from specgen.engine.costs import Costs
-from specgen.engine.interfaces import Plan, Verdict
-from specgen.engine.sampling import Sampler
-from specgen.engine.trial import Trial
+from specgen.engine.drafters.interface import Plan, Verdict
+from specgen.engine.pacing.acceptance import LookupAcceptance, Yield
+from specgen.engine.pacing.payoff import Trial
+from specgen.engine.pacing.round_cost import Costs
+from specgen.engine.sampling.sampler import Sampler
 
 Clock = Callable[[], float]
 
