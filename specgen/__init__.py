@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 __all__ = ["Session", "__version__"]
 
 if TYPE_CHECKING:
-    from specgen.session import Session
+    from specgen.session.session import Session
 
 
 def __getattr__(name: str) -> Any:
     if name == "Session":
-        from specgen.session import Session
+        from specgen.session.session import Session
 
         return Session
     raise AttributeError(f"module 'specgen' has no attribute {name!r}")

@@ -20,9 +20,9 @@ from specgen.engine.drafters.interface import Drafter, LanguageModel, Plan, Prop
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Controller, Fixed
 from specgen.engine.sampling.sampler import Sampler
-from specgen.loading import Pair
 from specgen.nn.device import Placement
-from specgen.session import Session
+from specgen.session.loading import Pair
+from specgen.session.session import Session
 
 VOCAB = 320
 END = "<|end|>"

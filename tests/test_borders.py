@@ -158,7 +158,7 @@ def test_the_command_line_loads_nothing_slow(arguments: list[str]) -> None:
         f"sys.argv = ['specgen', *{arguments!r}]\n"
         "try:\n    runpy.run_module('specgen', run_name='__main__', alter_sys=False)\n"
         "except SystemExit:\n    pass\n"
-        f"slow = [name for name in (*{SLOW!r}, 'specgen.session', 'specgen.engine') if name in sys.modules]\n"
+        f"slow = [name for name in (*{SLOW!r}, 'specgen.session.session', 'specgen.engine') if name in sys.modules]\n"
         "sys.exit(f'loaded: {slow}' if slow else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

@@ -18,7 +18,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingParams
 from specgen.engine.drafters.interface import Proposal, Rows, Verdict
 from specgen.engine.sampling.noise import gumbel
-from specgen.loading import Pair
+from specgen.session.loading import Pair
 from tests.fakes import VOCAB, TableModel, fake_session, rounds, tokens_of
 
 PROMPT = SuitePrompt("7", "code", "the quick brown fox")

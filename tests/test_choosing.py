@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from specgen import choosing, planning
 from specgen.cli import suggesting
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Notice
 from specgen.core.types import Dtype, EngineOptions, Message, Quant
 from specgen.history import History, location
-from specgen.loading import with_draft
-from specgen.planning import ModelPlan
-from specgen.session import Session
+from specgen.session import draft_selection as choosing
+from specgen.session import memory_plan as planning
+from specgen.session.loading import with_draft
+from specgen.session.memory_plan import ModelPlan
+from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.gguf_files import write_gguf
 from tests.hub_server import HubServer, serve_hub

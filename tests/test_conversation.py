@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from specgen import Session
-from specgen.conversation import Conversation
 from specgen.core.errors import OutOfMemory, PromptTooLong, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.core.types import EngineOptions, Message, SamplingChoice
+from specgen.session.conversation import Conversation
 from tests.fakes import CHAT_TEMPLATE, END, VOCAB, Scripted, _Fake, encode, fake_session, steps, tokens_of
 
 ASSISTANT = "<|start|>assistant\n"
@@ -248,7 +248,7 @@ def test_a_template_that_rewrites_history_is_followed(tmp_path: Path, template: 
         target.contexts.clear()
         before = target.fed
         list(conversation.say(user))
-        from specgen.prompt import chat_prompt
+        from specgen.session.prompt import chat_prompt
 
         upto = next(at for at in range(len(conversation.messages)) if conversation.messages[at].content == user) + 1
         prompt = chat_prompt(session.pair.tokenizer, conversation.messages[:upto])
@@ -464,7 +464,7 @@ def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any, monkeypatch: p
     with pytest.raises(SpecgenError):
         list(session.change_draft("./no-such-model"))
     with monkeypatch.context() as patch:
-        patch.setattr("specgen.planning.free_memory", lambda _: 1000)
+        patch.setattr("specgen.session.memory_plan.free_memory", lambda _: 1000)
         with pytest.raises(OutOfMemory, match="of memory, and 1 kB are free"):
             list(session.change_draft(str(checkpoints.draft("llama"))))
     assert session.pair.drafter_name == "hybrid"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from specgen import loading, planning
 from specgen.checkpoint.checkpoint import Checkpoint, find, follow
 from specgen.checkpoint.gguf import remote as gguf_remote
 from specgen.core.errors import OutOfMemory, PromptTooLong, UsageError
@@ -21,8 +20,10 @@ from specgen.nn import device as devices
 from specgen.nn.device import Placement
 from specgen.nn.lean import model as decoder
 from specgen.nn.memory import peak
-from specgen.planning import Plan, check, plan_pair, what_fits
-from specgen.session import Session
+from specgen.session import loading
+from specgen.session import memory_plan as planning
+from specgen.session.memory_plan import Plan, check, plan_pair, what_fits
+from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.fakes import END
 from tests.gguf_files import write_gguf

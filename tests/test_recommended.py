@@ -9,7 +9,7 @@ import pytest
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.types import ModelRef, SamplingChoice, SamplingParams
-from specgen.recommended import end_ids, resolve_sampling
+from specgen.session.generation_defaults import end_ids, resolve_sampling
 from tests import fakes
 
 CHOSEN = SamplingChoice(seed=1)

@@ -9,7 +9,7 @@ import pytest
 
 from specgen.core.errors import BadFile
 from specgen.core.types import Message, SamplingChoice
-from specgen.saved_chat import SavedChat, read, write
+from specgen.session.saved_chat import SavedChat, read, write
 
 CHAT = SavedChat(
     target="org/target@" + "a" * 40 + ":m.gguf",

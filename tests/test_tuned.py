@@ -12,7 +12,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import BadFile
 from specgen.core.events import Finished, Notice, Started
 from specgen.core.types import EngineOptions, ModelRef, Quant
-from specgen.session import Session
+from specgen.session.session import Session
 from specgen.tuned import Tuned, Weights, all_tuned, find_tuned, in_options, machine, save, weights
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_threads_and_quantisation_are_taken_as_far_as_they_were_left_open(
 def test_one_that_takes_more_memory_than_there_is_does_not_count(
     pair: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specgen import loading
+    from specgen.session import loading
 
     plan_pair = loading.plan_pair
 

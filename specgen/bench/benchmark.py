@@ -31,9 +31,9 @@ from specgen.core.events import LoadedModel, Notice, Progress
 from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
 from specgen.core.types import TUNABLE, EngineOptions
-from specgen.loading import Pair
 from specgen.nn.device import Placement
-from specgen.session import Session, memory_errors
+from specgen.session.loading import Pair
+from specgen.session.session import Session, memory_errors
 
 _PREFILLS = 3
 

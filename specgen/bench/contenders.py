@@ -16,8 +16,8 @@ from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import make_controller
-from specgen.loading import UNLIMITED, Pair
-from specgen.session import Session
+from specgen.session.loading import UNLIMITED, Pair
+from specgen.session.session import Session
 
 PLAIN = "plain"
 MODEL = "model"

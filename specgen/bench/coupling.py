@@ -16,7 +16,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.drafters.interface import Runner
 from specgen.engine.sampling.sampler import Sampler
-from specgen.loading import Pair
+from specgen.session.loading import Pair
 
 SEEDS = (1, 2, 3)
 

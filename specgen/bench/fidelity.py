@@ -10,7 +10,7 @@ from specgen.checkpoint.checkpoint import Checkpoint, Reporting
 from specgen.core.events import Notice, Progress
 from specgen.core.types import Dtype, EngineOptions, Quant
 from specgen.engine.drafters.interface import Runner
-from specgen.loading import Pair, open_pair
+from specgen.session.loading import Pair, open_pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from specgen.core.errors import UsageError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import Message
-from specgen.loading import Pair
-from specgen.prompt import chat_prompt
+from specgen.session.loading import Pair
+from specgen.session.prompt import chat_prompt
 
 
 def fit(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapping[SuitePrompt, Sequence[int]]]:

@@ -10,7 +10,7 @@ from specgen.core.events import Finished, Stats, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingChoice
 from specgen.engine.drafters.interface import Rows, Runner
-from specgen.session import Session
+from specgen.session.session import Session
 
 K = TypeVar("K")
 

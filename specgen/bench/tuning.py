@@ -26,8 +26,8 @@ from specgen.core.errors import SpecgenError, UsageError
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Reporting, follow
 from specgen.core.types import TUNABLE, Dtype, EngineOptions, Quant, SamplingChoice, SamplingParams
-from specgen.loading import Pair
-from specgen.session import Session, memory_errors
+from specgen.session.loading import Pair
+from specgen.session.session import Session, memory_errors
 from specgen.tuned import Tuned, in_options, machine, weights
 
 Changes = Mapping[str, Any]

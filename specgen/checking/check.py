@@ -12,9 +12,9 @@ from specgen.checking.judge import Difference, Recorder, Text, compare
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
 from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
-from specgen.loading import Pair
-from specgen.prompt import chat_prompt
-from specgen.session import Session, memory_errors
+from specgen.session.loading import Pair
+from specgen.session.prompt import chat_prompt
+from specgen.session.session import Session, memory_errors
 
 _DRAFTERS = (MODEL, LOOKUP, HYBRID)
 

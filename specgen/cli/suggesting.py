@@ -36,7 +36,7 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.hub.cache import whole_models  # noqa: PLC0415
     from specgen.nn.device import choose_device  # noqa: PLC0415 - torch, as a command body would
-    from specgen.planning import fits_roughly  # noqa: PLC0415
+    from specgen.session.memory_plan import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
     cached = whole_models()

@@ -11,7 +11,7 @@ from specgen.engine.text.thinking import Tags
 from specgen.serve.identity import Identity
 
 if TYPE_CHECKING:
-    from specgen.session import Session
+    from specgen.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Asked:
             session.speculating = True  # the next question may be somebody else's
 
     def _turn(self, session: "Session", earlier: tuple[Message, ...]) -> Iterator[Event]:
-        from specgen.conversation import Conversation  # noqa: PLC0415 - torch, which whoever only asks does not need
+        from specgen.session.conversation import Conversation  # noqa: PLC0415 - torch, which whoever only asks does not need
 
         conversation = Conversation(
             session,

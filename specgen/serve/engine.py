@@ -14,7 +14,7 @@ from specgen.core.events import Event, Failed, Finished, Notice, Progress, Start
 from specgen.serve.failures import Ending, Refused, of_error
 from specgen.serve.metrics import Metrics
 from specgen.serve.turns import Turns
-from specgen.session import Session
+from specgen.session.session import Session
 
 # Of the time that an answer takes, how much the latest one says.
 _LATEST = 0.3

@@ -6,9 +6,9 @@ import sys
 
 import torch
 
-from specgen.loading import Pair
 from specgen.nn.lean.model import LeanModel
-from specgen.planning import Plan
+from specgen.session.loading import Pair
+from specgen.session.memory_plan import Plan
 
 
 def lean_models(pair: Pair) -> list[LeanModel]:

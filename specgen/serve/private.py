@@ -13,7 +13,6 @@ from starlette.routing import Route
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Stats
 from specgen.engine.pacing.controller import Controller
-from specgen.loading import Pair
 from specgen.serve.asked import Call, Opened
 from specgen.serve.engine import Engine, Job
 from specgen.serve.failures import Ending, Refused, of_error
@@ -23,7 +22,8 @@ from specgen.serve.place import PRIVATE
 from specgen.serve.receiving import cancel_when_gone, whole_body
 from specgen.serve.shelf import Shelf, Wanted
 from specgen.serve.wire import END, GONE, KIND, line, object_line, read
-from specgen.session import Session
+from specgen.session.loading import Pair
+from specgen.session.session import Session
 
 
 class Fault(SpecgenError):

@@ -12,9 +12,9 @@ from specgen.core.events import Event, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.sampling.grammar import compile_grammar
-from specgen.prompt import chat_prompt, raw_prompt
 from specgen.serve.failures import Refused, of_body, unsupported
-from specgen.session import Session
+from specgen.session.prompt import chat_prompt, raw_prompt
+from specgen.session.session import Session
 
 # What OpenAI's API generates where /v1/completions says nothing.
 _COMPLETION_TOKENS = 16

@@ -15,7 +15,6 @@ import uvicorn
 from specgen import __version__
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
-from specgen.loading import open_pair
 from specgen.serve.app import Parts, make_app
 from specgen.serve.identity import Identity
 from specgen.serve.limits import Limits
@@ -24,6 +23,7 @@ from specgen.serve.place import Place
 from specgen.serve.private import Private
 from specgen.serve.protocol import protocol
 from specgen.serve.shelf import Opening, Shelf, Wanted
+from specgen.session.loading import open_pair
 
 # How often it is looked whether there is something to do.
 _TICK_S = 0.05

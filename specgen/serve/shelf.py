@@ -11,16 +11,16 @@ import torch
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Event, Finished, Progress, Stats
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.loading import Examine, MakeRoom, Pair, open_pair
 from specgen.nn.lean.context_store import Kept
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
-from specgen.planning import Plan, plan_pair
 from specgen.serve.engine import Engine, Job
 from specgen.serve.limits import Limits
 from specgen.serve.memory import caches, give_back, lean_models, weights
 from specgen.serve.metrics import Metrics
-from specgen.session import Session
+from specgen.session.loading import Examine, MakeRoom, Pair, open_pair
+from specgen.session.memory_plan import Plan, plan_pair
+from specgen.session.session import Session
 
 _TICK_S = 0.1
 

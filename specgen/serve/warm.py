@@ -20,10 +20,10 @@ from specgen.serve.warm_pair import WarmPair
 from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
 
 if TYPE_CHECKING:
-    from specgen.conversation import OpenPair
     from specgen.core.tokens import Tokens
     from specgen.engine.text.thinking import Tags
-    from specgen.session import Session
+    from specgen.session.conversation import OpenPair
+    from specgen.session.session import Session
 
 
 class WarmSession:
@@ -172,7 +172,7 @@ class WarmSession:
     def _here(self) -> "Session":
         """The session of this process, from now on."""
         if self._session is None:
-            from specgen.session import Session  # noqa: PLC0415 - torch
+            from specgen.session.session import Session  # noqa: PLC0415 - torch
 
             self._keeper.disconnect()
             self._session = Session(self._target, self._draft, self._options)

@@ -25,6 +25,6 @@ class WarmPair:
     @functools.cached_property
     def tokenizer(self) -> "Tokenizer":
         from specgen.checkpoint.checkpoint import Checkpoint  # noqa: PLC0415 - a chat alone needs it
-        from specgen.tokenizing import read_tokenizer  # noqa: PLC0415
+        from specgen.session.prompt import read_tokenizer  # noqa: PLC0415
 
         return read_tokenizer(Checkpoint(ModelRef.parse(self.loaded_target.id), self._path), self._options)

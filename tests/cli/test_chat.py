@@ -205,8 +205,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     from specgen.cli.chat.chat import Chat, Look
     from specgen.cli.chat.loop import loop
     from specgen.cli.chat.reading import reader
-    from specgen.conversation import Conversation
     from specgen.render.plain import Plain
+    from specgen.session.conversation import Conversation
     from tests.cli.command import Stdin
     from tests.fakes import TableModel, fake_session
 

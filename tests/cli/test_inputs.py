@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from specgen.core.errors import PromptTooLong
-from specgen.prompt import refuse_long
+from specgen.session.prompt import refuse_long
 from tests.cli.command import Outcome, invoke
 from tests.fakes import encode, tokenizer
 

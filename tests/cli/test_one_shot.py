@@ -319,7 +319,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
                     break
             yield Finished(session._stopping or reason, "".join(shown), Stats())
 
-        monkeypatch.setattr("specgen.session.Session.generate", generate)
+        monkeypatch.setattr("specgen.session.session.Session.generate", generate)
 
     return script
 

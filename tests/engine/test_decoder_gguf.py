@@ -17,12 +17,12 @@ from specgen.checkpoint.checkpoint import Checkpoint, follow
 from specgen.core.events import Finished, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
-from specgen.loading import open_pair
 from specgen.nn.device import Placement
 from specgen.nn.lean.gguf_weights import GgufTensors
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.nn.lean.model import LeanModel
-from specgen.session import Session
+from specgen.session.loading import open_pair
+from specgen.session.session import Session
 from tests.checkpoints import write_tokenizer
 from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save
 from tests.gguf_files import finish, write_gguf

@@ -219,7 +219,7 @@ def test_a_capture_that_fails_is_told_once_and_the_text_is_the_same(
     def fail(step: Step) -> Step:
         raise RuntimeError("capture is not permitted\nand more lines")
 
-    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: fail)
+    monkeypatch.setattr("specgen.session.loading.choose_capture", lambda device, *, compile_steps: lambda: fail)
     events = answer(checkpoints)
     notices = [event.text for event in events if isinstance(event, Notice) and "CUDA" in event.text]
     assert [text.partition(" runs ")[2] for text in notices] == [
@@ -239,7 +239,7 @@ def test_a_device_that_lacks_an_operation_gets_transformers(
         return run
 
     expected = answer(checkpoints)
-    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: lacking)
+    monkeypatch.setattr("specgen.session.loading.choose_capture", lambda device, *, compile_steps: lambda: lacking)
     events = answer(checkpoints, verbose=True)
     notices = [event.text for event in events if isinstance(event, Notice) and "lean" in event.text]
     assert len(notices) == 2
@@ -346,7 +346,7 @@ def answer(checkpoints: Checkpoints, **options: Any) -> list[Event]:
 
 def test_the_text_is_the_same_with_captured_steps(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     tapes = Tapes()
-    monkeypatch.setattr("specgen.loading.choose_capture", lambda device, *, compile_steps: lambda: tapes)
+    monkeypatch.setattr("specgen.session.loading.choose_capture", lambda device, *, compile_steps: lambda: tapes)
     events = answer(checkpoints)
     assert isinstance(events[-1], Finished), events[-1]
     assert tapes.replayed > 2 * tapes.captured > 0

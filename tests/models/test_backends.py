@@ -10,7 +10,7 @@ from specgen.checkpoint import checkpoint as backends
 from specgen.checkpoint.checkpoint import follow
 from specgen.core.errors import UnsupportedModel
 from specgen.core.types import EngineOptions
-from specgen.loading import open_pair
+from specgen.session.loading import open_pair
 from tests.hub_server import HubServer, serve_hub, write_model
 from tests.models.pulling import small
 

@@ -9,7 +9,7 @@ from openai import OpenAI
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Event
 from specgen.serve.warm import WarmSession
-from specgen.session import Session
+from specgen.session.session import Session
 from tests.serve.asking import OWN
 from tests.serve.running import LONG, Running, gated, running
 
@@ -60,7 +60,7 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
     monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
     monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
-    monkeypatch.setattr("specgen.session.find_again", _found)
+    monkeypatch.setattr("specgen.session.session.find_again", _found)
 
 
 def _found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoint]:

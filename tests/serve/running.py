@@ -19,12 +19,12 @@ from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.engine.drafters.interface import Rows
-from specgen.loading import Pair
 from specgen.serve.limits import Limits
 from specgen.serve.place import take_place
 from specgen.serve.server import Server
 from specgen.serve.shelf import Opening, Wanted
-from specgen.session import Session
+from specgen.session.loading import Pair
+from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session
 
 LONG = 60  # seconds that nothing here takes, unless something is broken

@@ -81,7 +81,7 @@ def test_two_that_start_it_at_once_share_one_and_are_answered_as_without(folders
     ids=["run", "chat"],
 )
 def test_a_command_that_is_answered_so_loads_nothing_slow(arguments: tuple[str, ...], more: tuple[str, ...]) -> None:
-    slow = ("torch", "transformers", "huggingface_hub", "pydantic", "specgen.session", *more)
+    slow = ("torch", "transformers", "huggingface_hub", "pydantic", "specgen.session.session", *more)
     program = (
         "import runpy, sys\n"
         f"sys.argv = ['specgen', *{list(arguments)!r}]\n"

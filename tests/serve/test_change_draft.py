@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from specgen import loading
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.types import ModelRef
-from specgen.loading import Pair
 from specgen.serve.channel import Broken, Channel
 from specgen.serve.engine import Engine
 from specgen.serve.shelf import Opening, Wanted
 from specgen.serve.warm import WarmSession
-from specgen.session import Session
+from specgen.session import loading
+from specgen.session.loading import Pair
+from specgen.session.session import Session
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, opening_of, running
 

@@ -11,7 +11,7 @@ import specgen
 from specgen.core.events import Logprobs, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.session import Session
+from specgen.session.session import Session
 from tests.fakes import CHAT_TEMPLATE, Speaker, encode, fake_session
 from tests.serve.running import running
 

@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from specgen.core.events import Finished
 from specgen.core.types import SamplingChoice
-from specgen.session import Session
+from specgen.session.session import Session
 from tests.serve.running import Running
 
 PROMPT = "Once upon a time"

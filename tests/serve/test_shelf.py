@@ -14,15 +14,15 @@ import torch
 from specgen.core.errors import OutOfMemory, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.loading import Examine, MakeRoom, Pair
 from specgen.nn.memory import Footprint
-from specgen.planning import ModelPlan, Plan, check
 from specgen.serve.engine import Job
 from specgen.serve.failures import Refused
 from specgen.serve.limits import Limits
 from specgen.serve.metrics import Metrics
 from specgen.serve.shelf import Shelf, Wanted
-from specgen.session import Session
+from specgen.session.loading import Examine, MakeRoom, Pair
+from specgen.session.memory_plan import ModelPlan, Plan, check
+from specgen.session.session import Session
 from tests.fakes import fake_session
 from tests.serve.running import LONG, Gated
 

@@ -20,7 +20,7 @@ from specgen.serve.identity import Identity
 from specgen.serve.names import Names
 from specgen.serve.resuming import Shown
 from specgen.serve.wire import line, plain
-from specgen.session import Session
+from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, running, until

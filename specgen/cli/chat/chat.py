@@ -7,10 +7,10 @@ from pathlib import Path
 
 from specgen.cli.chat.reading import unechoed
 from specgen.cli.playing import play
-from specgen.conversation import Conversation, Talking
 from specgen.core.events import Event, Failed, Finished, Renderer
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import ColorChoice, is_terminal
+from specgen.session.conversation import Conversation, Talking
 
 
 @dataclass(slots=True)

@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-from specgen import saved_chat
 from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name, open_pair
 from specgen.cli.inputs import as_text
 from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.clipboard import copy
-from specgen.saved_chat import SavedChat
+from specgen.session import saved_chat
+from specgen.session.saved_chat import SavedChat
 
 
 def attach(chat: Chat, argument: str) -> None:

@@ -1,10 +1,10 @@
 """The chat's pair: /model, /draft and /spec."""
 
 from specgen.cli.chat.chat import Chat
-from specgen.conversation import Talking
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel
 from specgen.core.types import ModelRef
+from specgen.session.conversation import Talking
 
 
 def model(chat: Chat, argument: str) -> None:

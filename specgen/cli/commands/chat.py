@@ -51,11 +51,11 @@ def command(
     from specgen.cli.chat.loop import loop
     from specgen.cli.chat.reading import reader
     from specgen.cli.recording import Recorder
-    from specgen.conversation import Conversation
     from specgen.core.events import Renderer
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.serve.warm import WarmSession
+    from specgen.session.conversation import Conversation
 
     with Recorder("chat", on=not output.no_log) as recorder, Trace(output.trace) as trace:
 

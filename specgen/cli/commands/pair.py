@@ -37,10 +37,10 @@ def command(
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
     from specgen.checkpoint.checkpoint import find, follow
-    from specgen.choosing import rank_drafts
     from specgen.config.pairs import resolve
     from specgen.nn.device import choose_device
     from specgen.render.progress import ProgressLine
+    from specgen.session.draft_selection import rank_drafts
 
     options = EngineOptions(device=device, ctx_size=ctx_size, offline=offline)
     line = ProgressLine(sys.stderr)

@@ -27,8 +27,8 @@ def command(
     from specgen.core.words import in_words
     from specgen.hub.cache import whole_models
     from specgen.nn.device import choose_device
-    from specgen.planning import fits_roughly
     from specgen.render.columns import align
+    from specgen.session.memory_plan import fits_roughly
 
     device = choose_device(Device.AUTO)
     cached = whole_models()

@@ -27,12 +27,12 @@ def command(
     """
     target = named_model(models)
 
-    from specgen.choosing import smaller_draft
     from specgen.config.pairs import resolve, resolve_draft
     from specgen.core.progress import follow
-    from specgen.loading import prepare
-    from specgen.planning import what_fits
     from specgen.render.progress import ProgressLine
+    from specgen.session.draft_selection import smaller_draft
+    from specgen.session.loading import prepare
+    from specgen.session.memory_plan import what_fits
 
     options = models.engine()
     line = ProgressLine(sys.stderr)

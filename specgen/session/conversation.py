@@ -10,7 +10,7 @@ from specgen.core.events import Event, Finished, LoadedModel, Notice, Reason, St
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.text.thinking import Tags, without_thinking
-from specgen.prompt import chat_text, thinking_tags, unswitched
+from specgen.session.prompt import chat_text, thinking_tags, unswitched
 
 # When less than this share of the context is free for an answer, the oldest turns go.
 _ROOM = 1 / 8

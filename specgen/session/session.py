@@ -6,7 +6,6 @@ from typing import Self
 
 import torch
 
-from specgen.answer import Answer
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import resolve, resolve_draft
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
@@ -23,9 +22,10 @@ from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import Sampler
 from specgen.engine.text.detokenizer import TextStream
 from specgen.engine.text.thinking import Tags, ThinkingSplit
-from specgen.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
-from specgen.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
-from specgen.recommended import end_ids, resolve_sampling
+from specgen.session.answer import Answer
+from specgen.session.generation_defaults import end_ids, resolve_sampling
+from specgen.session.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
+from specgen.session.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 
 
 class Session:

@@ -10,7 +10,6 @@ import torch
 from specgen.checkpoint.checkpoint import Checkpoint, Reporting, check_backend, fetch_all, fetch_weights, find
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.choosing import check_draft, choose_draft, smaller_draft
 from specgen.core.errors import BadFile, SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
 from specgen.core.types import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
@@ -22,8 +21,9 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
-from specgen.planning import Plan, check, plan_pair
-from specgen.tokenizing import compare
+from specgen.session.draft_selection import check_draft, choose_draft, smaller_draft
+from specgen.session.memory_plan import Plan, check, plan_pair
+from specgen.session.prompt import compare
 from specgen.tuned import Tuned, find_tuned, machine
 
 # The context of a model that names no limit of its own (recurrent ones).

@@ -14,8 +14,8 @@ from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
 from specgen.expected import Expected, expected_acceptance
 from specgen.nn.memory import peak
-from specgen.planning import ModelPlan, Plan, plan_pair
-from specgen.tokenizing import compare
+from specgen.session.memory_plan import ModelPlan, Plan, plan_pair
+from specgen.session.prompt import compare
 
 Origin = Literal["curated", "cached", "hub"]
 
