@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specgen import history
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.provenance import file_hashes
 from specgen.core.errors import BadFile
 from specgen.core.types import TUNABLE, Dtype, EngineOptions, ModelRef, Quant
+from specgen.history import store as history
 
 if TYPE_CHECKING:
     import torch  # whoever only lists what was tuned need not wait for it

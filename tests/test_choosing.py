@@ -11,7 +11,7 @@ from specgen.cli import suggesting
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Notice
 from specgen.core.types import Dtype, EngineOptions, Message, Quant
-from specgen.history import History, location
+from specgen.history.store import History, location
 from specgen.session import draft_selection as choosing
 from specgen.session import memory_plan as planning
 from specgen.session.loading import with_draft

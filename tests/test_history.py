@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from specgen import history
 from specgen.core.types import Message
-from specgen.history import History
+from specgen.history import store as history
+from specgen.history.store import History
 
 SETTINGS = {
     "target": {"id": "org/target", "revision": "abc"},
@@ -178,7 +178,7 @@ import signal
 import sys
 from pathlib import Path
 from specgen.core.types import Message
-from specgen.history import History
+from specgen.history.store import History
 {body}
 """
 ADD = "log.add(kind='run', messages=[Message('user', 'x' * 20000)], output='y', reason='end', settings={}, stats={})"

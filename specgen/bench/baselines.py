@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from specgen import history
 from specgen.bench.files import read_report
 from specgen.core.errors import BadFile, UsageError
+from specgen.history import store as history
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

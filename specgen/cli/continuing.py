@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from specgen.cli.recording import history
 from specgen.core.errors import UsageError
 from specgen.core.events import Event
 from specgen.core.types import Message, ModelRef
+from specgen.history.recorder import history
 
 if TYPE_CHECKING:
     from specgen.serve.warm import WarmSession

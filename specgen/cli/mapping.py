@@ -10,10 +10,10 @@ from typing import Any
 
 from specgen.cli.constraints import check_complete
 from specgen.cli.outputs import Results
-from specgen.cli.recording import Recorder
 from specgen.cli.records import Record, Records
 from specgen.core.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
+from specgen.history.recorder import Recorder
 from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals

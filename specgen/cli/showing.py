@@ -7,7 +7,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 
 from specgen.core.types import Message, ModelRef
-from specgen.history import Answer
+from specgen.history.store import Answer
 
 _MODEL_WIDTH = 24
 _LABEL_WIDTH = 10

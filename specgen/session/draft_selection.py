@@ -12,7 +12,7 @@ from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
-from specgen.expected import Expected, expected_acceptance
+from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
 from specgen.session.memory_plan import ModelPlan, Plan, plan_pair
 from specgen.session.prompt import compare

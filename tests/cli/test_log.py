@@ -9,7 +9,7 @@ import pexpect
 import pytest
 
 from specgen.core.types import Message
-from specgen.history import History, location, switch_logging
+from specgen.history.store import History, location, switch_logging
 from tests.cli.command import Outcome, invoke, terminal
 
 SETTINGS = {

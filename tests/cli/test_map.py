@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from specgen.core.errors import TERMINATED, SomeFailed
-from specgen.history import History, location
+from specgen.history.store import History, location
 from tests.cli.command import Outcome, Stdin, every_way, invoke, terminal
 
 pytestmark = pytest.mark.usefixtures("either_way")

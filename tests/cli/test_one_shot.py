@@ -12,10 +12,10 @@ import pytest
 
 from specgen.cli.continuing import last_conversation
 from specgen.cli.playing import play
-from specgen.cli.recording import Recorder
 from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
 from specgen.core.types import Message
-from specgen.history import Answer, History, location, switch_logging
+from specgen.history.recorder import Recorder
+from specgen.history.store import Answer, History, location, switch_logging
 from tests.cli.command import Outcome, every_way, invoke
 from tests.render.samples import STARTED
 
@@ -106,7 +106,7 @@ def test_a_broken_history_costs_a_line_not_the_text(run: Any) -> None:
 
 def test_a_locked_history_costs_a_line_not_the_text(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(PROMPT)
-    monkeypatch.setattr("specgen.history._BUSY_S", 0.01)
+    monkeypatch.setattr("specgen.history.store._BUSY_S", 0.01)
     other = sqlite3.connect(location(), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     outcome = run(PROMPT)

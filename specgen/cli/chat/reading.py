@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specgen.cli.inputs import as_text
 from specgen.core.errors import BadFile
-from specgen.history import folder
+from specgen.history.store import folder
 from specgen.render.terminal import can_draw, is_terminal, put
 
 if TYPE_CHECKING:

@@ -50,8 +50,8 @@ def command(
     from specgen.cli.chat.commands import completions
     from specgen.cli.chat.loop import loop
     from specgen.cli.chat.reading import reader
-    from specgen.cli.recording import Recorder
     from specgen.core.events import Renderer
+    from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
     from specgen.serve.warm import WarmSession

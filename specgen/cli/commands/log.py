@@ -42,7 +42,7 @@ def list_(limit: _Limit = _LIMIT, json: _Json = False) -> None:
 
         specgen log list --limit 5 --json
     """
-    from specgen.cli.recording import history
+    from specgen.history.recorder import history
 
     with history() as answers:
         found = list(answers.answers(limit or None))
@@ -61,7 +61,7 @@ def search(
 
         specgen log search "merge conflict"
     """
-    from specgen.cli.recording import history
+    from specgen.history.recorder import history
 
     with history() as answers:
         found = list(answers.search(text, limit or None))
@@ -80,8 +80,8 @@ def show(
 
         specgen log show 12 --text > answer.txt
     """
-    from specgen.cli.recording import history
     from specgen.cli.showing import as_data, in_full
+    from specgen.history.recorder import history
     from specgen.render.terminal import is_terminal, put_exact
 
     with history() as answers:
@@ -113,7 +113,7 @@ def delete(
 
         specgen log delete 12 13
     """
-    from specgen.cli.recording import history
+    from specgen.history.recorder import history
 
     if bool(ids) == all_:
         raise UsageError("it is not said what to delete", hint="give the IDs of answers, or --all")
@@ -141,7 +141,7 @@ def path(json: _Json = False) -> None:
 
         sqlite3 "$(specgen log path)"
     """
-    from specgen.history import location, logging_is_on
+    from specgen.history.store import location, logging_is_on
 
     if json:
         print_json({"path": str(location()), "exists": location().exists(), "logging": logging_is_on()})
@@ -173,7 +173,7 @@ def on() -> None:
 
 def _switch(to: bool) -> None:
     from specgen.core.errors import BadFile
-    from specgen.history import folder, switch_logging
+    from specgen.history.store import folder, switch_logging
 
     try:
         switch_logging(to)
@@ -184,7 +184,7 @@ def _switch(to: bool) -> None:
 
 def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
     from specgen.cli.showing import as_data, table
-    from specgen.history import logging_is_on
+    from specgen.history.store import logging_is_on
     from specgen.render.terminal import columns, is_terminal, put_exact
 
     if json:

@@ -82,7 +82,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     from specgen.cli.mapping import Mapper
     from specgen.cli.outputs import Results
-    from specgen.cli.recording import Recorder
+    from specgen.history.recorder import Recorder
     from specgen.serve.warm import WarmSession
 
     name = field or (_PROMPT if records.is_json else INPUT)

@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     prices = costs.prices()
 
     from specgen.cli.playing import play
-    from specgen.cli.recording import Recorder
+    from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace

@@ -14,7 +14,7 @@ from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 
 if TYPE_CHECKING:
-    from specgen.trends import Trend
+    from specgen.history.stats import Trend
 
 _BARS = "▁▂▃▄▅▆▇█"
 _DIGITS = "01234567"  # for a terminal without such characters
@@ -44,10 +44,10 @@ def command(
         raise UsageError("a price says nothing by itself", hint="add --cost")
     prices = Prices(price_per_hour) if cost else None
 
-    from specgen.cli.recording import history
+    from specgen.history.recorder import history
+    from specgen.history.stats import by_pair, by_template
     from specgen.render.sanitize import sanitize
     from specgen.render.terminal import put
-    from specgen.trends import by_pair, by_template
 
     now = datetime.now(UTC)
     with history() as answers:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from specgen.core.types import ModelRef
-from specgen.history import History, location
+from specgen.history.store import History, location
 
 ASSUMED = 0.7
 """The acceptance rate before anything was measured. Measured on pairs of one family: 0.5 to 0.6 on prose, 0.8 to 0.95

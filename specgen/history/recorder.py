@@ -10,7 +10,7 @@ from typing import Self
 
 from specgen.core.errors import BadFile
 from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step
-from specgen.history import History, Kind, location, logging_is_on
+from specgen.history.store import History, Kind, location, logging_is_on
 from specgen.render.jsonl import stats_fields
 from specgen.render.sanitize import sanitize
 from specgen.render.terminal import put
