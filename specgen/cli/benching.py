@@ -13,8 +13,7 @@ from specgen.bench.settings import BenchSettings, Format, RegressionKind
 from specgen.core.errors import INTERRUPTED, BadFile, UsageError
 from specgen.core.progress import follow
 from specgen.render.progress import ProgressLine
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put, put_exact
+from specgen.render.terminal import put, put_exact, sanitize
 
 _WORSE = 1
 

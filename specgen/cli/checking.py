@@ -7,8 +7,7 @@ from specgen.checking.check import Checked, CheckSettings, Opened, check
 from specgen.checking.report import as_data, closing, line, real
 from specgen.core.errors import INTERRUPTED
 from specgen.render.progress import ProgressLine
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put_exact
+from specgen.render.terminal import put_exact, sanitize
 
 _DIFFERENT = 1
 

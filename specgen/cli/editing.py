@@ -12,8 +12,7 @@ import typer
 from specgen.cli.asking import agreed
 from specgen.cli.inspecting import check_text, place, write
 from specgen.core.errors import BadFile, SpecgenError, UsageError
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import is_terminal
+from specgen.render.terminal import is_terminal, sanitize
 
 _NEW = """# Settings of specgen: options of specgen run and chat by their long names; docs/configuration.md lists them.
 #

@@ -10,8 +10,7 @@ from pathlib import Path
 from specgen.cli.app import build, command_names
 from specgen.cli.misspelt import command_meant, model_meant
 from specgen.core.errors import INTERRUPTED, DownloadFailed, SpecgenError, UsageError
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import is_terminal
+from specgen.render.terminal import is_terminal, sanitize
 
 _ROOT_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 _DEBUG = "--debug"

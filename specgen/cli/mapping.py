@@ -17,8 +17,7 @@ from specgen.history.recorder import Recorder
 from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put
+from specgen.render.terminal import put, sanitize
 from specgen.serve.warm import WarmSession
 
 

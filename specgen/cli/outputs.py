@@ -8,8 +8,7 @@ from typing import Any, BinaryIO, TextIO
 
 from specgen.core.errors import BadFile
 from specgen.render.results import ADDED, Result
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import is_terminal, put
+from specgen.render.terminal import is_terminal, put, sanitize
 
 
 class Results:

@@ -10,7 +10,7 @@ from specgen.cli.printing import print_json
 from specgen.config.pairs import resolve, resolve_draft
 from specgen.core.errors import SpecgenError
 from specgen.core.types import AUTO, LOOKUP, Device, ModelRef, Quant
-from specgen.render.sanitize import sanitize
+from specgen.render.terminal import sanitize
 from specgen.tuned import Tuned, Weights, all_tuned, machine, name_of, weights
 
 

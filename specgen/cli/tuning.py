@@ -10,8 +10,7 @@ from specgen.cli.printing import print_json
 from specgen.core.errors import INTERRUPTED
 from specgen.core.progress import follow
 from specgen.render.progress import ProgressLine
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put, put_exact
+from specgen.render.terminal import put, put_exact, sanitize
 from specgen.tuned import save
 
 

@@ -12,8 +12,7 @@ from specgen.core.errors import BadFile
 from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step
 from specgen.history.store import History, Kind, location, logging_is_on
 from specgen.render.jsonl import stats_fields
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import put
+from specgen.render.terminal import put, sanitize
 
 _NOT_SETTINGS = ("messages", "raw", "prompt_tokens")
 

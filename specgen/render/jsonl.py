@@ -8,7 +8,7 @@ from typing import TextIO
 
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
-from specgen.render.sanitize import BIDI_CONTROLS
+from specgen.render.terminal import BIDI_CONTROLS
 
 SCHEMA = 1
 

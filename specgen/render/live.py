@@ -6,10 +6,19 @@ from typing import TextIO
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
 from specgen.render.progress import ProgressLine
 from specgen.render.rendered import RenderedOut
-from specgen.render.sanitize import sanitize
 from specgen.render.status import StatusLine
 from specgen.render.summary import SummaryForm, live_line, summary
-from specgen.render.terminal import ColorChoice, can_draw, columns, dim, is_pipe, is_terminal, put, wants_color
+from specgen.render.terminal import (
+    ColorChoice,
+    can_draw,
+    columns,
+    dim,
+    is_pipe,
+    is_terminal,
+    put,
+    sanitize,
+    wants_color,
+)
 from specgen.render.text import TextOut, appears_on_screen
 
 _REDRAW_S = 0.1  # a figure that changes faster cannot be read

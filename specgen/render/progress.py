@@ -21,8 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from specgen.core.events import Event, Notice, Progress
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import ColorChoice, can_draw, columns, is_terminal, put, wants_color
+from specgen.render.terminal import ColorChoice, can_draw, columns, is_terminal, put, sanitize, wants_color
 
 
 class _WhenKnown(ProgressColumn):

@@ -9,8 +9,7 @@ from rich.cells import cell_len
 from specgen.render.cursor import Cursor
 from specgen.render.inline import Piece
 from specgen.render.markdown import MarkdownStream
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import columns, put
+from specgen.render.terminal import columns, put, sanitize
 from specgen.render.text import THINKING, TextOut
 
 # Blanks, a wide character (a line may end behind each), or a word.

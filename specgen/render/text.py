@@ -5,8 +5,7 @@ from typing import TextIO
 
 from specgen.core.events import Source, Span
 from specgen.render.cursor import Cursor
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, wants_color
+from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, sanitize, wants_color
 
 THINKING = "2"
 _SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33", "bonus": "35", "forced": "34"}

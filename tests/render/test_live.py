@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Event, Failed, LoadedModel, Notice, Progress, Renderer, Span, Step
 from specgen.render import make_renderer
-from specgen.render.sanitize import sanitize
 from specgen.render.summary import summary
+from specgen.render.terminal import sanitize
 from specgen.render.text import legend
 from tests.render.samples import STARTED, run, step
 from tests.render.streams import Pipe, Screen, Terminal

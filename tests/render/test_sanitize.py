@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgen.render.sanitize import BIDI_CONTROLS, sanitize
+from specgen.render.terminal import BIDI_CONTROLS, sanitize
 
 PRINTABLE = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters=[chr(code) for code in BIDI_CONTROLS])
 CONTROLS = st.sampled_from([*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *map(chr, BIDI_CONTROLS), "\ud800"])

@@ -8,8 +8,7 @@ from pathlib import Path
 from specgen.cli.chat.reading import unechoed
 from specgen.cli.playing import play
 from specgen.core.events import Event, Failed, Finished, Renderer
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import ColorChoice, is_terminal
+from specgen.render.terminal import ColorChoice, is_terminal, sanitize
 from specgen.session.conversation import Conversation, Talking
 
 

@@ -165,7 +165,6 @@ def _text(value: Any) -> str:
 
 
 def _say(line: str) -> None:
-    from specgen.render.sanitize import sanitize
-    from specgen.render.terminal import put
+    from specgen.render.terminal import put, sanitize
 
     put(sys.stdout, sanitize(line) + "\n")

@@ -27,7 +27,7 @@ def command(
     from specgen.doctor.examination import examine
     from specgen.doctor.finding import Finding, Verdict
     from specgen.render.progress import ProgressLine
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
 
     findings: list[Finding] = []
     line = ProgressLine(sys.stderr)

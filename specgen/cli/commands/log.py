@@ -201,8 +201,7 @@ def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
 
 def _safe(text: str) -> str:
     """What was said cannot drive a terminal; a pipe gets it as it was."""
-    from specgen.render.sanitize import sanitize
-    from specgen.render.terminal import is_terminal
+    from specgen.render.terminal import is_terminal, sanitize
 
     return sanitize(text) if is_terminal(sys.stdout) else text
 

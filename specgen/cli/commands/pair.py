@@ -77,7 +77,7 @@ def _row(candidate: Any) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     from specgen.core.words import in_words
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
 
     for row in rows:
         name = f"{sanitize(row['draft'])} ({row['origin']})"

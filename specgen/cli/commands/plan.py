@@ -84,7 +84,7 @@ def _figures(plan: Any) -> dict[str, Any]:
 
 def _print(figures: dict[str, Any]) -> None:
     from specgen.core.words import in_words
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
 
     for model in figures["models"]:
         form = "int8" if model["quant"] == "int8" else model["dtype"]

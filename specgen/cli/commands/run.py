@@ -28,8 +28,7 @@ from specgen.cli.templating import current, filled, save
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.core.events import Failed, Finished, Renderer
 from specgen.core.types import KEEP_ALIVE
-from specgen.render.sanitize import sanitize
-from specgen.render.terminal import is_terminal, put, put_exact
+from specgen.render.terminal import is_terminal, put, put_exact, sanitize
 
 if TYPE_CHECKING:
     from specgen.cli.continuing import Earlier

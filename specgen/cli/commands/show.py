@@ -45,7 +45,7 @@ def command(
     from specgen.core.words import in_words
     from specgen.hub import pins
     from specgen.render.progress import ProgressLine
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
     from specgen.tuned import all_tuned
 
     pair = find_pair(model)

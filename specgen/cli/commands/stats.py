@@ -46,8 +46,7 @@ def command(
 
     from specgen.history.recorder import history
     from specgen.history.stats import by_pair, by_template
-    from specgen.render.sanitize import sanitize
-    from specgen.render.terminal import put
+    from specgen.render.terminal import put, sanitize
 
     now = datetime.now(UTC)
     with history() as answers:

@@ -113,6 +113,6 @@ def _first_line(text: str) -> str:
 
 
 def _safe(text: str) -> str:
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
 
     return sanitize(text)

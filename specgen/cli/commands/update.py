@@ -30,7 +30,7 @@ def command(
     from specgen.checkpoint.update import look, take
     from specgen.core.words import in_words
     from specgen.render.progress import ProgressLine
-    from specgen.render.sanitize import sanitize
+    from specgen.render.terminal import sanitize
 
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)
