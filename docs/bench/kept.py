@@ -25,7 +25,7 @@ from pathlib import Path
 from specgen import Session
 from specgen.core.events import Failed, Step
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
 
 RUNS = 10
 TOKENS = 64

@@ -10,7 +10,7 @@ from specgen.core.types import Message, ModelRef
 from specgen.history.recorder import history
 
 if TYPE_CHECKING:
-    from specgen.serve.warm import WarmSession
+    from specgen.serve.background.client import WarmSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.terminal import put, sanitize
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
 
 
 @dataclass

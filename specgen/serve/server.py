@@ -15,14 +15,14 @@ import uvicorn
 from specgen import __version__
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
-from specgen.serve.app import Parts, make_app
-from specgen.serve.identity import Identity
-from specgen.serve.limits import Limits
-from specgen.serve.metrics import Metrics
-from specgen.serve.place import Place
-from specgen.serve.private import Private
-from specgen.serve.protocol import protocol
-from specgen.serve.shelf import Opening, Shelf, Wanted
+from specgen.serve.api.app import Parts, make_app
+from specgen.serve.api.http import Limits
+from specgen.serve.api.metrics import Metrics
+from specgen.serve.api.protocol import protocol
+from specgen.serve.background.endpoint import Place
+from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.routes import Private
+from specgen.serve.worker.pool import Opening, Shelf, Wanted
 from specgen.session.loading import open_pair
 
 # How often it is looked whether there is something to do.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from specgen.cli.main import main
-from specgen.serve.identity import Identity
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
+from specgen.serve.background.fingerprint import Identity
 from tests.cli.command import Run
 
 
@@ -44,12 +44,12 @@ def keeper_at_a_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 
 @contextlib.contextmanager
 def keeping(folder: Path, *, unix_sockets: bool) -> Iterator[Path]:
-    from specgen.serve.place import take_place
+    from specgen.serve.background.endpoint import take_place
     from specgen.serve.server import Server
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        patch.setattr("specgen.serve.place.has_unix_sockets", lambda: unix_sockets)
+        patch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: unix_sockets)
         with take_place(None, has_key=False) as place:
             server = Server(place, background=True, identity=ALIKE)
             thread = threading.Thread(target=server.run)
@@ -77,8 +77,8 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
         at_a_port = request.param == "kept, at a port"
         keeper = request.getfixturevalue("keeper_at_a_port" if at_a_port else "keeper")
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(keeper))
-        monkeypatch.setattr("specgen.serve.place.has_unix_sockets", lambda: not at_a_port)
+        monkeypatch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: not at_a_port)
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
-        monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 600.0)
-        monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: ALIKE)
-        monkeypatch.setattr("specgen.serve.warm.WarmSession._here", alone)
+        monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 600.0)
+        monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: ALIKE)
+        monkeypatch.setattr("specgen.serve.background.client.WarmSession._here", alone)

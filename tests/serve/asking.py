@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from specgen.core.events import Event, Finished, Notice
 from specgen.core.types import EngineOptions
-from specgen.serve.identity import Identity
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
+from specgen.serve.background.fingerprint import Identity
 from tests.serve.running import LONG
 
 OPTIONS = EngineOptions(num_draft_tokens=0)

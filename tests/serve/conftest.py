@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Event
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
 from specgen.session.session import Session
 from tests.serve.asking import OWN
 from tests.serve.running import LONG, Running, gated, running
@@ -38,14 +38,14 @@ def client(server: Running) -> Iterator[OpenAI]:
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's runtime folder, which is not there yet."""
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
     return tmp_path / "runtime"
 
 
 @pytest.fixture
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a system without Unix sockets."""
-    monkeypatch.setattr("specgen.serve.place.has_unix_sockets", lambda: False)
+    monkeypatch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: False)
 
 
 @pytest.fixture(params=["socket", "port"])
@@ -58,8 +58,8 @@ def either_place(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
-    monkeypatch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
-    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
+    monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: LONG)
     monkeypatch.setattr("specgen.session.session.find_again", _found)
 
 
@@ -78,5 +78,5 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             session._session = gated(tmp_path, opened=True)[0]
         return session._session
 
-    monkeypatch.setattr("specgen.serve.warm.WarmSession._here", in_process)
-    monkeypatch.setattr("specgen.serve.keeper.start", lambda: None)
+    monkeypatch.setattr("specgen.serve.background.client.WarmSession._here", in_process)
+    monkeypatch.setattr("specgen.serve.background.launcher.start", lambda: None)

@@ -19,10 +19,10 @@ from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.engine.drafters.interface import Rows
-from specgen.serve.limits import Limits
-from specgen.serve.place import take_place
+from specgen.serve.api.http import Limits
+from specgen.serve.background.endpoint import take_place
 from specgen.serve.server import Server
-from specgen.serve.shelf import Opening, Wanted
+from specgen.serve.worker.pool import Opening, Wanted
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session
@@ -86,7 +86,7 @@ def running(
             answers.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: folder / "runtime")
+        patch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: folder / "runtime")
         with take_place("127.0.0.1:0", has_key=False) as place:
             wanted = Wanted("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
             server = Server(place, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from specgen.serve.client import status, stop
+from specgen.serve.background.connection import status, stop
 from tests.cli.command import invoke
 
 LONG = 120

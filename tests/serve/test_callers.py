@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from specgen.serve.limits import Limits
+from specgen.serve.api.http import Limits
 from tests.serve.running import ASK, LONG, Gated, Running, crowded, until
 
 

@@ -10,10 +10,10 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.types import ModelRef
-from specgen.serve.channel import Broken, Channel
-from specgen.serve.engine import Engine
-from specgen.serve.shelf import Opening, Wanted
-from specgen.serve.warm import WarmSession
+from specgen.serve.background.client import WarmSession
+from specgen.serve.background.connection import Broken, Channel
+from specgen.serve.worker.pool import Opening, Wanted
+from specgen.serve.worker.worker import Engine
 from specgen.session import loading
 from specgen.session.loading import Pair
 from specgen.session.session import Session
@@ -83,7 +83,7 @@ def test_a_draft_that_cannot_be_changed_here_leaves_nothing_loaded(
         list(caller.open())
         caller._keeper.disconnect()
         with monkeypatch.context() as patch:
-            patch.setattr("specgen.serve.keeper._connected", nobody)
+            patch.setattr("specgen.serve.background.launcher._connected", nobody)
             patch.setattr(Session, "close", lambda session: closed.append(session.target))
             with pytest.raises(SpecgenError):
                 list(caller.change_draft("lookup"))

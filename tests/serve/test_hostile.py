@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from specgen.serve.limits import Limits
+from specgen.serve.api.http import Limits
 from tests.serve.running import ASK, Running, gated, running
 
 LIMITS = Limits(body=10_000, head=4096, head_s=0.3, body_s=0.3, stalled_s=0.3, connections=20, idle_connection_s=1)

@@ -9,8 +9,8 @@ import pytest
 
 from specgen.cli.options import seconds
 from specgen.core.errors import UsageError
-from specgen.serve.background import may_start
-from specgen.serve.identity import Identity
+from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.process import may_start
 from tests.cli.command import Stdin, invoke
 
 
@@ -44,7 +44,7 @@ def test_what_is_newer() -> None:
 
 
 def test_a_job_without_terminal_and_home_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
     monkeypatch.setattr(sys, "stdin", Stdin(b""))
     assert may_start()
     monkeypatch.delenv("HOME")
@@ -56,7 +56,7 @@ def test_a_job_without_terminal_and_home_leaves_nothing_behind(monkeypatch: pyte
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_nor_does_one_whose_runtime_folder_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
     assert not may_start()
 
 

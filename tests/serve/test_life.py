@@ -22,7 +22,7 @@ import pytest
 
 from specgen.core.events import Event, Failed, Finished, Progress
 from specgen.core.types import EngineOptions
-from specgen.serve.shelf import Opening, Wanted
+from specgen.serve.worker.pool import Opening, Wanted
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 from tests.cli.command import invoke
@@ -161,7 +161,7 @@ def test_ps_shows_the_server(either_place: None, tmp_path: Path) -> None:
 
 
 def test_without_a_server_they_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / "none")
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "none")
     for _ in range(2):
         assert (invoke("ps").code, invoke("ps").text) == (0, "")
         assert "no server runs" in invoke("ps").err

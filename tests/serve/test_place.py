@@ -9,8 +9,8 @@ import openai
 import pytest
 
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.serve.place import own_path, take_place
-from specgen.serve.protocol import may_connect, peer_uid
+from specgen.serve.api.protocol import may_connect, peer_uid
+from specgen.serve.background.endpoint import own_path, take_place
 from tests.serve.running import ASK, gated, running
 
 
@@ -56,7 +56,7 @@ def test_a_machine_without_runtime_folders_has_a_place_too(monkeypatch: pytest.M
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgen.serve.place.user_runtime_path", lambda *_, **__: tmp_path / ("x" * 120))
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / ("x" * 120))
     with pytest.raises(SpecgenError, match="set XDG_RUNTIME_DIR"), take_place(None, has_key=False):
         pass
 
@@ -67,7 +67,7 @@ def test_another_user_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with server.unix() as client:
             assert client.get("/health").is_success
         with monkeypatch.context() as patch:
-            patch.setattr("specgen.serve.protocol.peer_uid", lambda _: os.geteuid() + 1)
+            patch.setattr("specgen.serve.api.protocol.peer_uid", lambda _: os.geteuid() + 1)
             for path in ("/health", "/specgen/status"):
                 with server.unix() as client, pytest.raises(httpx2.TransportError):
                     client.get(path)

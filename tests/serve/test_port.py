@@ -17,9 +17,8 @@ import pytest
 from openai import OpenAI
 
 from specgen.core.errors import SpecgenError
-from specgen.serve.channel import Broken, Channel
-from specgen.serve.client import status
-from specgen.serve.place import take_place
+from specgen.serve.background.connection import Broken, Channel, status
+from specgen.serve.background.endpoint import take_place
 from specgen.serve.port import HOST, NONCE, PROOF, Port, read
 from tests.cli.command import invoke
 from tests.serve.asking import warm, words
@@ -178,7 +177,7 @@ def stranger(runtime: Path) -> Iterator[Callable[[bytes], bytearray]]:
 def test_a_stranger_at_the_port_reads_nothing_of_the_user(
     says: bytes, here: None, identity: None, runtime: Path, stranger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("specgen.serve.keeper._ENDS_S", 0.05)
+    monkeypatch.setattr("specgen.serve.background.launcher._ENDS_S", 0.05)
     received = stranger(says)
     with warm() as caller:
         assert words(caller.generate(PROMPT, max_new_tokens=2)) == ("aa", [])
@@ -192,8 +191,8 @@ def test_a_stranger_who_says_nothing_is_done_without(
     here: None, identity: None, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.mkdir()
-    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
-    monkeypatch.setattr("specgen.serve.client._ANSWER_S", 0.1)
+    monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 0.1)
+    monkeypatch.setattr("specgen.serve.background.connection._ANSWER_S", 0.1)
     with socket.create_server((HOST, 0)) as silent:
         left = json.dumps({"number": silent.getsockname()[1], "token": "left behind"})
         for ask in (lambda: words(warm().generate(PROMPT, max_new_tokens=2)), lambda: invoke("stop").err):
@@ -206,8 +205,8 @@ def test_a_server_that_is_slow_is_not_cleared_away(
     here: None, identity: None, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds the lock, and is asked again."""
-    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
-    monkeypatch.setattr("specgen.serve.client._ANSWER_S", 0.1)
+    monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 0.1)
+    monkeypatch.setattr("specgen.serve.background.connection._ANSWER_S", 0.1)
     with take_place(None, has_key=False) as place:
         text, (notice,) = words(warm().generate(PROMPT, max_new_tokens=2))
         assert text == "aa"
@@ -221,7 +220,7 @@ def test_the_process_itself(runtime: Path, tmp_path: Path, monkeypatch: pytest.M
     story = ("-m", "stories", "-k", "3", "-n", "8", "--temp", "0.9", "--seed", "7", "Once upon a time")
     expected = invoke(*story, "--keep-alive", "off").out
     monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "1h")
-    monkeypatch.setattr("specgen.serve.keeper._patience", lambda: LONG)
+    monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: LONG)
     program = (
         "import pathlib\n"
         "from specgen.serve import background, place\n"
@@ -237,7 +236,7 @@ def test_the_process_itself(runtime: Path, tmp_path: Path, monkeypatch: pytest.M
             time.sleep(0.05)
         return Channel(runtime / "serve.port")
 
-    monkeypatch.setattr("specgen.serve.keeper.start", start)
+    monkeypatch.setattr("specgen.serve.background.launcher.start", start)
     try:
         for _ in range(2):
             answered = invoke(*story)

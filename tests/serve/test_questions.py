@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgen.serve.app import Read
-from specgen.serve.failures import Refused
-from specgen.serve.questions import Question, _Chat, _Completion, read_chat, read_completion
+from specgen.serve.api.app import Read
+from specgen.serve.api.errors import Refused
+from specgen.serve.api.requests import Question, _Chat, _Completion, read_chat, read_completion
 
 FIELDS = sorted({*_Chat.model_fields, *_Completion.model_fields})
 values: st.SearchStrategy[Any] = st.recursive(

@@ -15,11 +15,11 @@ from specgen.core.errors import OutOfMemory, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.nn.memory import Footprint
-from specgen.serve.engine import Job
-from specgen.serve.failures import Refused
-from specgen.serve.limits import Limits
-from specgen.serve.metrics import Metrics
-from specgen.serve.shelf import Shelf, Wanted
+from specgen.serve.api.errors import Refused
+from specgen.serve.api.http import Limits
+from specgen.serve.api.metrics import Metrics
+from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.worker.worker import Job
 from specgen.session.loading import Examine, MakeRoom, Pair
 from specgen.session.memory_plan import ModelPlan, Plan, check
 from specgen.session.session import Session
@@ -81,7 +81,7 @@ class Pairs:
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
     made = Pairs(tmp_path)
-    monkeypatch.setattr("specgen.serve.shelf.free_memory", made.free)
+    monkeypatch.setattr("specgen.serve.worker.pool.free_memory", made.free)
     yield made
     made.shelf.close()
     for model in made.models.values():

@@ -14,12 +14,11 @@ import pytest
 from specgen.core.errors import UsageError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import Message, SamplingChoice
-from specgen.serve.asked import Asked, Call
-from specgen.serve.channel import Channel
-from specgen.serve.identity import Identity
-from specgen.serve.names import Names
-from specgen.serve.resuming import Shown
-from specgen.serve.wire import line, plain
+from specgen.serve.background.client import Names
+from specgen.serve.background.connection import Channel
+from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.messages import Asked, Call, line, plain
+from specgen.serve.background.replay import Shown
 from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
 from tests.serve.asking import OPTIONS, OWN, warm, words
@@ -115,15 +114,17 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
     session, model = gated(tmp_path)
     with running(session, tmp_path, identity=its, background=True) as server:
         with monkeypatch.context() as patch, warm() as older:
-            patch.setattr("specgen.serve.warm.Identity.own", lambda: its)
+            patch.setattr("specgen.serve.background.client.Identity.own", lambda: its)
             events = older.generate("hello", max_new_tokens=3)
             model.pass_on()
             next(event for event in events if isinstance(event, Step))
             patch.undo()
-            patch.setattr("specgen.serve.keeper._ENDS_S", 0.1)
-            patch.setattr("specgen.serve.warm.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0])
-            patch.setattr("specgen.serve.keeper.start", lambda: None)
-            patch.setattr("specgen.serve.warm.Identity.own", lambda: OWN)
+            patch.setattr("specgen.serve.background.launcher._ENDS_S", 0.1)
+            patch.setattr(
+                "specgen.serve.background.client.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0]
+            )
+            patch.setattr("specgen.serve.background.launcher.start", lambda: None)
+            patch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
             with warm() as newer:
                 assert words(newer.generate("hello", max_new_tokens=2)) == ("aa", [])
             model.pass_on(2)
@@ -162,12 +163,12 @@ def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch:
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
         other.listen()
-        monkeypatch.setattr("specgen.serve.keeper._patience", lambda: 0.1)
+        monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 0.1)
         with warm() as caller:
             text, (notice,) = words(caller.generate("hello", max_new_tokens=2))
             assert text == "aa"
             assert notice.startswith("the background process does not answer")
-        monkeypatch.setattr("specgen.serve.channel.is_own", lambda _: False)
+        monkeypatch.setattr("specgen.serve.background.connection.is_own", lambda _: False)
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
 

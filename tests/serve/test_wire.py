@@ -12,8 +12,8 @@ from specgen.core import errors
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Notice
 from specgen.core.types import EngineOptions
-from specgen.serve.failures import Ending
-from specgen.serve.wire import object_line, plain, read, read_event
+from specgen.serve.api.errors import Ending
+from specgen.serve.background.messages import object_line, plain, read, read_event
 
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SpecgenError)]
 

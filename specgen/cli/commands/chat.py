@@ -54,7 +54,7 @@ def command(
     from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
-    from specgen.serve.warm import WarmSession
+    from specgen.serve.background.client import WarmSession
     from specgen.session.conversation import Conversation
 
     with Recorder("chat", on=not output.no_log) as recorder, Trace(output.trace) as trace:

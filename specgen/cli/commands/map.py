@@ -83,7 +83,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     from specgen.cli.mapping import Mapper
     from specgen.cli.outputs import Results
     from specgen.history.recorder import Recorder
-    from specgen.serve.warm import WarmSession
+    from specgen.serve.background.client import WarmSession
 
     name = field or (_PROMPT if records.is_json else INPUT)
     with (

@@ -16,7 +16,7 @@ def command(
 
         specgen ps --json
     """
-    from specgen.serve.client import status
+    from specgen.serve.background.connection import status
 
     found = status()
     if json:

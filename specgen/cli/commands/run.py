@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
-    from specgen.serve.warm import WarmSession
+    from specgen.serve.background.client import WarmSession
 
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
     with (

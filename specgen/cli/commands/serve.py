@@ -45,14 +45,14 @@ def command(
     """
     target = named_model(models)
 
-    from specgen.serve.identity import Identity
+    from specgen.serve.background.fingerprint import Identity
 
     identity = Identity.own()
 
     from specgen.render import make_renderer
-    from specgen.serve.place import take_place
+    from specgen.serve.background.endpoint import take_place
     from specgen.serve.server import Server
-    from specgen.serve.shelf import Wanted
+    from specgen.serve.worker.pool import Wanted
 
     renderer = make_renderer(stdout=sys.stdout, stderr=sys.stderr, json=False, stream=True, quiet=False, stats=False)
     with take_place(http, has_key=bool(api_key)) as place:

@@ -10,7 +10,7 @@ def command() -> None:
 
         specgen stop
     """
-    from specgen.serve.client import stop
+    from specgen.serve.background.connection import stop
 
     if not stop():
         typer.echo("specgen: no server runs", err=True)

@@ -11,9 +11,9 @@ import torch
 
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, failing
-from specgen.serve.failures import Ending, Refused, of_error
-from specgen.serve.metrics import Metrics
-from specgen.serve.turns import Turns
+from specgen.serve.api.errors import Ending, Refused, of_error
+from specgen.serve.api.metrics import Metrics
+from specgen.serve.worker.queue import Turns
 from specgen.session.session import Session
 
 # Of the time that an answer takes, how much the latest one says.

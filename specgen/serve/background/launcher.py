@@ -5,9 +5,9 @@ import time
 from collections.abc import Generator
 
 from specgen.core.events import Event, Progress
-from specgen.serve.background import start
-from specgen.serve.channel import Broken, Channel
-from specgen.serve.place import clear_away, own_path
+from specgen.serve.background.connection import Broken, Channel
+from specgen.serve.background.endpoint import clear_away, own_path
+from specgen.serve.background.process import start
 
 # How long it may take to hear a question: one that is new imports torch first.
 _HEARS_S = 10.0

@@ -10,7 +10,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from specgen.serve.limits import Limits
+from specgen.serve.api.http import Limits
 
 
 def protocol(limits: Limits) -> type[H11Protocol]:

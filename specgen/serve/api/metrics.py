@@ -1,11 +1,18 @@
 """Figures for Prometheus."""
 
+import ctypes
+import gc
+import sys
 from collections.abc import Callable
 
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from specgen.core.events import Event, Finished, Started, Step
+from specgen.nn.lean.model import LeanModel
+from specgen.session.loading import Pair
+from specgen.session.memory_plan import Plan
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -60,3 +67,28 @@ class Metrics:
 
     def _histogram(self, name: str, about: str) -> Histogram:
         return Histogram(name, about, buckets=_SECONDS, registry=self._registry)
+
+
+def lean_models(pair: Pair) -> list[LeanModel]:
+    return [model for model in (pair.target, pair.draft) if isinstance(model, LeanModel)]
+
+
+def weights(plan: Plan) -> int:
+    return sum(model.footprint.weights + model.footprint.tokenizer for model in plan.models)
+
+
+def caches(plan: Plan) -> int:
+    return sum(model.footprint.cache for model in plan.models)
+
+
+def give_back() -> None:
+    """Return what Python, torch and the C library hold for later to the system."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+    if torch.xpu.is_available():
+        torch.xpu.empty_cache()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)

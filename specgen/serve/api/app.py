@@ -13,20 +13,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from specgen.core.events import Event, Failed, Finished, Notice, Started, Step
-from specgen.serve.answers import Answer
-from specgen.serve.engine import Job
-from specgen.serve.failures import Refused, of_error
-from specgen.serve.guard import Guard, response
-from specgen.serve.limits import Limits
-from specgen.serve.logprobs import Placed, Placing
-from specgen.serve.metrics import CONTENT_TYPE, Metrics
-from specgen.serve.place import PRIVATE, Place
+from specgen.serve.api.auth import Guard, response
+from specgen.serve.api.errors import Refused, of_error
+from specgen.serve.api.http import Limits, cancel_when_gone, whole_body
+from specgen.serve.api.logprobs import Placed, Placing
+from specgen.serve.api.metrics import CONTENT_TYPE, Metrics
+from specgen.serve.api.requests import Question, read_chat, read_completion
+from specgen.serve.api.responses import Answer
+from specgen.serve.api.sse import Stream
+from specgen.serve.background.endpoint import PRIVATE, Place
+from specgen.serve.background.routes import Private
 from specgen.serve.port import NONCE, PROOF
-from specgen.serve.private import Private
-from specgen.serve.questions import Question, read_chat, read_completion
-from specgen.serve.receiving import cancel_when_gone, whole_body
-from specgen.serve.shelf import Shelf, Wanted
-from specgen.serve.streaming import Stream
+from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.worker.worker import Job
 
 Kind = TypeVar("Kind", Started, Finished)
 Read = Callable[[bytes, int], Question]

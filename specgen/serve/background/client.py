@@ -1,23 +1,88 @@
 """A session whose pair stays loaded, in a process of this user that other commands share."""
 
+import functools
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from specgen.core.errors import UsageError
-from specgen.core.events import Event, Failed, Finished, Notice, Reason
-from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
-from specgen.serve.asked import Asked, Call, Opened
-from specgen.serve.background import may_start
-from specgen.serve.channel import Broken
-from specgen.serve.identity import Identity
-from specgen.serve.keeper import Alone, Keeper
-from specgen.serve.names import Names
-from specgen.serve.resuming import Shown
-from specgen.serve.warm_pair import WarmPair
-from specgen.serve.wire import END, GONE, KIND, line, plain, read_event, read_line
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Reason, Started
+from specgen.core.types import AUTO, LOOKUP, NONE, Constraint, EngineOptions, Message, ModelRef, SamplingChoice
+from specgen.serve.background.connection import Broken
+from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.launcher import Alone, Keeper
+from specgen.serve.background.messages import END, GONE, KIND, Asked, Call, Opened, line, plain, read_event, read_line
+from specgen.serve.background.process import may_start
+from specgen.serve.background.replay import Shown
+
+if TYPE_CHECKING:
+    from specgen.checkpoint.tokenizer import Tokenizer
+
+
+class WarmPair:
+    """What is known of it here, named as in loading.Pair; its tokenizer is read when it is asked for."""
+
+    def __init__(self, opened: Opened, options: EngineOptions) -> None:
+        self.loaded_target = opened.target
+        self.loaded_draft = opened.draft
+        self.drafter_name = opened.drafter
+        self.context_length = opened.context_length
+        self._path = Path(opened.path)
+        self._options = options
+
+    @functools.cached_property
+    def tokenizer(self) -> "Tokenizer":
+        from specgen.checkpoint.checkpoint import Checkpoint  # noqa: PLC0415 - a chat alone needs it
+        from specgen.session.prompt import read_tokenizer  # noqa: PLC0415
+
+        return read_tokenizer(Checkpoint(ModelRef.parse(self.loaded_target.id), self._path), self._options)
+
+
+class Names:
+    """The names of the models as another process finds them, which stands in another folder."""
+
+    def __init__(self, target: str, draft: str) -> None:
+        self._given: list[tuple[str, str]] = []
+        self.can_be_sent = True
+        self.target = self._absolute(target)
+        self.draft = draft if draft in (AUTO, LOOKUP, NONE) else self._absolute(draft)
+
+    def as_given(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What a line of an event says, with the names that the user gave."""
+        if not self._given:
+            return data
+        kind = data[KIND]
+        if kind in (Started.__name__, Opened.__name__):
+            models = {role: data[role] for role in ("target", "draft") if data[role]}
+            return data | {role: model | {"id": self._in_words(model["id"])} for role, model in models.items()}
+        if kind in (Notice.__name__, Progress.__name__):
+            return {name: self._in_words(value) for name, value in data.items()}
+        if kind == Failed.__name__:
+            return data | {"error": {name: self._in_words(value) for name, value in data["error"].items()}}
+        return data
+
+    def _absolute(self, name: str) -> str:
+        if os.path.isabs(name) or name.startswith("~") or not os.path.lexists(name):  # noqa: PTH117 - as below
+            return name
+        from specgen.config.pairs import find_pair  # noqa: PLC0415 - most names are none of files
+
+        if find_pair(name) is not None:
+            return name
+        # With these a relative name means something else than the same file's absolute one.
+        self.can_be_sent = self.can_be_sent and not set("@:") & set(name)
+        absolute = os.path.join(os.getcwd(), name)  # noqa: PTH109, PTH118 - as it is given, dots and all
+        self._given += [(absolute, name), (os.path.normpath(absolute), os.path.normpath(name))]
+        return absolute
+
+    def _in_words(self, text: Any) -> Any:
+        for absolute, name in self._given:
+            text = text.replace(absolute, name) if isinstance(text, str) else text
+        return text
+
 
 if TYPE_CHECKING:
     from specgen.core.tokens import Tokens

@@ -7,9 +7,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from specgen.serve.failures import Refused
-from specgen.serve.metrics import Metrics
-from specgen.serve.place import LOOPBACK, PRIVATE
+from specgen.serve.api.errors import Refused
+from specgen.serve.api.metrics import Metrics
+from specgen.serve.background.endpoint import LOOPBACK, PRIVATE
 from specgen.serve.port import HOST, PROOF, Port
 
 # What a load balancer asks without a key.

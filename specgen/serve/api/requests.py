@@ -12,7 +12,7 @@ from specgen.core.events import Event, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.sampling.grammar import compile_grammar
-from specgen.serve.failures import Refused, of_body, unsupported
+from specgen.serve.api.errors import Refused, of_body, unsupported
 from specgen.session.prompt import chat_prompt, raw_prompt
 from specgen.session.session import Session
 

@@ -14,10 +14,9 @@ from specgen.core.types import EngineOptions, ModelRef
 from specgen.nn.lean.context_store import Kept
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
-from specgen.serve.engine import Engine, Job
-from specgen.serve.limits import Limits
-from specgen.serve.memory import caches, give_back, lean_models, weights
-from specgen.serve.metrics import Metrics
+from specgen.serve.api.http import Limits
+from specgen.serve.api.metrics import Metrics, caches, give_back, lean_models, weights
+from specgen.serve.worker.worker import Engine, Job
 from specgen.session.loading import Examine, MakeRoom, Pair, open_pair
 from specgen.session.memory_plan import Plan, plan_pair
 from specgen.session.session import Session

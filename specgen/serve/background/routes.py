@@ -13,15 +13,13 @@ from starlette.routing import Route
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Stats
 from specgen.engine.pacing.controller import Controller
-from specgen.serve.asked import Call, Opened
-from specgen.serve.engine import Engine, Job
-from specgen.serve.failures import Ending, Refused, of_error
-from specgen.serve.identity import Identity
-from specgen.serve.limits import Limits
-from specgen.serve.place import PRIVATE
-from specgen.serve.receiving import cancel_when_gone, whole_body
-from specgen.serve.shelf import Shelf, Wanted
-from specgen.serve.wire import END, GONE, KIND, line, object_line, read
+from specgen.serve.api.errors import Ending, Refused, of_error
+from specgen.serve.api.http import Limits, cancel_when_gone, whole_body
+from specgen.serve.background.endpoint import PRIVATE
+from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.messages import END, GONE, KIND, Call, Opened, line, object_line, read
+from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.worker.worker import Engine, Job
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 

@@ -13,9 +13,9 @@ import platformdirs
 import specgen
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Notice
-from specgen.serve.channel import Broken, Channel
-from specgen.serve.identity import Identity
-from specgen.serve.place import own_path, take_place
+from specgen.serve.background.connection import Broken, Channel
+from specgen.serve.background.endpoint import own_path, take_place
+from specgen.serve.background.fingerprint import Identity
 
 # Until the first question says how long it stays.
 _NOBODY_ASKS_S = 60.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from specgen import __version__
 from specgen.core.events import Finished, Reason, Started, Stats
-from specgen.serve.logprobs import Placed, of_chat, of_completion
+from specgen.serve.api.logprobs import Placed, of_chat, of_completion
 
 _REASONS: dict[Reason, str] = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
 

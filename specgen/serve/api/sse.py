@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
-from specgen.serve.answers import Answer
-from specgen.serve.engine import Job
-from specgen.serve.failures import of_error
-from specgen.serve.logprobs import Placing
-from specgen.serve.questions import Question
+from specgen.serve.api.errors import of_error
+from specgen.serve.api.logprobs import Placing
+from specgen.serve.api.requests import Question
+from specgen.serve.api.responses import Answer
+from specgen.serve.worker.worker import Job
 
 
 class Stream:
