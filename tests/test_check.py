@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from specgen.bench.suites import SuitePrompt
-from specgen.checking.check import Checked, CheckSettings, Opened, check, check_pair
-from specgen.checking.judge import Text, compare
-from specgen.checking.report import as_data, closing, line, real
+from specgen.check.check import Checked, CheckSettings, Opened, check, check_pair
+from specgen.check.judge import Text, compare
+from specgen.check.report import as_data, closing, line, real
 from specgen.core.errors import UsageError
 from specgen.core.events import Stats
 from specgen.core.tokens import Tokens

@@ -3,8 +3,8 @@
 import json as json_format
 import sys
 
-from specgen.checking.check import Checked, CheckSettings, Opened, check
-from specgen.checking.report import as_data, closing, line, real
+from specgen.check.check import Checked, CheckSettings, Opened, check
+from specgen.check.report import as_data, closing, line, real
 from specgen.core.errors import INTERRUPTED
 from specgen.render.progress import ProgressLine
 from specgen.render.terminal import put_exact, sanitize

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from specgen.checking import check as checking
-from specgen.checking.check import check_pair
-from specgen.checking.judge import compare
+from specgen.check import check as checking
+from specgen.check.check import check_pair
+from specgen.check.judge import compare
 from specgen.engine.drafters.interface import Proposal, Verdict
 from tests.cli.command import Outcome, invoke
 
@@ -105,7 +105,7 @@ def test_ctrl_c_keeps_what_was_checked(check: Any, monkeypatch: pytest.MonkeyPat
                 raise KeyboardInterrupt
             yield event
 
-    monkeypatch.setattr("specgen.checking.check.check_pair", interrupted)
+    monkeypatch.setattr("specgen.check.check.check_pair", interrupted)
     outcome = check(*arguments)
     assert (outcome.code, outcome.err) == (130, "")
     if arguments:

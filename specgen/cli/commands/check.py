@@ -69,7 +69,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         raise UsageError("prompts and a suite at once", hint="give the prompts, or --suite and --category")
     samplings = _samplings(seeds, temperature, top_k, top_p)
 
-    from specgen.checking.check import CheckSettings
+    from specgen.check.check import CheckSettings
     from specgen.cli.checking import play_check
 
     settings = CheckSettings(

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from specgen.checking.check import Checked, CheckSettings, Opened, label
-from specgen.checking.judge import Difference
+from specgen.check.check import Checked, CheckSettings, Opened, label
+from specgen.check.judge import Difference
 
 FORMAT = 1
 """Goes up when a key of the report changes its meaning or goes."""

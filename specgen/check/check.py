@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
 from specgen.bench.settings import QUICK
 from specgen.bench.suites import SuitePrompt, choose, in_turn, read_suite
-from specgen.checking.judge import Difference, Recorder, Text, compare
+from specgen.check.judge import Difference, Recorder, Text, compare
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
 from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
