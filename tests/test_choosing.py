@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from specgen.cli import suggesting
+from specgen.cli import default_model as suggesting
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Notice
 from specgen.core.types import Dtype, EngineOptions, Message, Quant

@@ -9,7 +9,7 @@ import typer
 
 from specgen import __version__
 from specgen.cli import commands
-from specgen.cli.manual import Command, Group
+from specgen.cli.help import Command, Group
 
 _HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
 

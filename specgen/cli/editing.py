@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from specgen.cli.asking import agreed
 from specgen.cli.inspecting import check_text, place, write
+from specgen.cli.ui import agreed
 from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.terminal import is_terminal, sanitize
 

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 
 from specgen.cli import commands
-from specgen.cli.completing import model_names
+from specgen.cli.completion import model_names
 from specgen.core.errors import DownloadFailed, ModelNotFound, NotCached
 from specgen.core.types import ModelRef
 from specgen.core.words import nearest

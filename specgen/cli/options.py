@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from specgen.cli import completing
+from specgen.cli import completion as completing
 from specgen.cli.configured import configure, given
 from specgen.cli.templating import preset
 from specgen.config import templates

@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from specgen.cli.asking import confirm
 from specgen.cli.configured import default, typed
+from specgen.cli.ui import confirm
 from specgen.config import templates
 from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError

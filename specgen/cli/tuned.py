@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from specgen.checkpoint.checkpoint import Checkpoint, find, follow
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.config.pairs import resolve, resolve_draft
 from specgen.core.errors import SpecgenError
 from specgen.core.types import AUTO, LOOKUP, Device, ModelRef, Quant

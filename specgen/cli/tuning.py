@@ -6,7 +6,7 @@ import sys
 from specgen.bench.blocks import Block, number
 from specgen.bench.table import text
 from specgen.bench.tuning import FEWEST, Result, TuneSettings, Tuning, tune
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.core.errors import INTERRUPTED
 from specgen.core.progress import follow
 from specgen.render.progress import ProgressLine

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specgen.bench import meters
-from specgen.cli.costing import in_words
+from specgen.cli.cost import in_words
 from specgen.core.events import Stats
 from specgen.core.prices import Prices
 from tests.cli.command import invoke

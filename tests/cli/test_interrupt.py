@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pexpect
 import pytest
 
-from specgen.cli.playing import play
+from specgen.cli.stream import play
 from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
 from tests.cli.command import terminal
 

@@ -261,7 +261,7 @@ def test_a_result_is_written_before_the_next_record_is_read(target: Path, monkey
 
     stdin = Stdin(b"")
     stdin._buffer = Watching("\n".join(LINES).encode())
-    monkeypatch.setattr("specgen.cli.records._stdin", lambda: stdin._buffer)
+    monkeypatch.setattr("specgen.cli.map.records._stdin", lambda: stdin._buffer)
     invoke("map", "-m", target, "--raw", "-n", 2, stdout=written)
     assert seen == [0, 1, 2, 3]
 

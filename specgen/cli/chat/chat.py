@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specgen.cli.chat.reading import unechoed
-from specgen.cli.playing import play
+from specgen.cli.stream import play
 from specgen.core.events import Event, Failed, Finished, Renderer
 from specgen.render.terminal import ColorChoice, is_terminal, sanitize
 from specgen.session.conversation import Conversation, Talking

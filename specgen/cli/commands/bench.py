@@ -7,8 +7,8 @@ import typer
 
 from specgen.bench.settings import BenchSettings, Format, RegressionKind, parse_sweep
 from specgen.cli.configured import typed
+from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
-from specgen.cli.suggesting import named_model
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 from specgen.core.types import Dtype, SamplingParams

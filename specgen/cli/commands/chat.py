@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.constraints import read_constraint
+from specgen.cli.default_model import named_model
 from specgen.cli.options import (
     ConstraintOptions,
     GenerationOptions,
@@ -16,7 +17,6 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
-from specgen.cli.suggesting import named_model
 from specgen.core.types import KEEP_ALIVE
 
 

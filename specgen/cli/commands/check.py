@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
-from specgen.cli.suggesting import named_model
 from specgen.core.errors import UsageError
 from specgen.core.types import SamplingParams
 

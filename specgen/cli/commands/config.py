@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from specgen.cli.completing import profiles, setting_keys
-from specgen.cli.printing import print_json
+from specgen.cli.completion import profiles, setting_keys
+from specgen.cli.ui import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.options import grouped
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 
 
 @grouped

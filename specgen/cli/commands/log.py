@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specgen.cli.asking import confirm
-from specgen.cli.printing import print_json
+from specgen.cli.ui import confirm, print_json
 from specgen.core.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None)

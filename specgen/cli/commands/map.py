@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from specgen.cli.constraints import read_constraint
+from specgen.cli.default_model import named_model
+from specgen.cli.map.records import INPUT, Records, check_template, prompt_of
 from specgen.cli.options import (
     ConstraintOptions,
     GenerationOptions,
@@ -17,8 +19,6 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
-from specgen.cli.records import INPUT, Records, check_template, prompt_of
-from specgen.cli.suggesting import named_model
 from specgen.core.errors import UsageError
 from specgen.core.types import KEEP_ALIVE
 from specgen.render.terminal import is_terminal
@@ -80,8 +80,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         if field is not None:
             raise UsageError("--field is for JSON records, and these are lines of text", hint="leave it out")
 
-    from specgen.cli.mapping import Mapper
-    from specgen.cli.outputs import Results
+    from specgen.cli.map.results import Results
+    from specgen.cli.map.run import Mapper
     from specgen.history.recorder import Recorder
     from specgen.serve.background.client import WarmSession
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from specgen.cli.completing import models
+from specgen.cli.completion import models
 from specgen.cli.options import grouped
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.core.types import Device, EngineOptions
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.core.types import LOOKUP, Device
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
-from specgen.cli.printing import print_json
-from specgen.cli.suggesting import named_model
+from specgen.cli.ui import print_json
 from specgen.core.errors import OutOfMemory
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.completing import models
+from specgen.cli.completion import models
 from specgen.cli.options import grouped
 from specgen.core.errors import UsageError
 from specgen.core.types import ModelRef

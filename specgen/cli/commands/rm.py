@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.asking import confirm
-from specgen.cli.completing import cached
+from specgen.cli.completion import cached
+from specgen.cli.ui import confirm
 from specgen.core.types import ModelRef
 from specgen.render.terminal import is_terminal
 

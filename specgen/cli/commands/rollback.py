@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.completing import cached
+from specgen.cli.completion import cached
 from specgen.cli.options import grouped
 from specgen.core.types import ModelRef
 

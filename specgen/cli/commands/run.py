@@ -9,6 +9,7 @@ import typer
 
 from specgen.cli.configured import typed
 from specgen.cli.constraints import check_complete, read_constraint
+from specgen.cli.default_model import named_model
 from specgen.cli.inputs import gather
 from specgen.cli.options import (
     ConstraintOptions,
@@ -23,7 +24,6 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
-from specgen.cli.suggesting import named_model
 from specgen.cli.templating import current, filled, save
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.core.events import Failed, Finished, Renderer
@@ -87,7 +87,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     wanted = read_constraint(constraint)
     prices = costs.prices()
 
-    from specgen.cli.playing import play
+    from specgen.cli.stream import play
     from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
@@ -127,7 +127,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         )
         shown: Renderer = block or renderer
         if prices is not None and not output.quiet:
-            from specgen.cli.costing import Costed
+            from specgen.cli.cost import Costed
 
             shown = Costed(shown, sys.stderr, prices)
         last = play(events, recorder.along(trace.along(shown)), session.stop)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped, seconds, time_in_words
-from specgen.cli.suggesting import named_model
 
 
 @grouped

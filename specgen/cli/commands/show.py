@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.completing import models
+from specgen.cli.completion import models
 from specgen.cli.options import grouped
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.core.types import LOOKUP, ModelRef
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from specgen.cli.printing import print_json
+from specgen.cli.ui import print_json
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.completing import models as model_names
+from specgen.cli.completion import models as model_names
 from specgen.cli.configured import typed
+from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
-from specgen.cli.suggesting import named_model
 from specgen.core.errors import UsageError
 
 _MINUTES = 2.0

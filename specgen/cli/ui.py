@@ -1,5 +1,6 @@
 """Questions that a person answers with yes or no."""
 
+import json
 import sys
 
 import typer
@@ -29,3 +30,8 @@ def agreed(question: str, *, default: bool) -> bool:
         return False
     said = line.strip().lower()
     return said in ("y", "yes") or (default and not said)
+
+
+def print_json(data: object) -> None:
+    """One value over several lines; control characters and all beyond ASCII are escaped."""
+    typer.echo(json.dumps(data, indent=2, default=str))

@@ -2,8 +2,8 @@
 
 import sys
 
-from specgen.cli.asking import agreed
 from specgen.cli.options import ModelOptions
+from specgen.cli.ui import agreed
 from specgen.core.errors import UsageError
 from specgen.core.types import Device, ModelPair
 from specgen.core.words import in_words

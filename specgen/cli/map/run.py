@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specgen.cli.constraints import check_complete
-from specgen.cli.outputs import Results
-from specgen.cli.records import Record, Records
+from specgen.cli.map.records import Record, Records
+from specgen.cli.map.results import Results
 from specgen.core.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
