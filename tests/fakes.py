@@ -16,11 +16,12 @@ from specgen.core.events import Event, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.decode import Limits, Round, decode
-from specgen.engine.drafters.interface import Drafter, LanguageModel, Plan, Proposal, Rows, Verdict
+from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Controller, Fixed
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
+from specgen.nn.interface import LanguageModel, Rows
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 

@@ -30,7 +30,7 @@ def test_the_wheel_has_the_code_and_the_bundled_pair(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         bundled = sum(entry.compress_size for entry in archive.infolist() if "/bundled/" in entry.filename)
-    assert {*BUNDLED, "specgen/py.typed", "specgen/pairs.toml", "specgen/cli/main.py"} <= names
+    assert {*BUNDLED, "specgen/py.typed", "specgen/config/pairs.toml", "specgen/cli/main.py"} <= names
     assert bundled <= MOST
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
 

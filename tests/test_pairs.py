@@ -14,7 +14,7 @@ from specgen.core.types import LOOKUP, ModelRef
 from specgen.hub.client import huggingface_hub
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = tomli.loads(
-    files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8")
+    files("specgen.config").joinpath("pairs.toml").read_text(encoding="utf-8")
 )
 ROOT = Path(specgen.__file__).parent.parent
 MODEL = {"licence": str, "parameters": int, "bytes": int, "gated": bool}

@@ -30,7 +30,7 @@ from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress
 from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
-from specgen.core.types import TUNABLE, EngineOptions
+from specgen.core.types import EngineOptions
 from specgen.nn.device import Placement
 from specgen.session.loading import Pair
 from specgen.session.session import Session, memory_errors
@@ -111,8 +111,7 @@ def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
     """The pair in every number format of the sweep, all at once: they answer in turn."""
     pairs = {}
     for label, options in number_formats(settings).items():
-        # Not as tuned: a benchmark compares what the command line says.
-        session = Session(settings.target, settings.draft, dataclasses.replace(options, settled=TUNABLE))
+        session = Session(settings.target, settings.draft, options)
         for event in session.open():
             if isinstance(event, Progress | Notice):
                 yield event

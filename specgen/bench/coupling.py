@@ -14,8 +14,8 @@ from specgen.checkpoint.checkpoint import Reporting
 from specgen.core.events import Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
-from specgen.engine.drafters.interface import Runner
 from specgen.engine.sampling.sampler import Sampler
+from specgen.nn.interface import Runner
 from specgen.session.loading import Pair
 
 SEEDS = (1, 2, 3)

@@ -9,7 +9,7 @@ from specgen.bench.texts import KINDS, score_both, texts
 from specgen.checkpoint.checkpoint import Checkpoint, Reporting
 from specgen.core.events import Notice, Progress
 from specgen.core.types import Dtype, EngineOptions, Quant
-from specgen.engine.drafters.interface import Runner
+from specgen.nn.interface import Runner
 from specgen.session.loading import Pair, open_pair
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 from specgen.core.events import Finished, Stats, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingChoice
-from specgen.engine.drafters.interface import Rows, Runner
+from specgen.nn.interface import Rows, Runner
 from specgen.session.session import Session
 
 K = TypeVar("K")

@@ -10,9 +10,9 @@ import torch
 from specgen.bench.measure import finish, medians
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Runner
 from specgen.hub.files import tensor_shapes
 from specgen.nn.device import Placement
+from specgen.nn.interface import Runner
 
 WIDTHS = (1, 2, 4, 8, 16)
 _CONTEXT = 256

@@ -140,7 +140,6 @@ def as_settings(data: Mapping[str, Any]) -> BenchSettings:
     given["engine"] = EngineOptions(
         **engine
         | {"device": Device(engine["device"]), "dtype": Dtype(engine["dtype"]), "quant": Quant(engine["quant"])}
-        | {"settled": tuple(engine.get("settled", ()))}
     )
     given["sweep"] = Sweep(
         tuple(sweep["draft_lengths"]),

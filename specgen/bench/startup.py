@@ -16,7 +16,7 @@ _RUNS = 2
 def cold_starts(target: str, draft: str, options: EngineOptions) -> list[float]:
     """The seconds that `specgen run` takes to its first byte on stdout, in two processes, one after the other."""
     command = [sys.executable, "-m", "specgen", "run", "-m", target, "-d", draft, "-n", "1", "--temp", "0"]
-    command += ["--no-tuned", "--keep-alive", "off"]  # as the benchmark itself, and in a process of its own
+    command += ["--keep-alive", "off"]  # as the benchmark itself, and in a process of its own
     # The models are there, so that nothing is left to ask the hub for.
     command += [*flags(dataclasses.replace(options, offline=True, verbose=False)), "--", _PROMPT]
     return [first_byte(command) for _ in range(_RUNS)]
@@ -45,7 +45,7 @@ def flags(options: EngineOptions) -> list[str]:
     given: list[str] = []
     for field in dataclasses.fields(options):
         value, flag = getattr(options, field.name), field.name.replace("_", "-")
-        if value == field.default or field.name == "settled":
+        if value == field.default:
             continue
         given += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return given

@@ -8,7 +8,7 @@ import torch
 import specgen
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Runner
+from specgen.nn.interface import Runner
 
 # The prose is a piece of The Road to Oz (L. Frank Baum, 1909); the code is what every installation has.
 _FILES: Mapping[str, tuple[str, ...]] = {

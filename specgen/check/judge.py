@@ -12,9 +12,9 @@ import torch
 
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
-from specgen.engine.drafters.interface import LanguageModel, Rows, Runner
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.sampler import Sampler
+from specgen.nn.interface import LanguageModel, Rows, Runner
 
 # Roundings of the largest score that two widths may differ by. A 16-bit model rounds between its operations and adds up
 # in float32; in float32 the sums over thousands of products round, too.

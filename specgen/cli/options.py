@@ -18,7 +18,7 @@ from specgen.cli.templating import preset
 from specgen.config import templates
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
-from specgen.core.types import TUNABLE, Device, Dtype, EngineOptions, Quant, SamplingChoice
+from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingChoice
 
 _ENGINE = EngineOptions()
 # A field of this name is no option: it names the others that the command line or a setting has a value for.
@@ -147,9 +147,6 @@ class ModelOptions:
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
     ] = False
 
-    no_tuned: Annotated[
-        bool, typer.Option("--no-tuned", help="Leave out what specgen tune found for this pair on this machine.")
-    ] = False
     compile: Annotated[
         bool,
         typer.Option(
@@ -177,9 +174,6 @@ class ModelOptions:
             trust_remote_code=self.trust_remote_code,
             verbose=self.verbose,
             compile=self.compile,
-            settled=TUNABLE
-            if self.no_tuned
-            else tuple(name for name in TUNABLE if _FLAGS.get(name, name) in self.given),
         )
 
 

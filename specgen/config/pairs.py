@@ -29,7 +29,7 @@ class KnownModel:
 
 @cache
 def _tables() -> Mapping[str, Mapping[str, Any]]:
-    return tomli.loads(files("specgen").joinpath("pairs.toml").read_text(encoding="utf-8"))
+    return tomli.loads(files("specgen.config").joinpath("pairs.toml").read_text(encoding="utf-8"))
 
 
 @cache

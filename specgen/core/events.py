@@ -297,3 +297,28 @@ def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
         yield from events
     except SpecgenError as error:
         yield Failed(error)
+
+
+def stats_fields(stats: Stats) -> dict[str, object]:
+    """Every figure by its name, as plain data."""
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "rounds": stats.rounds,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
+        "acceptance_rate": stats.acceptance_rate,
+        "mean_acceptance_length": stats.mean_acceptance_length,
+        "tokens_per_second": stats.tokens_per_second,
+        "time_to_first_token_s": stats.time_to_first_token_s,
+        "draft_s": stats.draft_s,
+        "verify_s": stats.verify_s,
+        "other_s": stats.other_s,
+        "elapsed_s": stats.elapsed_s,
+        "speed_up": stats.speed_up,
+        "speed_up_is_estimate": stats.speed_up_is_estimate,
+        "accepted_lengths": stats.accepted_lengths,
+        "drafted_lengths": stats.drafted_lengths,
+        "acceptance_by_position": stats.acceptance_by_position,
+        "by_source": {source: each._asdict() for source, each in stats.by_source.items()},
+    }

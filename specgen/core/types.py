@@ -14,8 +14,6 @@ AUTO = "auto"
 PLANNED_CONTEXT = 4096
 # How long models stay loaded after the last question.
 KEEP_ALIVE = "5m"
-# The fields of EngineOptions that `specgen tune` searches, and that what it found may fill in.
-TUNABLE = ("num_draft_tokens", "lookup", "threads", "quant")
 
 
 class Device(StrEnum):
@@ -150,8 +148,7 @@ class EngineOptions:
     """How a pair is opened and run.
 
     `num_draft_tokens` is drafted in every round; None leaves it to what pays. With `lookup` a draft model is helped by
-    n-grams of the prompt and the output. `settled` names those of TUNABLE that hold as they are here: what is neither
-    named there nor other than its default is taken from what `specgen tune` found for the pair.
+    n-grams of the prompt and the output.
     """
 
     device: Device = Device.AUTO
@@ -165,7 +162,6 @@ class EngineOptions:
     trust_remote_code: bool = False
     verbose: bool = False
     compile: bool = False
-    settled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

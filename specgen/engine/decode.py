@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from specgen.core.events import Reason, Source
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Drafter, LanguageModel
+from specgen.engine.drafters.interface import Drafter
 from specgen.engine.pacing.controller import Controller
 from specgen.engine.sampling.logprobs import Scores, log_probabilities
 from specgen.engine.sampling.sampler import Sampler
 from specgen.engine.verify import verify
+from specgen.nn.interface import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from time import perf_counter
 from typing import Self
 
 from specgen.core.errors import BadFile
-from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step
+from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step, stats_fields
 from specgen.history.store import History, Kind, location, logging_is_on
-from specgen.render.jsonl import stats_fields
 from specgen.render.terminal import put, sanitize
 
 _NOT_SETTINGS = ("messages", "raw", "prompt_tokens")

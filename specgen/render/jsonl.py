@@ -7,7 +7,18 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from specgen.core.errors import SpecgenError
-from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Renderer, Started, Stats, Step
+from specgen.core.events import (
+    Event,
+    Failed,
+    Finished,
+    LoadedModel,
+    Notice,
+    Progress,
+    Renderer,
+    Started,
+    Step,
+    stats_fields,
+)
 from specgen.render.terminal import BIDI_CONTROLS
 
 SCHEMA = 1
@@ -102,31 +113,6 @@ def _finished(finished: Finished, started: Started | None) -> dict[str, object]:
 
 def _model(model: LoadedModel | None) -> dict[str, object] | None:
     return asdict(model) if model else None
-
-
-def stats_fields(stats: Stats) -> dict[str, object]:
-    """Every figure by its name, as plain data."""
-    return {
-        "prompt_tokens": stats.prompt_tokens,
-        "generated_tokens": stats.generated_tokens,
-        "rounds": stats.rounds,
-        "drafted_tokens": stats.drafted_tokens,
-        "accepted_tokens": stats.accepted_tokens,
-        "acceptance_rate": stats.acceptance_rate,
-        "mean_acceptance_length": stats.mean_acceptance_length,
-        "tokens_per_second": stats.tokens_per_second,
-        "time_to_first_token_s": stats.time_to_first_token_s,
-        "draft_s": stats.draft_s,
-        "verify_s": stats.verify_s,
-        "other_s": stats.other_s,
-        "elapsed_s": stats.elapsed_s,
-        "speed_up": stats.speed_up,
-        "speed_up_is_estimate": stats.speed_up_is_estimate,
-        "accepted_lengths": stats.accepted_lengths,
-        "drafted_lengths": stats.drafted_lengths,
-        "acceptance_by_position": stats.acceptance_by_position,
-        "by_source": {source: each._asdict() for source, each in stats.by_source.items()},
-    }
 
 
 def error_fields(error: SpecgenError) -> dict[str, object]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from specgen.core.errors import SpecgenError
-from specgen.core.events import Finished, Stats
-from specgen.render.jsonl import error_fields, json_line, stats_fields
+from specgen.core.events import Finished, Stats, stats_fields
+from specgen.render.jsonl import error_fields, json_line
 
 # What a result adds to the fields of its record.
 ADDED = ("output", "partial", "seed", "stats", "error")

@@ -10,21 +10,21 @@ import torch
 from specgen.checkpoint.checkpoint import Checkpoint, Reporting, check_backend, fetch_all, fetch_weights, find
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import BadFile, SpecgenError
+from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
-from specgen.core.types import AUTO, LOOKUP, NONE, TUNABLE, EngineOptions, ModelRef
+from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, Runner
+from specgen.engine.drafters.interface import Drafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.nn.device import Placement, choose_device, place
+from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.session.draft_selection import check_draft, choose_draft, smaller_draft
 from specgen.session.memory_plan import Plan, check, plan_pair
 from specgen.session.prompt import compare
-from specgen.tuned import Tuned, find_tuned, machine
 
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
@@ -41,7 +41,7 @@ class Pair:
     """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together.
 
     `draft` is the model that the drafter drafts with, None for other drafters; `shared_vocab` see ModelDrafter.
-    `options` are those it was opened with, what `specgen tune` found included.
+    `options` are those it was opened with.
     """
 
     target: Runner
@@ -74,8 +74,7 @@ Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, Examine | None], Gen
 class Prepared:
     """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
 
-    `options` are what was asked for and, of what was left open, what `specgen tune` found. `compared` is what
-    tokenizing.compare gives, where choosing a draft took it.
+    `compared` is what prompt.compare gives, where choosing a draft took it.
     """
 
     checkpoint: Checkpoint
@@ -83,7 +82,6 @@ class Prepared:
     draft: Checkpoint | None
     plan: Plan
     device: torch.device
-    options: EngineOptions
     compared: tuple[Tokenizer, int] | None = None
 
 
@@ -95,32 +93,7 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
     for each in filter(None, (checkpoint, draft_checkpoint)):
         check_backend(each)
     plan = plan_pair(checkpoint, draft_checkpoint, options, device)
-    tuned = None if draft == NONE else (yield from _tuned(checkpoint, draft_checkpoint, options, device))
-    if tuned and (changed := tuned.fill_in(options)) != options:
-        as_tuned = plan_pair(checkpoint, draft_checkpoint, changed, device)
-        if as_tuned.fits:
-            plan, options = as_tuned, changed
-            if options.verbose:
-                yield Notice(f"as tuned for this pair and machine: {tuned.in_words()}")
-    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, options, compared)
-
-
-def _tuned(
-    target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device
-) -> Reporting[Tuned | None]:
-    """What `specgen tune` found for this pair on this machine; None where it found nothing for these weights."""
-    if all(name in options.settled for name in TUNABLE):
-        return None
-    try:
-        tuned = find_tuned(target, draft, machine(device))
-    except BadFile as error:  # the defaults do as well
-        yield Notice(str(error))
-        return None
-    if tuned is None or tuned.fits(target, draft):
-        return tuned
-    if options.verbose:
-        yield Notice("what specgen tune found was for other weights than these, and does not count: run it again")
-    return None
+    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
 
 
 def _settled(
@@ -152,7 +125,7 @@ def open_pair(
     as soon as the tokenizer is there, and what it raises ends the loading.
     """
     prepared = yield from prepare(target, draft, options)
-    draft, device, options = prepared.drafter, prepared.device, prepared.options
+    draft, device = prepared.drafter, prepared.device
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
@@ -199,17 +172,11 @@ def open_pair(
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError.
-
-    `options` are what was asked for, before anything that was tuned for the former draft.
-    """
+    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError."""
     device = choose_device(options.device)
     draft, checkpoint, compared = yield from _settled(draft, pair.checkpoint, options, device)
-    tuned = None if draft == NONE else (yield from _tuned(pair.checkpoint, checkpoint, options, device))
     # The target goes on as it was loaded.
-    options = replace(
-        tuned.fill_in(options) if tuned else options, threads=pair.options.threads, quant=pair.options.quant
-    )
+    options = replace(options, threads=pair.options.threads, quant=pair.options.quant)
     if draft != NONE and not pair.target.can_verify:
         yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
         draft, checkpoint = NONE, None

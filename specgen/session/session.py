@@ -240,12 +240,8 @@ class Session:
 
     @property
     def _draft_length(self) -> int | None:
-        """What holds in every round; what was tuned counts where nobody asked for anything. None: what pays."""
-        if self._caller:
-            wished = self._caller[0]
-            if wished.num_draft_tokens is not None or "num_draft_tokens" in wished.settled:
-                return wished.num_draft_tokens
-        return self._options.num_draft_tokens
+        """Draft tokens of every round, the caller's wish where one shares the pair; None: as many as pay."""
+        return (self._caller[0] if self._caller else self._options).num_draft_tokens
 
     def _steering(self) -> Controller:
         if self._caller is None:

@@ -12,9 +12,10 @@ from specgen.bench.contenders import Ours
 from specgen.bench.measure import Measurement, Timed
 from specgen.core.tokens import Tokens
 from specgen.engine import decode
-from specgen.engine.drafters.interface import Plan, Proposal, Rows, Verdict
+from specgen.engine.drafters.interface import Plan, Proposal, Verdict
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.verify import verify
+from specgen.nn.interface import Rows
 from specgen.render.progress import ProgressLine
 from tests.cli.command import Outcome, invoke
 

@@ -10,11 +10,12 @@ import torch
 from specgen.core.tokens import Tokens
 from specgen.engine.decode import Round
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Rows, Verdict
+from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Auto, Controller, Fixed
+from specgen.nn.interface import Rows
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64

@@ -18,7 +18,7 @@ from openai import OpenAI
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.engine.drafters.interface import Rows
+from specgen.nn.interface import Rows
 from specgen.serve.api.http import Limits
 from specgen.serve.background.endpoint import take_place
 from specgen.serve.server import Server

@@ -27,8 +27,6 @@ def command(
 ) -> None:
     """Show what a model is and where it came from: commit, licence, architecture, size, files and their SHA-256.
 
-    What `specgen tune` found for it as a target is shown too.
-
     Of a model of the hub that is not cached only the small files are downloaded, of a GGUF file the header: never the
     weights.
 
@@ -40,13 +38,11 @@ def command(
     """
     from specgen.checkpoint.checkpoint import find, follow
     from specgen.checkpoint.summary import summarize
-    from specgen.cli.tuned import as_data, in_lines
     from specgen.config.pairs import find_pair
     from specgen.core.words import in_words
     from specgen.hub import pins
     from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
-    from specgen.tuned import all_tuned
 
     pair = find_pair(model)
     line = ProgressLine(sys.stderr)
@@ -60,9 +56,8 @@ def command(
         summary |= {"pinned": pin.commit == checkpoint.commit, "former": list(pin.former)}
     if pair:
         summary = {"pair": pair.name, "about": pair.about, "draft": str(pair.draft or LOOKUP)} | summary
-    tuned = all_tuned(checkpoint.ref)
     if json:
-        print_json(summary | {"tuned": [as_data(each, checkpoint) for each in tuned.values()]})
+        print_json(summary)
         return
     files, hashes = summary.pop("files"), summary.pop("hashes")
     if pin:
@@ -76,8 +71,6 @@ def command(
     for number, (name, size) in enumerate(files.items()):
         digest = hashes.get(name, "")[:12]
         typer.echo(f"{'' if number else 'files':<15} {in_words(size):>9}  {digest:<12}  {sanitize(name)}")
-    for number, each in enumerate(line for one in tuned.values() for line in in_lines(one, checkpoint)):
-        typer.echo(f"{'' if number else 'tuned':<15} {sanitize(each)}")
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,8 @@ import torch
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import LanguageModel, Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Plan, Proposal, Verdict
+from specgen.nn.interface import LanguageModel
 
 
 class ModelDrafter:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Rows
 from specgen.nn.device import Placement
+from specgen.nn.interface import Rows
 from specgen.nn.lean.architecture import Description
 from specgen.nn.lean.attention import BLOCK, Part, Sight
 from specgen.nn.lean.context_store import Kept

@@ -15,8 +15,8 @@ from specgen.checkpoint.checkpoint import Checkpoint, quant_method
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Rows
 from specgen.nn.device import Placement
+from specgen.nn.interface import Rows
 from specgen.nn.transformers.cache import RunnerCache
 
 # Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.

@@ -152,5 +152,4 @@ def _opened(pair: Pair) -> Opened:
 
 def _any_length(wanted: Wanted) -> Wanted:
     """`wanted`, whatever its draft length."""
-    settled = tuple(name for name in wanted.options.settled if name != "num_draft_tokens")
-    return replace(wanted, options=replace(wanted.options, num_draft_tokens=None, settled=settled))
+    return replace(wanted, options=replace(wanted.options, num_draft_tokens=None))
