@@ -87,3 +87,14 @@ def reference() -> Callable[..., list[int]]:
         return known[key]
 
     return cached
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: tensors as small as a test's only make threads wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

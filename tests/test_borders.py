@@ -13,16 +13,24 @@ import specgen
 ROOT = Path(specgen.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# From the top down; a file imports from its own layer or from one below. `specgen` alone is the version.
-LAYERS: list[set[str]] = [
-    {"cli", "__main__"},
-    {"session", "conversation", "loading", "choosing", "planning", "tokenizing", "recommended", "prompt", "saved_chat"}
-    | {"answer", "render", "history", "bench", "checking", "doctor", "serve", "trends", "templates", "expected"}
-    | {"streams", "tuned"},
-    {"engine"},
-    {"models"},
-    {"errors", "core", "events", "settings", "pairs", "costs", "sizes", "nearest"},
-]
+# A file imports from its own room or from a room above it in this list; `specgen` alone is the version.
+ROOMS = (
+    "core",
+    "config",
+    "hub",
+    "checkpoint",
+    "nn",
+    "engine",
+    "history",
+    "session",
+    "render",
+    "serve",
+    "train",
+    "bench",
+    "check",
+    "doctor",
+    "cli",
+)
 SLOW = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors")
 
 
@@ -39,20 +47,14 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names if module == "specgen")
 
 
-def part(module: str) -> str:
-    """The package or module of specgen that `module` belongs to; empty for specgen itself."""
+def room(module: str) -> str:
+    """The room of specgen that `module` belongs to; empty for specgen itself."""
     return module.partition(".")[2].partition(".")[0]
 
 
-def name(file: Path) -> str:
-    """The part that `file` is, or is in."""
+def home(file: Path) -> str:
+    """The room that `file` is in."""
     return file.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-def layer(of: str) -> int:
-    found = [level for level, parts in enumerate(LAYERS) if of in parts]
-    assert found, f"{of} belongs to no layer: say in this test where it stands"
-    return found[0]
 
 
 def short(file: Path) -> str:
@@ -61,67 +63,54 @@ def short(file: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=short)
 def test_imports_point_down(file: Path) -> None:
-    if name(file) == "__init__":
-        return  # the lazy public interface
-    level = layer(name(file))
+    own = home(file)
+    if own in ("__init__", "__main__"):
+        return  # the lazy public interface, and the entry point
+    assert own in ROOMS, f"{own} is no room: say in ROOMS where it stands"
     for module in imports(file):
-        other = part(module)
-        if module.split(".")[0] != "specgen" or other in ("", "__version__", name(file)):
+        other = room(module)
+        if module.split(".")[0] != "specgen" or other in ("", "__version__"):
             continue
-        assert layer(other) >= level, f"{short(file)} imports {module}, which stands above it"
+        assert other in ROOMS, f"{short(file)} imports {module}, which is in no room"
+        assert ROOMS.index(other) <= ROOMS.index(own), f"{short(file)} imports {module}, which stands below it"
 
 
-def test_neighbours_that_do_not_know_each_other() -> None:
-    """In one layer, but apart: what is shown and what is run."""
-    apart = {
-        "render": {"session", "conversation", "loading", "bench", "checking", "history", "serve"},
-        "session": {"render"},
-        "answer": {"render"},
-        "loading": {"render"},
-    }
+def test_what_is_shown_does_not_know_what_is_run() -> None:
     for file in FILES:
-        for module in imports(file):
-            if module.startswith("specgen."):
-                assert part(module) not in apart.get(name(file), set()), f"{short(file)} imports {module}"
+        if home(file) == "render":
+            known = {room(module) for module in imports(file) if module.startswith("specgen.")}
+            assert known <= {"core", "render"}, f"{short(file)} imports {known}"
 
 
+SHOWING = {"rich", "typer", "click", "prompt_toolkit"}
 FORBIDDEN = [
-    ("engine", {"rich", "typer", "click", "prompt_toolkit"}),
-    ("models", {"rich", "typer", "click", "prompt_toolkit", "torch"}),
+    ("core", SHOWING | {"torch", "transformers", "tokenizers", "huggingface_hub"}),
+    ("config", SHOWING | {"torch", "transformers", "tokenizers", "huggingface_hub"}),
+    ("hub", SHOWING | {"torch", "transformers", "tokenizers"}),
+    ("checkpoint", SHOWING | {"torch", "transformers"}),
+    ("nn", SHOWING),
+    ("engine", SHOWING | {"transformers"}),
+    ("history", SHOWING | {"torch", "transformers", "tokenizers", "huggingface_hub"}),
+    ("session", SHOWING | {"transformers"}),
     ("render", {"torch", "transformers", "tokenizers", "huggingface_hub", "typer"}),
-    ("errors", {"torch", "rich", "typer", "transformers"}),
-    ("core", {"torch", "rich", "typer", "transformers"}),
-    ("events", {"torch", "rich", "typer", "transformers"}),
-    ("costs", {"torch", "rich", "typer", "transformers"}),
-    ("settings", {"torch", "rich", "typer", "transformers"}),
-    ("pairs", {"torch", "rich", "typer", "transformers"}),
-    ("session", {"rich", "typer", "transformers"}),
-    ("answer", {"rich", "typer", "transformers"}),
-    ("conversation", {"rich", "typer", "transformers"}),
-    ("loading", {"rich", "typer", "transformers"}),
-    ("history", {"torch", "rich", "typer", "transformers"}),
-    ("trends", {"torch", "rich", "typer", "transformers"}),
-    ("templates", {"torch", "rich", "typer", "transformers"}),
-    ("choosing", {"rich", "typer", "transformers"}),
-    ("planning", {"rich", "typer", "transformers"}),
-    ("bench", {"rich", "typer", "click", "prompt_toolkit"}),
-    ("doctor", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
-    ("checking", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
-    ("serve", {"rich", "typer", "click", "prompt_toolkit", "transformers"}),
+    ("serve", SHOWING | {"transformers"}),
+    ("bench", SHOWING),
+    ("check", SHOWING | {"transformers"}),
+    ("doctor", SHOWING | {"transformers"}),
 ]
 
 
 @pytest.mark.parametrize(("of", "forbidden"), FORBIDDEN, ids=[of for of, _ in FORBIDDEN])
 def test_a_part_does_not_know_what_is_none_of_its_business(of: str, forbidden: set[str]) -> None:
     for file in FILES:
-        if name(file) == of:
+        if home(file) == of:
             known = {module.split(".")[0] for module in imports(file)}
             assert not known & forbidden, f"{short(file)} imports {known & forbidden}"
 
 
 def test_only_the_runner_and_the_peers_import_transformers() -> None:
     users = {short(file) for file in FILES if any(module.split(".")[0] == "transformers" for module in imports(file))}
-    assert users == {"engine/runners/transformers.py", "bench/peers.py"}
+    assert users == {"nn/transformers/model.py", "bench/peers.py"}
 
 
 def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
@@ -145,7 +134,6 @@ def test_the_peers_import_transformers_only_when_they_are_asked_for() -> None:
         ["templates"],
         ["doctor", "--help"],
         ["serve", "--help"],
-        ["tune", "--help"],
         ["ps"],
         ["stop"],
         ["no-such"],

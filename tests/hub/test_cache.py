@@ -9,8 +9,8 @@ from specgen.checkpoint.checkpoint import fetch_weights, find, follow
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.types import ModelRef
 from specgen.hub.cache import cached_models, plan_removal, whole_models
+from tests.checkpoint.gguf.test_remote import write as write_gguf
 from tests.hub_server import HubServer, serve_hub, write_model
-from tests.models.test_hub_gguf import write as write_gguf
 
 hub = pytest.fixture(serve_hub)
 

@@ -17,9 +17,9 @@ from specgen.core.errors import AccessDenied, DownloadFailed, NotCached
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter
 from specgen.hub import download as transfer
+from tests.checkpoint.gguf.test_remote import write as write_gguf
+from tests.hub.pulling import names, small, whole
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
-from tests.models.pulling import names, small, whole
-from tests.models.test_hub_gguf import write as write_gguf
 
 hub = pytest.fixture(serve_hub)
 WEIGHTS = "model.safetensors"

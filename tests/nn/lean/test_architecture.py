@@ -13,7 +13,7 @@ from specgen.core.types import ModelRef
 from specgen.nn.lean.architecture import Description, describe
 from specgen.nn.lean.families import FAMILIES
 from specgen.nn.lean.load import describe_checkpoint
-from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
+from tests.nn.lean.checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
 
 # What every config gives. Heads that any family's default number of key and value heads divides.
 REQUIRED = {

@@ -24,7 +24,7 @@ from specgen.nn.kernels.int8_reduced import Reduced
 from specgen.nn.kernels.int8_rounded import Rounded
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.nn.lean.model import LeanModel
-from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=2100)
 CPU = torch.device("cpu")

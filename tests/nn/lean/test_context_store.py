@@ -10,7 +10,7 @@ import torch
 from specgen.core.tokens import Tokens
 from specgen.nn.lean.context_store import Kept
 from specgen.nn.lean.model import LeanModel
-from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,8 +11,8 @@ from specgen.checkpoint.checkpoint import follow
 from specgen.core.errors import UnsupportedModel
 from specgen.core.types import EngineOptions
 from specgen.session.loading import open_pair
+from tests.hub.pulling import small
 from tests.hub_server import HubServer, serve_hub, write_model
-from tests.models.pulling import small
 
 hub = pytest.fixture(serve_hub)
 

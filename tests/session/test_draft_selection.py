@@ -19,8 +19,8 @@ from specgen.session.memory_plan import ModelPlan
 from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.gguf_files import write_gguf
+from tests.hub.pulling import small as small_files
 from tests.hub_server import HubServer, serve_hub
-from tests.models.pulling import small as small_files
 
 hub = pytest.fixture(serve_hub)
 FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)

@@ -19,8 +19,8 @@ from specgen.core.errors import (
 )
 from specgen.core.events import Notice, Progress
 from specgen.core.types import ModelRef
+from tests.hub.pulling import names, small, whole
 from tests.hub_server import HubServer, serve_hub, write_model
-from tests.models.pulling import names, small, whole
 
 hub = pytest.fixture(serve_hub)
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -24,8 +24,8 @@ from specgen.nn.lean.model import LeanModel
 from specgen.session.loading import open_pair
 from specgen.session.session import Session
 from tests.checkpoints import write_tokenizer
-from tests.engine.decoder_checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save
 from tests.gguf_files import finish, write_gguf
+from tests.nn.lean.checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save
 
 # Every matrix is as wide as the blocks of Q8_0 need it.
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
-from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, reference, save
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, reference, save
 
 # Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
 LENGTH = 300

@@ -26,8 +26,8 @@ from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.nn.lean.model import LeanModel
 from tests.checkpoints import Checkpoints
-from tests.engine.decoder_checkpoints import MODELS, VOCAB, load, save
 from tests.fakes import tokens_of
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=300)
 CPU, META = torch.device("cpu"), torch.device("meta")

@@ -31,7 +31,7 @@ from specgen.engine.pacing.controller import Controller, Fixed, make_controller
 from specgen.engine.sampling.constraint import Follower, Vocabulary
 from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import Sampler
-from tests.engine.test_sampling import chi_square_p, distribution
+from tests.engine.sampling.test_sampler import chi_square_p, distribution
 from tests.fakes import VOCAB, Scripted, Speaker, TableModel, encode, fake_session, steps, tokenizer, tokens_of
 
 END, START = 0, 1

@@ -15,8 +15,8 @@ from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter
 from specgen.core.types import ModelRef
 from specgen.hub.pins import pins
+from tests.hub.pulling import small, whole
 from tests.hub_server import CARD, HubServer, serve_hub
-from tests.models.pulling import small, whole
 
 hub = pytest.fixture(serve_hub)
 WEIGHTS = 1_000_000

@@ -12,8 +12,8 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.provenance import file_hashes, licence, loaded_model
 from specgen.core.types import ModelRef
 from specgen.hub.files import forbids_commerce
+from tests.hub.pulling import whole
 from tests.hub_server import HubServer, serve_hub, write_model
-from tests.models.pulling import whole
 
 hub = pytest.fixture(serve_hub)
 
