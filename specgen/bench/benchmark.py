@@ -226,12 +226,16 @@ def _header(settings: BenchSettings, pairs: Mapping[str, Pair], prompts: Sequenc
     first = next(iter(pairs.values()))
     return {
         "format": report.FORMAT,
-        "machine": describe_machine(first.placement.device),
+        "machine": describe_machine(accelerator=_accelerator(first.placement.device), threads=torch.get_num_threads()),
         **next(iter(models.values())),
         "number_formats": models if len(models) > 1 else {},
         "suite": hashlib.sha256(repr([(each.id, each.text) for each in prompts]).encode()).hexdigest()[:16],
         "settings": dataclasses.asdict(settings),
     }
+
+
+def _accelerator(device: torch.device) -> str | None:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _model(model: LoadedModel | None, placement: Placement | None) -> dict[str, str | None] | None:

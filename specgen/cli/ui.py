@@ -1,4 +1,4 @@
-"""Questions that a person answers with yes or no."""
+"""Questions to the user, warnings, and JSON output."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import sys
 import typer
 
 from specgen.core.errors import UsageError
-from specgen.render.terminal import is_terminal
+from specgen.render.terminal import is_terminal, put, sanitize
 
 
 def confirm(question: str, *, yes: bool, needs: str) -> bool:
@@ -30,6 +30,11 @@ def agreed(question: str, *, default: bool) -> bool:
         return False
     said = line.strip().lower()
     return said in ("y", "yes") or (default and not said)
+
+
+def warn(text: str) -> None:
+    """Print one line on stderr."""
+    put(sys.stderr, f"specgen: {sanitize(text)}\n")
 
 
 def print_json(data: object) -> None:

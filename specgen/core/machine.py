@@ -1,27 +1,29 @@
-"""Where a benchmark ran: what a reader needs to judge its figures, and the memory that it took."""
+"""The machine: its processor, its memory, and the peak memory of this process."""
 
 import os
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from specgen import __version__
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, memory in bytes, versions, threads; None for what this system does not tell."""
+def describe_machine(*, accelerator: str | None, threads: int) -> dict[str, Any]:
+    """Processor, cores, memory in bytes, versions. None for a value that this system does not report.
+
+    `accelerator` is the name of the GPU in use, `threads` the number of compute threads.
+    """
     return {
         "processor": processor_name(),
         "cores": cores(),
         "memory_bytes": _memory(),
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "accelerator": accelerator,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "threads": threads,
         "specgen": __version__,
     }
 

@@ -2,8 +2,7 @@
 
 import contextlib
 import sqlite3
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from time import perf_counter
 from typing import Self
@@ -11,7 +10,6 @@ from typing import Self
 from specgen.core.errors import BadFile
 from specgen.core.events import Event, Failed, Finished, Renderer, Started, Stats, Step, stats_fields
 from specgen.history.store import History, Kind, location, logging_is_on
-from specgen.render.terminal import put, sanitize
 
 _NOT_SETTINGS = ("messages", "raw", "prompt_tokens")
 
@@ -19,11 +17,12 @@ _NOT_SETTINGS = ("messages", "raw", "prompt_tokens")
 class Recorder:
     """Logs one answer after the other, unless it is off or the user has switched logging off.
 
-    The history never costs the text: where it cannot be written, one line on stderr says so.
+    A history that cannot be written never costs the text: `warn` gets one sentence.
     """
 
-    def __init__(self, kind: Kind, *, on: bool, template: str | None = None) -> None:
+    def __init__(self, kind: Kind, warn: Callable[[str], object], *, on: bool, template: str | None = None) -> None:
         self._kind: Kind = kind
+        self._warn = warn
         self._on = on
         self._template = template
         self._history: History | None = None
@@ -68,7 +67,7 @@ class Recorder:
 
     def _tell(self, line: str) -> None:
         if line != self._told:
-            put(sys.stderr, f"specgen: {sanitize(line)}\n")
+            self._warn(line)
         self._told = line
 
 

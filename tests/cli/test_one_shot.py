@@ -147,7 +147,7 @@ def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
         raise KeyboardInterrupt
 
     renderer = Silent()
-    with pytest.raises(KeyboardInterrupt), Recorder("run", on=True) as recorder:
+    with pytest.raises(KeyboardInterrupt), Recorder("run", print, on=True) as recorder:
         play(events(), recorder.along(renderer), lambda: None)
     assert renderer.closed
     (answer,) = answers()

@@ -17,6 +17,7 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
+from specgen.cli.ui import warn
 from specgen.core.types import KEEP_ALIVE
 
 
@@ -57,7 +58,7 @@ def command(
     from specgen.serve.background.client import WarmSession
     from specgen.session.conversation import Conversation
 
-    with Recorder("chat", on=not output.no_log) as recorder, Trace(output.trace) as trace:
+    with Recorder("chat", warn, on=not output.no_log) as recorder, Trace(output.trace) as trace:
 
         def rendering(look: Look) -> Renderer:
             renderer = make_renderer(

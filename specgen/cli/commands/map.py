@@ -19,6 +19,7 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
+from specgen.cli.ui import warn
 from specgen.core.errors import UsageError
 from specgen.core.types import KEEP_ALIVE
 from specgen.render.terminal import is_terminal
@@ -87,7 +88,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
 
     name = field or (_PROMPT if records.is_json else INPUT)
     with (
-        Recorder("map", on=not no_log) as recorder,
+        Recorder("map", warn, on=not no_log) as recorder,
         WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
     ):
         Mapper(

@@ -25,6 +25,7 @@ from specgen.cli.options import (
     seconds,
 )
 from specgen.cli.templating import current, filled, save
+from specgen.cli.ui import warn
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.core.events import Failed, Finished, Renderer
 from specgen.core.types import KEEP_ALIVE
@@ -96,7 +97,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
 
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
     with (
-        Recorder("run", on=not output.no_log, template=about["template"]) as recorder,
+        Recorder("run", warn, on=not output.no_log, template=about["template"]) as recorder,
         Trace(output.trace) as trace,
         WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
     ):
