@@ -9,8 +9,8 @@ import torch
 
 from specgen.bench.measure import finish, medians
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.weights import tensor_shapes
 from specgen.core.tokens import Tokens
-from specgen.hub.files import tensor_shapes
 from specgen.nn.device import Placement
 from specgen.nn.interface import Runner
 

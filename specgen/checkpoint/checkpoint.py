@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
 from specgen.core.progress import Reporting, follow
 from specgen.core.types import ModelRef
-from specgen.hub.files import CONFIG, check_loadable, check_parts, read_json, verify, weight_names
+from specgen.hub.files import CONFIG, check_loadable, check_parts, read_json, weight_names
+
+if TYPE_CHECKING:
+    from specgen.hub.snapshot import Snapshot
 
 __all__ = ["Checkpoint", "Reporting", "fetch_all", "fetch_weights", "find", "follow"]
 
@@ -104,11 +108,19 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
         )
     from specgen.hub import find as hub  # noqa: PLC0415  0.3 s, not for local files
 
-    path, commit = yield from hub.find(ref, offline=offline, trust_remote_code=trust_remote_code)
+    path, commit = yield from hub.find(
+        ref, offline=offline, trust_remote_code=trust_remote_code, fetch_header=_fetch_header
+    )
     found = Checkpoint(ref, path, commit)
     if ref.file is not None:
         _check_gguf(found.header)
     return found
+
+
+def _fetch_header(snapshot: "Snapshot") -> Reporting[None]:
+    from specgen.checkpoint.gguf.remote import fetch_header  # noqa: PLC0415  0.3 s, only for GGUF
+
+    yield from fetch_header(snapshot)
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpoint]:
@@ -123,7 +135,12 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
     if of_hub:
         from specgen.hub import find as hub  # noqa: PLC0415  0.3 s, not for local files
 
-        yield from hub.fetch_weights(of_hub, offline=offline)
+        snapshots = yield from hub.fetch_weights(of_hub, offline=offline)
+        if any(snapshot.ref.file for snapshot in snapshots):
+            from specgen.checkpoint.gguf.remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
+
+            drop_headers(snapshots)
+        hub.use(snapshots)
     for checkpoint in checkpoints:
         if not checkpoint.is_gguf:
             verify(checkpoint.weight_files)

@@ -8,7 +8,7 @@ from typing import Any
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.provenance import file_hashes, licence
-from specgen.hub.files import tensor_shapes
+from specgen.checkpoint.weights import tensor_shapes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,11 @@
-"""Which files of a model hold its weights, and whether they are whole."""
+"""The files of a repository that a model needs, and the licence in its model card."""
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
 
 from specgen.core.errors import BadFile, SpecgenError, UnsupportedModel
 
@@ -109,35 +107,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadFile(f"cannot read {path}: it holds no object", hint="download the model again")
     return value
-
-
-def verify(files: Iterable[Path]) -> None:
-    """Raise BadFile unless every file is a whole safetensors file: its header covers its size to the byte."""
-    for path in files:
-        tensor_shapes(path)
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Name -> (dtype such as BF16, shape), from the header alone. Raises BadFile."""
-    try:
-        with safe_open(path, framework="np") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  not a mapping
-            return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
-    except (SafetensorError, OSError) as error:
-        reason = "it is not a whole safetensors file"
-        if isinstance(error, PermissionError):
-            reason = "permission denied"
-        elif _is_pointer(path):
-            reason = "it is a Git LFS pointer, not the weights (`git lfs pull` gets them)"
-        raise BadFile(f"cannot read {path}: {reason}", hint="delete it and download the model again") from error
-
-
-def _is_pointer(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(40).startswith(b"version https://git-lfs")
-    except OSError:
-        return False
 
 
 CARD = "README.md"

@@ -5,11 +5,11 @@ is pinned, see pins.py. A name such as main moves on to a new commit only when t
 download that failed leaves the older copy usable offline.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from huggingface_hub.utils.tqdm import tqdm
 
@@ -34,11 +34,16 @@ from specgen.hub.files import (
 )
 from specgen.hub.snapshot import Snapshot, cached_commit, is_commit, revision_of
 
+HeaderFetcher: TypeAlias = Callable[[Snapshot], Reporting[None]]
 
-def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[tuple[Path, str]]:
-    """Get the small files of `ref`, of a GGUF file its header; its path and its commit.
 
-    Asks the hub one thing when all of them are here, nothing when the model is pinned.
+def find(
+    ref: ModelRef, *, offline: bool, trust_remote_code: bool, fetch_header: HeaderFetcher
+) -> Reporting[tuple[Path, str]]:
+    """Download the small files of `ref`. Returns its path and its commit.
+
+    `fetch_header` downloads the header of a GGUF file before its terms are shown. Makes one request when all small
+    files are cached, none when the model is pinned.
     """
     offline = offline or constants.is_offline_mode()
     pinned = _pinned(ref)
@@ -62,7 +67,8 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[
     else:
         yield from download({snapshot: wanted})
         if not snapshot.is_whole():
-            yield from _header(snapshot)
+            if ref.file is not None:
+                yield from fetch_header(snapshot)
             yield from _terms(snapshot, gated=gated)
     if unreachable:
         yield Notice(f"{unreachable.message}; going on with the copy of {ref} in the cache")
@@ -73,8 +79,8 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool) -> Reporting[
     return snapshot.folder / (ref.file or ""), snapshot.commit
 
 
-def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> Reporting[None]:
-    """Get the weights of commits that `find` returned, and pin the models. Asks the hub nothing when they are here."""
+def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> Reporting[list[Snapshot]]:
+    """Download the weights of commits that `find` returned. Makes no request when they are cached."""
     snapshots = [Snapshot(ref, commit) for ref, commit in models]
     wanted = {snapshot: snapshot.weights() for snapshot in snapshots}
     if offline or constants.is_offline_mode():
@@ -82,10 +88,11 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
             _demand(snapshot, names, None)
     else:
         yield from download(wanted)
-    if any(snapshot.ref.file for snapshot in snapshots):
-        from specgen.checkpoint.gguf.remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
+    return snapshots
 
-        drop_headers(snapshots)
+
+def use(snapshots: Iterable[Snapshot]) -> None:
+    """Let the names of these models mean these commits from now on, and pin the models."""
     for snapshot in snapshots:
         if _pinned(snapshot.ref) == snapshot.ref:
             snapshot.point_to()
@@ -128,19 +135,6 @@ def _resolve(ref: ModelRef) -> tuple[str, bool]:
     except Exception as error:
         raise explain(error, ref) from error
     return commit, gated
-
-
-def _header(snapshot: Snapshot) -> Reporting[None]:
-    """What a .gguf file says of itself; all of it where the server sends nothing less."""
-    if snapshot.ref.file is None:
-        return
-    from specgen.checkpoint.gguf.remote import NoRangesError, fetch_header  # noqa: PLC0415 - as above
-
-    try:
-        yield from fetch_header(snapshot)
-    except NoRangesError as error:
-        yield Notice(f"{error.message}: {snapshot.ref} is downloaded before anything is known of it")
-        yield from download({snapshot: [snapshot.ref.file]})
 
 
 def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:

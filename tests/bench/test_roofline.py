@@ -10,8 +10,8 @@ import torch
 from specgen.bench import roofline
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.weights import tensor_shapes
 from specgen.core.types import ModelRef
-from specgen.hub.files import tensor_shapes
 from specgen.nn.device import Placement
 from tests.fakes import VOCAB, TableModel
 

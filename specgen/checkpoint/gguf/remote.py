@@ -15,9 +15,10 @@ from pathlib import Path
 from specgen.checkpoint.gguf.config import ROPE_FACTORS
 from specgen.checkpoint.gguf.header import BROKEN, MAGIC, Header, open_header
 from specgen.core.errors import BadFile, DownloadFailed
+from specgen.core.events import Notice
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
 from specgen.hub.client import constants, explain, headers, url_of
-from specgen.hub.download import Transfer, get_patiently
+from specgen.hub.download import Transfer, download, get_patiently
 from specgen.hub.snapshot import Snapshot
 
 _FIRST = 1 << 20
@@ -27,7 +28,7 @@ _LONGEST = 1 << 26
 _DESCRIBING = (ROPE_FACTORS,)
 
 
-class NoRangesError(DownloadFailed):
+class _NoRangesError(DownloadFailed):
     """The server sends whole files only."""
 
 
@@ -38,7 +39,7 @@ class _Prefix(Header):
         pass
 
 
-class _Part(Transfer):
+class _RangeTransfer(Transfer):
     """The transfer of so many bytes, and not one more."""
 
     def __init__(self, meter: Meter, what: str, size: int) -> None:
@@ -48,15 +49,23 @@ class _Part(Transfer):
     def update(self, count: float | None = 1) -> None:
         self._left -= int(count or 0)
         if self._left < 0:
-            raise NoRangesError(f"{constants.ENDPOINT} sends no parts of files", hint="try it without the mirror")
+            raise _NoRangesError(f"{constants.ENDPOINT} sends no parts of files", hint="try it without the mirror")
         super().update(count)
 
 
 def fetch_header(snapshot: Snapshot) -> Reporting[None]:
-    """Get the header of the .gguf file that `snapshot` asks for, where it is not here.
+    """Download the header of the .gguf file that `snapshot` asks for; the whole file if the server sends no ranges.
 
-    Raises BadFile for a file that is none, NoRangesError, and what `download` raises.
+    Raises BadFile for a file in another format, and what `download` raises.
     """
+    try:
+        yield from _fetch_header(snapshot)
+    except _NoRangesError as error:
+        yield Notice(f"{error.message}: {snapshot.ref} is downloaded before anything is known of it")
+        yield from download({snapshot: [snapshot.ref.file or ""]})
+
+
+def _fetch_header(snapshot: Snapshot) -> Reporting[None]:
     header, size = snapshot.header, (snapshot.listing() or {}).get(snapshot.ref.file or "", 0)
     if _is_kept(header, size):
         return
@@ -138,7 +147,7 @@ def _piece(snapshot: Snapshot, file: Path, start: int, end: int) -> Reporting[No
 
 def _get(snapshot: Snapshot, file: Path, start: int, end: int, meter: Meter) -> None:
     name = snapshot.ref.file or ""
-    part = _Part(meter, f"{snapshot.ref.source}: {name}", end - start)
+    part = _RangeTransfer(meter, f"{snapshot.ref.source}: {name}", end - start)
     data = BytesIO()
     try:
         url = url_of(snapshot.ref.source, name, snapshot.commit)
