@@ -149,7 +149,7 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
     hasty = SimpleNamespace(**{**vars(time), "sleep": lambda _seconds: None})
     monkeypatch.setattr("huggingface_hub.file_download.time", hasty)
     monkeypatch.setattr("huggingface_hub.utils._http.time", hasty)
-    monkeypatch.setattr("specgen.hub.download.WAITS", (0.0,) * 3)
+    monkeypatch.setattr("specgen.hub.download.RETRY_WAITS_S", (0.0,) * 3)
     close_session()
     yield hub
     hub.stop()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from specgen.bench.texts import score_both, texts
-from specgen.checkpoint.checkpoint import Reporting
 from specgen.core.events import Progress
+from specgen.core.progress import Reporting
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.sampler import Sampler

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from specgen.bench.texts import KINDS, score_both, texts
-from specgen.checkpoint.checkpoint import Checkpoint, Reporting
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
+from specgen.core.progress import Reporting
 from specgen.core.types import Dtype, EngineOptions, Quant
 from specgen.nn.interface import Runner
 from specgen.session.loading import Pair, open_pair

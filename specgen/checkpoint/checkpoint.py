@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
-from specgen.core.progress import Reporting, follow
+from specgen.core.progress import Reporting
 from specgen.core.types import ModelRef
 from specgen.hub.files import CONFIG, check_loadable, check_parts, read_json, weight_names
 
 if TYPE_CHECKING:
     from specgen.hub.snapshot import Snapshot
-
-__all__ = ["Checkpoint", "Reporting", "fetch_all", "fetch_weights", "find", "follow"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _GGUF_MAGIC = b"GGUF"
@@ -71,7 +69,7 @@ class Checkpoint:
         return [self.path / name for name in weight_names(self.path, _names(self.path))]
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all weight files are on this disk."""
         return all(path.is_file() for path in self.weight_files)
 
@@ -140,7 +138,7 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
             from specgen.checkpoint.gguf.remote import drop_headers  # noqa: PLC0415  0.3 s, only for GGUF
 
             drop_headers(snapshots)
-        hub.use(snapshots)
+        hub.pin_models(snapshots)
     for checkpoint in checkpoints:
         if not checkpoint.is_gguf:
             verify(checkpoint.weight_files)

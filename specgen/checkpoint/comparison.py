@@ -7,7 +7,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.summary import ModelSummary, summarize
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError
-from specgen.hub.files import forbids_commerce, is_small, is_tokenizer
+from specgen.hub.files import is_non_commercial, is_small, is_tokenizer
 from specgen.hub.snapshot import Snapshot
 
 _TOLD = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
@@ -15,7 +15,7 @@ _NAMES = {"hidden_size": "hidden size", "context_length": "context length"}
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ModelChange:
     """One thing that is not what it was. `risky` where a user should think twice."""
 
     what: str
@@ -24,7 +24,7 @@ class Change:
     risky: bool = False
 
 
-def compare(old: Checkpoint, new: Checkpoint) -> list[Change]:
+def compare(old: Checkpoint, new: Checkpoint) -> list[ModelChange]:
     """The changes from `old` to `new`, whose small files are here; their weights need not be. Raises BadFile."""
     return [
         *_summaries(summarize(old), summarize(new)),
@@ -34,22 +34,22 @@ def compare(old: Checkpoint, new: Checkpoint) -> list[Change]:
     ]
 
 
-def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[Change]:
+def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[ModelChange]:
     for name in _TOLD:
         before, after = getattr(old, name), getattr(new, name)
         both_known = before is not None and after is not None  # the weights of one of them may not be here
         if before != after and (both_known or name == "licence"):
             what = _NAMES.get(name, name)
-            nc = " (not for commercial use)" if name == "licence" and forbids_commerce(after) else ""
-            yield Change(what, _shown(before), _shown(after) + nc, risky=name in ("licence", "architecture"))
+            nc = " (not for commercial use)" if name == "licence" and is_non_commercial(after) else ""
+            yield ModelChange(what, _shown(before), _shown(after) + nc, risky=name in ("licence", "architecture"))
 
 
-def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     before, after = old.weight_bytes, new.weight_bytes
     if before != after:
-        yield Change("weights", f"{before:,} bytes", f"{after:,} bytes")
+        yield ModelChange("weights", f"{before:,} bytes", f"{after:,} bytes")
     elif _weight_hashes(old) != _weight_hashes(new):
-        yield Change("weights", f"{before:,} bytes", "as many, but others")
+        yield ModelChange("weights", f"{before:,} bytes", "as many, but others")
 
 
 def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
@@ -58,7 +58,7 @@ def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
     return {name: listed.get(name) for name in snapshot.weights()}
 
 
-def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     """The first id that means another token, where the vocabularies can be read."""
     if not old.is_gguf and all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
         return
@@ -68,22 +68,22 @@ def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
         ours = theirs = None
     if old.is_gguf and ours and theirs:
         if ours.chat_template != theirs.chat_template:
-            yield Change("chat template", "its text", "another text")
+            yield ModelChange("chat template", "its text", "another text")
         if ours.to_json() == theirs.to_json():
             return
     if ours is None or theirs is None:
-        yield Change("tokenizer", "its files", "other files", risky=True)
+        yield ModelChange("tokenizer", "its files", "other files", risky=True)
         return
     before, after = ours.vocabulary(), theirs.vocabulary()
     differing = min((index for token, index in before.items() ^ after.items()), default=None)
     if differing is None:
-        yield Change("tokenizer", f"{len(before):,} tokens", "the same tokens, cut by other rules", risky=True)
+        yield ModelChange("tokenizer", f"{len(before):,} tokens", "the same tokens, cut by other rules", risky=True)
         return
     tokens = [next((token for token, index in each.items() if index == differing), None) for each in (before, after)]
     shown = [
         f"{len(each):,} tokens, id {differing} {token!r}" for each, token in zip((before, after), tokens, strict=True)
     ]
-    yield Change("tokenizer", shown[0], shown[1], risky=True)
+    yield ModelChange("tokenizer", shown[0], shown[1], risky=True)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
@@ -94,11 +94,11 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     return read_tokenizer(checkpoint.header)
 
 
-def _others(old: Checkpoint, new: Checkpoint) -> Iterator[Change]:
+def _others(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     for name in _small_names(old, new):
         if not is_tokenizer(name) and not _same(old, new, name):
             states = ["none" if not (each.path / name).is_file() else "its text" for each in (old, new)]
-            yield Change(name, states[0], "another text" if states == ["its text"] * 2 else states[1])
+            yield ModelChange(name, states[0], "another text" if states == ["its text"] * 2 else states[1])
 
 
 def _small_names(old: Checkpoint, new: Checkpoint) -> list[str]:

@@ -51,7 +51,7 @@ def licence(checkpoint: Checkpoint) -> str | None:
 def file_hashes(checkpoint: Checkpoint) -> dict[str, str]:
     """Name -> SHA-256 of the weights, the tokenizer and the configuration, of those that are here. Raises BadFile."""
     if checkpoint.is_gguf:
-        return {checkpoint.path.name: _of_file(checkpoint.path)} if checkpoint.is_whole else {}
+        return {checkpoint.path.name: _of_file(checkpoint.path)} if checkpoint.is_complete else {}
     small = [path for path in checkpoint.path.iterdir() if is_small(path.name)]
     files = {path for path in (*small, *checkpoint.weight_files) if path.is_file()}
     return {path.relative_to(checkpoint.path).as_posix(): _of_file(path) for path in sorted(files)}

@@ -25,7 +25,7 @@ def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
         for revision in model.revisions:
             found = Checkpoint(ModelRef(model.id), revision.path, revision.commit)
             try:
-                is_smaller = model.id != target.ref.source and found.is_whole and found.weight_bytes < size
+                is_smaller = model.id != target.ref.source and found.is_complete and found.weight_bytes < size
                 if is_smaller and _kind(found.config) == kind:
                     yield found
                     break

@@ -76,7 +76,7 @@ def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
         context_length=_first(int, header, f"{architecture}.context_length"),
         dtype=_first(str, header, "general.file_type"),
         licence=licence(checkpoint),
-        files={checkpoint.path.name: checkpoint.weight_bytes} if checkpoint.is_whole else {},
+        files={checkpoint.path.name: checkpoint.weight_bytes} if checkpoint.is_complete else {},
         hashes=file_hashes(checkpoint),
     )
 

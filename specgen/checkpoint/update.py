@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 
 from specgen.checkpoint.checkpoint import Checkpoint, fetch_all, find
-from specgen.checkpoint.comparison import Change, compare
+from specgen.checkpoint.comparison import ModelChange, compare
 from specgen.core.errors import ModelNotFound, SpecgenError, UsageError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import ModelRef
 from specgen.hub import pins
-from specgen.hub.find import bound_by_terms, resolve
+from specgen.hub.find import gated_notice, resolve
 from specgen.hub.snapshot import Snapshot, cached_commit, is_commit
 
 
@@ -22,7 +22,7 @@ class Update:
     before: str
     after: str
     new: Checkpoint
-    changes: list[Change]
+    changes: list[ModelChange]
 
     @property
     def is_needed(self) -> bool:
@@ -31,10 +31,10 @@ class Update:
     @property
     def download_bytes(self) -> int:
         """The size of the weights, 0 when they are here."""
-        return 0 if self.new.is_whole else self.new.weight_bytes
+        return 0 if self.new.is_complete else self.new.weight_bytes
 
 
-def look(ref: ModelRef) -> Reporting[Update]:
+def find_update(ref: ModelRef) -> Reporting[Update]:
     """Ask the hub, get the small files of what is new, and compare. Raises ModelNotFound for a model never used."""
     pin = pins.pin_of(ref.source)
     before = pin.commit if pin else cached_commit(replace(ref, revision=None))
@@ -45,8 +45,8 @@ def look(ref: ModelRef) -> Reporting[Update]:
     after, gated = resolve(replace(ref, revision=revision))
     new = yield from find(replace(ref, revision=after), offline=False)
     if gated and after != before:
-        yield bound_by_terms(ref)
-    changes: list[Change] = []
+        yield gated_notice(ref)
+    changes: list[ModelChange] = []
     if after != before:
         try:
             old = yield from find(replace(ref, revision=before), offline=False)
@@ -56,19 +56,19 @@ def look(ref: ModelRef) -> Reporting[Update]:
     return Update(ref, revision, before, after, new, changes)
 
 
-def take(update: Update) -> Reporting[None]:
+def apply_update(update: Update) -> Reporting[None]:
     """Download what is new, then use it."""
     yield from fetch_all([update.new], offline=False)
-    Snapshot(replace(update.ref, revision=update.revision), update.after).point_to()
+    Snapshot(replace(update.ref, revision=update.revision), update.after).update_ref()
     pins.move(update.ref.source, update.after, update.revision, was=update.before)
 
 
-def go_back(ref: ModelRef, *, offline: bool) -> Reporting[tuple[str, str]]:
+def roll_back(ref: ModelRef, *, offline: bool) -> Reporting[tuple[str, str]]:
     """Use the former commit again; the commits before and after. Raises UsageError where there is none."""
     pin = pins.pin_of(ref.source)
     if pin is None or not pin.former:
         raise UsageError(f"{ref.source} has no former commit", hint="`specgen show` says which one is in use")
     former = yield from find(replace(ref, revision=pin.former[-1]), offline=offline)
     yield from fetch_all([former], offline=offline)
-    pins.back(ref.source)
+    pins.roll_back(ref.source)
     return pin.commit, pin.former[-1]

@@ -34,12 +34,12 @@ def suggest(models: ModelOptions) -> ModelPair | None:
     Only one that chats, that anybody may download and use, and whose facts were verified.
     """
     from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
-    from specgen.hub.cache import whole_models  # noqa: PLC0415
+    from specgen.hub.cache import complete_models  # noqa: PLC0415
     from specgen.nn.device import choose_device  # noqa: PLC0415 - torch, as a command body would
     from specgen.session.memory_plan import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
-    cached = whole_models()
+    cached = complete_models()
     most = _MOST_ON_CPU if device.type == Device.CPU else float("inf")
 
     def here(pair: ModelPair) -> bool:
@@ -57,9 +57,9 @@ def suggest(models: ModelOptions) -> ModelPair | None:
 
 def _question(pair: ModelPair) -> str:
     from specgen.config.pairs import models_of  # noqa: PLC0415
-    from specgen.hub.cache import whole_models  # noqa: PLC0415
+    from specgen.hub.cache import complete_models  # noqa: PLC0415
 
-    cached = whole_models()
+    cached = complete_models()
     both = models_of(pair)
     missing = sum(model.bytes for model in both if model.id not in cached)
     names = " with ".join(model.id for model in both)

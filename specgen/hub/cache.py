@@ -21,13 +21,13 @@ _SHORTEST_HASH = 7  # as git abbreviates
 
 @dataclass(frozen=True, slots=True)
 class CachedRevision:
-    """One commit of a cached model. `names` are the branches and tags that mean it; `is_whole` says that its weights
+    """One commit of a cached model. `names` are the branches and tags that mean it; `is_complete` says that its weights
     are here."""
 
     commit: str
     names: tuple[str, ...]
     path: Path
-    is_whole: bool
+    is_complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Removal:
             if left:
                 raise SpecgenError(f"{left[0]} could not be deleted", hint="check its permissions")
         removed = {ModelRef.parse(model).source for model in self.models}
-        pins.forget(lambda model, commit: model in removed and not Snapshot(ModelRef(model), commit).folder.is_dir())
+        pins.remove(lambda model, commit: model in removed and not Snapshot(ModelRef(model), commit).folder.is_dir())
 
 
 def folder() -> Path:
@@ -75,9 +75,9 @@ def cached_models() -> list[CachedModel]:
     return [model for model in models if model.revisions]
 
 
-def whole_models() -> set[str]:
+def complete_models() -> set[str]:
     """The ids of the models in the cache whose weights are there."""
-    return {model.id for model in cached_models() if any(found.is_whole for found in model.revisions)}
+    return {model.id for model in cached_models() if any(found.is_complete for found in model.revisions)}
 
 
 def plan_removal(refs: Sequence[ModelRef]) -> Removal:
@@ -134,8 +134,8 @@ def _model(repo: CachedRepoInfo) -> CachedModel:
         names = {file.file_name for file in found.files}
         is_gguf = any(name.endswith(".gguf") for name in names)
         if is_gguf or CONFIG in names:
-            is_whole = is_gguf or Snapshot(ModelRef(repo.repo_id), found.commit_hash).is_whole()
+            is_complete = is_gguf or Snapshot(ModelRef(repo.repo_id), found.commit_hash).is_complete()
             refs = tuple(sorted(found.refs))
-            revisions.append(CachedRevision(found.commit_hash, refs, found.snapshot_path, is_whole))
+            revisions.append(CachedRevision(found.commit_hash, refs, found.snapshot_path, is_complete))
     last_used = datetime.fromtimestamp(repo.last_accessed, UTC)
     return CachedModel(repo.repo_id, repo.repo_path, repo.size_on_disk, last_used, tuple(revisions))

@@ -27,7 +27,7 @@ from specgen.hub.client import api, constants, explain, url_of
 from specgen.hub.snapshot import Snapshot
 
 # Seconds between two tries while not a byte arrives; after the last one it is over. Any byte starts them again.
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _WORTH_SAYING_S = 4.0
 # What a server says that will be able to answer later.
 _PASSING = (500, 502, 503, 504)
@@ -37,11 +37,11 @@ _LEFT_BEHIND = re.compile(r"(.+)\.[0-9a-f]{8}\.incomplete")
 _PIECE = 1 << 20
 
 
-class Damaged(DownloadFailed):
+class DamagedDownload(DownloadFailed):
     """What arrived is not the file that the hub lists."""
 
 
-class _CutAgain(Exception):
+class _RetryNow(Exception):
     """Out of http_get, which would go on by itself, back to the loop below."""
 
 
@@ -74,7 +74,7 @@ class Transfer:
         pass
 
     def check(self, file: BinaryIO) -> None:
-        """Raise Damaged unless the file has the hash it should have."""
+        """Raise DamagedDownload unless the file has the hash it should have."""
         if self.sha256 is None:
             return
         file.flush()
@@ -84,13 +84,13 @@ class Transfer:
                 digest.update(piece)
         if digest.hexdigest() != self.sha256:
             self.update(-file.tell())
-            raise Damaged(
+            raise DamagedDownload(
                 f"{self.what} arrived damaged twice: its SHA-256 is not the one that {constants.ENDPOINT} lists",
                 hint="try again later, or without the mirror or proxy between",
             )
 
 
-def sweep(repository: Path) -> None:
+def delete_incomplete(repository: Path) -> None:
     """Delete the half files that killed processes left in a repository of the cache: nobody goes on with them."""
     for path in (repository / "blobs").glob("*.incomplete"):
         if named := _LEFT_BEHIND.fullmatch(path.name):
@@ -105,33 +105,33 @@ def sweep(repository: Path) -> None:
 _http_get = file_download.http_get
 
 
-def get_patiently(
+def http_get_with_retries(
     url: str, temp_file: BinaryIO, *, tqdm_class: Any = None, _tqdm_bar: Any = None, **options: Any
 ) -> None:
-    """huggingface_hub's http_get, see above. Raises what it raises, Stopped and Damaged."""
+    """huggingface_hub's http_get, see above. Raises what it raises, Stopped and DamagedDownload."""
     if not isinstance(tqdm_class, Transfer):
         return _http_get(url, temp_file, tqdm_class=tqdm_class, _tqdm_bar=_tqdm_bar, **options)
     if _tqdm_bar is not None:
-        raise _CutAgain  # http_get calls itself: it would try five times, always a second apart
+        raise _RetryNow  # http_get calls itself: it would try five times, always a second apart
     options |= {"tqdm_class": tqdm_class, "_tqdm_bar": tqdm_class, "_nb_retries": 0}
     tries, had, renewed_at = 0, 0, -1
     while True:
         try:
             _http_get(url, temp_file, **options | {"resume_size": temp_file.tell()})
             return tqdm_class.check(temp_file)
-        except (_CutAgain, httpx2.TransportError, HfHubHTTPError) as error:
+        except (_RetryNow, httpx2.TransportError, HfHubHTTPError) as error:
             tries = 0 if temp_file.tell() > had else tries
             had = temp_file.tell()
             if tqdm_class.locate and had != renewed_at and _is_expired(error):  # once, and again after a byte
                 url, renewed_at = tqdm_class.locate(), had
                 continue
-            if tries == len(WAITS) or not _passes(error):
+            if tries == len(RETRY_WAITS_S) or not _passes(error):
                 raise _cause(error) from error
-        _wait(tqdm_class.meter, WAITS[tries])
+        _wait(tqdm_class.meter, RETRY_WAITS_S[tries])
         tries += 1
 
 
-file_download.http_get = get_patiently
+file_download.http_get = http_get_with_retries
 
 
 def _is_expired(error: Exception) -> bool:
@@ -146,7 +146,7 @@ def _passes(error: Exception) -> bool:
 
 def _cause(error: Exception) -> BaseException:
     """What cut the connection, where http_get was on its way to try again."""
-    return error.__context__ if isinstance(error, _CutAgain) and error.__context__ is not None else error
+    return error.__context__ if isinstance(error, _RetryNow) and error.__context__ is not None else error
 
 
 def _wait(meter: Meter, seconds: float) -> None:
@@ -164,7 +164,7 @@ def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:
     total = needed = 0
     short: list[str] = []
     for snapshot, names in wanted.items():
-        here = set(snapshot.names_here())
+        here = set(snapshot.cached_names())
         missing = [name for name in names if name not in here]
         if missing:
             listing = snapshot.listing() or {}  # unknown when the hub or the disk failed: the first file will say how
@@ -172,7 +172,7 @@ def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:
             needed += sum(listing.get(name, 0) for name in missing)
             short.append(snapshot.ref.name)
             jobs += [partial(_get, snapshot, name) for name in missing]
-            sweep(snapshot.repository)
+            delete_incomplete(snapshot.repository)
     if jobs:
         what = " and ".join(dict.fromkeys(short))
         _check_space(what, needed)
@@ -210,7 +210,7 @@ def _get(snapshot: Snapshot, name: str, meter: Meter) -> None:
     try:
         try:
             get()
-        except Damaged:  # a line or a proxy may garble once
+        except DamagedDownload:  # a line or a proxy may garble once
             get()
     except Stopped:
         raise

@@ -126,6 +126,6 @@ def read_licence(folder: Path) -> str | None:
     return name.strip().strip("\"'") or None
 
 
-def forbids_commerce(licence: str | None) -> bool:
+def is_non_commercial(licence: str | None) -> bool:
     """Whether a licence of this name does not allow commercial use."""
     return licence is not None and _NON_COMMERCIAL.search(licence) is not None

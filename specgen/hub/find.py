@@ -27,7 +27,7 @@ from specgen.hub.files import (
     SINGLE,
     check_loadable,
     check_parts,
-    forbids_commerce,
+    is_non_commercial,
     is_small,
     is_tokenizer,
     read_licence,
@@ -66,7 +66,7 @@ def find(
         _demand(snapshot, [name for name in wanted if name != CARD] + header, unreachable)
     else:
         yield from download({snapshot: wanted})
-        if not snapshot.is_whole():
+        if not snapshot.is_complete():
             if ref.file is not None:
                 yield from fetch_header(snapshot)
             yield from _terms(snapshot, gated=gated)
@@ -74,8 +74,8 @@ def find(
         yield Notice(f"{unreachable.message}; going on with the copy of {ref} in the cache")
     if pinned == ref:
         older = cached_commit(ref)
-        if older is None or not Snapshot(ref, older).is_whole():
-            snapshot.point_to()
+        if older is None or not Snapshot(ref, older).is_complete():
+            snapshot.update_ref()
     return snapshot.folder / (ref.file or ""), snapshot.commit
 
 
@@ -91,13 +91,13 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
     return snapshots
 
 
-def use(snapshots: Iterable[Snapshot]) -> None:
+def pin_models(snapshots: Iterable[Snapshot]) -> None:
     """Let the names of these models mean these commits from now on, and pin the models."""
     for snapshot in snapshots:
         if _pinned(snapshot.ref) == snapshot.ref:
-            snapshot.point_to()
+            snapshot.update_ref()
         if snapshot.ref.revision is None:
-            pins.keep(snapshot.ref.source, snapshot.commit, revision_of(snapshot.ref))
+            pins.add(snapshot.ref.source, snapshot.commit, revision_of(snapshot.ref))
 
 
 def resolve(ref: ModelRef) -> tuple[str, bool]:
@@ -140,15 +140,15 @@ def _resolve(ref: ModelRef) -> tuple[str, bool]:
 def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:
     """What to know before the weights are downloaded."""
     licence = read_licence(snapshot.folder)
-    if forbids_commerce(licence):
+    if is_non_commercial(licence):
         yield Notice(
             f"{snapshot.ref.source} is not for commercial use: its licence is {licence}, see {_page(snapshot.ref)}"
         )
     if gated:
-        yield bound_by_terms(snapshot.ref)
+        yield gated_notice(snapshot.ref)
 
 
-def bound_by_terms(ref: ModelRef) -> Notice:
+def gated_notice(ref: ModelRef) -> Notice:
     """What to know of a gated model."""
     return Notice(f"{ref.source} is gated: you are bound by the terms that you accepted at {_page(ref)}")
 
@@ -163,7 +163,7 @@ def _get_online(ref: ModelRef) -> str:
 
 def _demand(snapshot: Snapshot, names: Sequence[str], unreachable: SpecgenError | None) -> None:
     """Raise `unreachable`, or else NotCached, unless all of `names` are here."""
-    here = snapshot.names_here()
+    here = snapshot.cached_names()
     missing = [name for name in names if name not in here]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -179,7 +179,7 @@ def _small_files(snapshot: Snapshot, trust_remote_code: bool) -> list[str]:
     Where the cache does not know the names of all files, those without which no model runs are among them too.
     """
     listing = snapshot.listing()
-    names = snapshot.names_here() if listing is None else list(listing)
+    names = snapshot.cached_names() if listing is None else list(listing)
     card = [name for name in names if name == CARD]
     if snapshot.ref.file is not None:
         _check_file(snapshot.ref, names if listing is not None else [snapshot.ref.file])

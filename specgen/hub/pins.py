@@ -53,33 +53,33 @@ def pin_of(model: str) -> Pin | None:
     return pins().get(model)
 
 
-def keep(model: str, commit: str, revision: str) -> None:
+def add(model: str, commit: str, revision: str) -> None:
     """Pin a model that is not pinned yet. A folder that cannot be written is no reason to fail."""
     if model not in pins():
-        with contextlib.suppress(SpecgenError), _changing() as known:
+        with contextlib.suppress(SpecgenError), _transaction() as known:
             known.setdefault(model, Pin(commit, revision))
 
 
 def move(model: str, commit: str, revision: str, was: str | None = None) -> None:
     """Pin a model to another commit. `was` is what it meant before where it had no pin. Raises BadFile."""
-    with _changing() as known:
+    with _transaction() as known:
         old = known.get(model) or Pin(was or commit, revision)
         former = old.former if old.commit == commit else (*old.former, old.commit)
         known[model] = Pin(commit, revision, former[-_KEPT:])
 
 
-def back(model: str) -> None:
+def roll_back(model: str) -> None:
     """Pin a model to its former commit. Raises BadFile."""
-    with _changing() as known:
+    with _transaction() as known:
         *former, commit = known[model].former
         known[model] = Pin(commit, known[model].revision, tuple(former))
 
 
-def forget(is_gone: Callable[[str, str], bool]) -> None:
+def remove(is_gone: Callable[[str, str], bool]) -> None:
     """Drop the commits of which `is_gone(model, commit)`; the latest that is left is the pin. Raises BadFile."""
     if not any(is_gone(model, commit) for model, pin in pins().items() for commit in (*pin.former, pin.commit)):
         return
-    with _changing() as known:
+    with _transaction() as known:
         for model, pin in list(known.items()):
             left = [commit for commit in (*pin.former, pin.commit) if not is_gone(model, commit)]
             if left:
@@ -89,7 +89,7 @@ def forget(is_gone: Callable[[str, str], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _changing() -> Iterator[dict[str, Pin]]:
+def _transaction() -> Iterator[dict[str, Pin]]:
     """The pins, written back at the end unless something failed; one process at a time. Raises BadFile."""
     path = file()
     try:

@@ -54,7 +54,7 @@ class Snapshot:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
-    def names_here(self) -> list[str]:
+    def cached_names(self) -> list[str]:
         """The files of the commit that are in the cache."""
         found = (path for path in self.folder.rglob("*") if path.is_file())
         return [path.relative_to(self.folder).as_posix() for path in found]
@@ -64,17 +64,17 @@ class Snapshot:
         if self.ref.file is not None:
             return [self.ref.file]
         listing = self.listing()
-        return weight_names(self.folder, self.names_here() if listing is None else listing)
+        return weight_names(self.folder, self.cached_names() if listing is None else listing)
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all weights are here."""
-        here = self.names_here()
+        here = self.cached_names()
         try:
             return all(name in here for name in self.weights())
         except SpecgenError:
             return False
 
-    def point_to(self) -> None:
+    def update_ref(self) -> None:
         """Let the revision mean this commit from now on, offline."""
         ref = _ref_file(self.ref)
         if revision_of(self.ref) == self.commit or (ref.is_file() and ref.read_text() == self.commit):

@@ -5,11 +5,12 @@ from typing import Literal
 
 import torch
 
-from specgen.checkpoint.checkpoint import Checkpoint, Reporting, find
+from specgen.checkpoint.checkpoint import Checkpoint, find
 from specgen.checkpoint.summary import summarize
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
+from specgen.core.progress import Reporting
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import in_words
 from specgen.history.acceptance import Expected, expected_acceptance
@@ -69,7 +70,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     if pair and pair.draft and is_verified(pair):
         try:
             draft = yield from find(pair.draft, offline=options.offline)
-            if draft.is_whole or not _is_offline(options):
+            if draft.is_complete or not _is_offline(options):
                 bundled = pair.draft.source.startswith("bundled:")
                 return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
         except SpecgenError:  # offline and not cached, or gone from the hub: look for another
@@ -97,7 +98,7 @@ def _is_offline(options: EngineOptions) -> bool:
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
     """What was chosen and why; what will be downloaded is said before it is."""
     sentence = f"{draft.ref.name} drafts for {target.ref.name}: {why.rstrip('.')}"
-    if draft.is_whole:
+    if draft.is_complete:
         return sentence
     licence = summarize(draft).licence or "no licence named"
     return f"{sentence}; it will be downloaded ({in_words(draft.weight_bytes)}, {licence})"

@@ -7,11 +7,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from specgen.checkpoint.checkpoint import Checkpoint, Reporting, check_backend, fetch_all, fetch_weights, find
+from specgen.checkpoint.checkpoint import Checkpoint, check_backend, fetch_all, fetch_weights, find
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, LoadedModel, Notice, Progress
+from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter
@@ -137,7 +138,7 @@ def open_pair(
     models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
     with ThreadPoolExecutor(max_workers=1) as pool:
         comparing = pool.submit(_compared, prepared, checkpoint, draft_checkpoint, options, examine)
-        if not all(each.is_whole for each in models):
+        if not all(each.is_complete for each in models):
             comparing.result()
             yield from fetch_all(models, offline=options.offline)
         for each in models:  # a large file that was never hashed is read while it is loaded

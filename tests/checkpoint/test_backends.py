@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from specgen.checkpoint import checkpoint as backends
-from specgen.checkpoint.checkpoint import follow
 from specgen.core.errors import UnsupportedModel
+from specgen.core.progress import follow
 from specgen.core.types import EngineOptions
 from specgen.session.loading import open_pair
 from tests.hub.pulling import small

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find
 from specgen.core.errors import BadFile, ModelNotFound, SpecgenError, UnsupportedModel
+from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 from tests.hub_server import CONFIG, write_model
 
@@ -183,7 +184,8 @@ def test_a_local_model_needs_no_huggingface_hub(tmp_path: Path) -> None:
     code = f"""
 import sys
 from specgen.core.types import ModelRef
-from specgen.checkpoint.checkpoint import fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import fetch_weights, find
+from specgen.core.progress import follow
 checkpoint = follow(find(ModelRef.parse({str(folder)!r}), offline=False), print)
 follow(fetch_weights(checkpoint, offline=False), print)
 print(checkpoint.weight_bytes > 0, sorted({{"huggingface_hub", "torch", "rich"}} & set(sys.modules)))

@@ -11,7 +11,7 @@ from specgen.checkpoint import provenance
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.provenance import file_hashes, licence, loaded_model
 from specgen.core.types import ModelRef
-from specgen.hub.files import forbids_commerce
+from specgen.hub.files import is_non_commercial
 from tests.hub.pulling import whole
 from tests.hub_server import HubServer, serve_hub, write_model
 
@@ -98,4 +98,4 @@ def test_a_gguf_file(tmp_path: Path) -> None:
     ],
 )
 def test_which_licences_forbid_commerce(name: str | None, forbidden: bool) -> None:
-    assert forbids_commerce(name) == forbidden
+    assert is_non_commercial(name) == forbidden

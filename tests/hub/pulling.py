@@ -1,6 +1,7 @@
 """Getting models from the hub of the tests, in this process."""
 
-from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find
+from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from specgen.checkpoint.checkpoint import fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import fetch_weights, find
 from specgen.core.errors import ModelNotFound, SpecgenError
+from specgen.core.progress import follow
 from specgen.core.types import ModelRef
-from specgen.hub.cache import cached_models, plan_removal, whole_models
+from specgen.hub.cache import cached_models, complete_models, plan_removal
 from tests.checkpoint.gguf.test_remote import write as write_gguf
 from tests.hub_server import HubServer, serve_hub, write_model
 
@@ -59,11 +60,11 @@ def test_a_model_that_was_only_looked_at_is_not_whole(hub: HubServer, tmp_path: 
     for repo in ("org/one", "org/shards"):
         hub.publish(repo, write_model(tmp_path / repo, shards=1 if repo == "org/one" else 2))
         follow(find(ModelRef.parse(repo), offline=False), [].append)
-        assert not cached_models()[-1].revisions[0].is_whole
-        assert repo not in whole_models()
+        assert not cached_models()[-1].revisions[0].is_complete
+        assert repo not in complete_models()
         pull(repo)
-        assert cached_models()[-1].revisions[0].is_whole
-        assert repo in whole_models()
+        assert cached_models()[-1].revisions[0].is_complete
+        assert repo in complete_models()
 
 
 def test_gguf_files_are_models_too(hub: HubServer, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from specgen.checkpoint.checkpoint import fetch_all, fetch_weights, follow
+from specgen.checkpoint.checkpoint import fetch_all, fetch_weights
 from specgen.core.errors import AccessDenied, DownloadFailed, NotCached
 from specgen.core.events import Notice, Progress
-from specgen.core.progress import Meter
+from specgen.core.progress import Meter, follow
 from specgen.hub import download as transfer
 from tests.checkpoint.gguf.test_remote import write as write_gguf
 from tests.hub.pulling import names, small, whole
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses that are made, which take no time here."""
     made: list[float] = []
-    monkeypatch.setattr(transfer, "WAITS", (1.0, 2.0, 4.0))
+    monkeypatch.setattr(transfer, "RETRY_WAITS_S", (1.0, 2.0, 4.0))
     monkeypatch.setattr(Meter, "pause", lambda _, seconds: made.append(seconds))
     return made
 
@@ -89,7 +89,7 @@ def test_trouble_is_told_while_it_lasts(hub: HubServer, folder: Path, monkeypatc
     hub.publish("org/m", folder)
     checkpoint = small()
     hub.busy[WEIGHTS] = 1
-    monkeypatch.setattr(transfer, "WAITS", (4.0,))
+    monkeypatch.setattr(transfer, "RETRY_WAITS_S", (4.0,))
     monkeypatch.setattr(Meter, "pause", lambda _, __: time.sleep(0.5))
     events: list[object] = []
     follow(fetch_weights(checkpoint, offline=False), events.append)

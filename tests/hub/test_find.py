@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from specgen.checkpoint.checkpoint import fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import fetch_weights, find
 from specgen.core.errors import (
     AccessDenied,
     DownloadFailed,
@@ -18,6 +18,7 @@ from specgen.core.errors import (
     UnsupportedModel,
 )
 from specgen.core.events import Notice, Progress
+from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 from tests.hub.pulling import names, small, whole
 from tests.hub_server import HubServer, serve_hub, write_model

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from specgen.checkpoint.checkpoint import Checkpoint, find, follow
+from specgen.checkpoint.checkpoint import Checkpoint, find
 from specgen.checkpoint.gguf import remote as gguf_remote
 from specgen.core.errors import OutOfMemory, PromptTooLong, UsageError
 from specgen.core.events import Failed, Notice, Progress
+from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, ModelRef, Quant
 from specgen.nn import device as devices

@@ -18,7 +18,7 @@ from specgen.core.errors import BadFile, DownloadFailed
 from specgen.core.events import Notice
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
 from specgen.hub.client import constants, explain, headers, url_of
-from specgen.hub.download import Transfer, download, get_patiently
+from specgen.hub.download import Transfer, download, http_get_with_retries
 from specgen.hub.snapshot import Snapshot
 
 _FIRST = 1 << 20
@@ -152,7 +152,7 @@ def _get(snapshot: Snapshot, file: Path, start: int, end: int, meter: Meter) -> 
     try:
         url = url_of(snapshot.ref.source, name, snapshot.commit)
         asked = headers() | {"Range": f"bytes={start}-{end - 1}"}
-        get_patiently(url, data, headers=asked, expected_size=end - start, tqdm_class=part)
+        http_get_with_retries(url, data, headers=asked, expected_size=end - start, tqdm_class=part)
     except Stopped:
         raise
     except Exception as error:

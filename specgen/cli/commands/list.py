@@ -38,7 +38,7 @@ def command(
                     {
                         "commit": revision.commit,
                         "names": list(revision.names),
-                        "whole": revision.is_whole,
+                        "whole": revision.is_complete,
                         "pinned": (model.id, revision.commit) in pinned,
                         "path": str(revision.path),
                     }
@@ -56,7 +56,7 @@ def command(
         revisions = []
         for revision in model.revisions:
             names = [*revision.names, *(["in use"] if (model.id, revision.commit) in pinned else [])]
-            names += [] if revision.is_whole else ["without weights"]
+            names += [] if revision.is_complete else ["without weights"]
             revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
         table.append((model.id, in_words(model.size), used, ", ".join(revisions)))

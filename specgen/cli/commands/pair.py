@@ -36,8 +36,9 @@ def command(
         specgen pair stories
         specgen pair Qwen/Qwen2.5-7B-Instruct --json
     """
-    from specgen.checkpoint.checkpoint import find, follow
+    from specgen.checkpoint.checkpoint import find
     from specgen.config.pairs import resolve
+    from specgen.core.progress import follow
     from specgen.nn.device import choose_device
     from specgen.render.progress import ProgressLine
     from specgen.session.draft_selection import rank_drafts

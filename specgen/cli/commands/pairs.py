@@ -25,13 +25,13 @@ def command(
     """
     from specgen.config.pairs import curated, is_verified, models_of
     from specgen.core.words import in_words
-    from specgen.hub.cache import whole_models
+    from specgen.hub.cache import complete_models
     from specgen.nn.device import choose_device
     from specgen.render.columns import align
     from specgen.session.memory_plan import fits_roughly
 
     device = choose_device(Device.AUTO)
-    cached = whole_models()
+    cached = complete_models()
     rows = []
     for pair in curated().values():
         models = models_of(pair)

@@ -44,8 +44,9 @@ def command(
         specgen pull org/target org/draft@v1.0
         specgen pull org/name:model-Q8_0.gguf --revision v1.0
     """
-    from specgen.checkpoint.checkpoint import fetch_all, find, follow
+    from specgen.checkpoint.checkpoint import fetch_all, find
     from specgen.config.pairs import find_pair
+    from specgen.core.progress import follow
     from specgen.hub import pins
     from specgen.render.progress import ProgressLine
 

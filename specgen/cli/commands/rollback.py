@@ -25,14 +25,14 @@ def command(
 
         specgen rollback org/name
     """
-    from specgen.checkpoint.checkpoint import follow
-    from specgen.checkpoint.update import go_back
+    from specgen.checkpoint.update import roll_back
+    from specgen.core.progress import follow
     from specgen.render.progress import ProgressLine
 
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)
     try:
-        before, after = follow(go_back(ref, offline=offline), line.show)
+        before, after = follow(roll_back(ref, offline=offline), line.show)
     finally:
         line.close()
     typer.echo(f"{ref.name} {before[:8]} -> {after[:8]}")

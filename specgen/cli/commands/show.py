@@ -36,9 +36,10 @@ def command(
         specgen show org/name
         specgen show ./model.gguf --json
     """
-    from specgen.checkpoint.checkpoint import find, follow
+    from specgen.checkpoint.checkpoint import find
     from specgen.checkpoint.summary import summarize
     from specgen.config.pairs import find_pair
+    from specgen.core.progress import follow
     from specgen.core.words import in_words
     from specgen.hub import pins
     from specgen.render.progress import ProgressLine

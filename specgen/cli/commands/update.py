@@ -26,8 +26,8 @@ def command(
         specgen update org/name
         specgen update org/name@v2 --yes
     """
-    from specgen.checkpoint.checkpoint import follow
-    from specgen.checkpoint.update import look, take
+    from specgen.checkpoint.update import apply_update, find_update
+    from specgen.core.progress import follow
     from specgen.core.words import in_words
     from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
@@ -35,7 +35,7 @@ def command(
     ref = ModelRef.parse(model)
     line = ProgressLine(sys.stderr)
     try:
-        update = follow(look(ref), line.show)
+        update = follow(find_update(ref), line.show)
         line.close()
         if not update.is_needed:
             typer.echo(f"{ref.name} is up to date: {update.before[:8]} ({update.revision})")
@@ -50,7 +50,7 @@ def command(
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
             raise typer.Exit(1)
-        follow(take(update), line.show)
+        follow(apply_update(update), line.show)
     finally:
         line.close()
     typer.echo(f"{ref.name} is at {update.after[:8]}; `specgen rollback {ref.name}` goes back to {update.before[:8]}")

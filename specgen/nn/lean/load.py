@@ -3,8 +3,9 @@
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from specgen.checkpoint.checkpoint import Checkpoint, Reporting
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
+from specgen.core.progress import Reporting
 from specgen.nn.device import Placement
 from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.kernels.pack import FloatLinears, Int8Linears

@@ -6,13 +6,13 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.checkpoint.checkpoint import fetch_weights, find, follow
+from specgen.checkpoint.checkpoint import fetch_weights, find
 from specgen.checkpoint.gguf import remote as gguf_remote
 from specgen.checkpoint.gguf.header import open_header
 from specgen.checkpoint.summary import summarize
 from specgen.core.errors import AccessDenied, BadFile, DownloadFailed, ModelNotFound, NotCached, UnsupportedModel
 from specgen.core.events import Notice, Progress
-from specgen.core.progress import Meter
+from specgen.core.progress import Meter, follow
 from specgen.core.types import ModelRef
 from specgen.hub.pins import pins
 from tests.hub.pulling import small, whole
@@ -140,7 +140,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_header_comes_without_the_weights(hub: HubServer, folder: Path, pieces: None) -> None:
     found = small("org/m:m-Q8_0.gguf")
     header = open_header(found.header)
-    assert (found.is_gguf, found.is_whole, found.path.exists()) == (True, False, False)
+    assert (found.is_gguf, found.is_complete, found.path.exists()) == (True, False, False)
     assert header.array("tokenizer.ggml.tokens")[1499] == "m-Q8_0.gguf 1499"
     assert header.tensor["rope_freqs.weight"].data.tolist() == [1, 2, 3, 4]
     summary = summarize(found)
@@ -213,7 +213,7 @@ def test_terms_are_named_between_the_header_and_the_weights(hub: HubServer, fold
 def test_a_mirror_that_sends_whole_files_only(hub: HubServer, folder: Path, pieces: None) -> None:
     hub.resumes = False
     told: list[object] = []
-    assert small("org/m:m-Q8_0.gguf", events=told).is_whole
+    assert small("org/m:m-Q8_0.gguf", events=told).is_complete
     text = f"{hub.url} sends no parts of files: org/m:m-Q8_0.gguf is downloaded before anything is known of it"
     assert Notice(text) in told
 
@@ -224,7 +224,7 @@ def test_a_header_that_was_damaged_on_its_way_is_found_out(hub: HubServer, folde
     found.header.write_bytes(content.replace(b"m-Q8_0.gguf 700", b"m-Q8_0.gguf 70?"))
     with pytest.raises(BadFile, match=r"the header of org/m:m-Q8_0\.gguf arrived damaged; run it again"):
         follow(fetch_weights(found, offline=False), [].append)
-    assert whole("org/m:m-Q8_0.gguf").is_whole
+    assert whole("org/m:m-Q8_0.gguf").is_complete
 
 
 def test_a_kept_header_that_cannot_be_read_is_fetched_again(hub: HubServer, folder: Path) -> None:

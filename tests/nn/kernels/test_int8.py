@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from specgen.checkpoint.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import DeviceUnavailable, UnsupportedModel, UsageError
 from specgen.core.events import Notice, Progress
+from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.nn.device import Placement, choose_device, place

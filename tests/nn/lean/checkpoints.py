@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from specgen.checkpoint.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 from specgen.nn.device import Placement
 from specgen.nn.lean.load import describe_checkpoint, load_decoder

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
-from specgen.checkpoint.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Finished, Notice
+from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.nn.device import Placement

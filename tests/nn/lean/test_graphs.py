@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from specgen import Session
-from specgen.checkpoint.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.cli.options import ModelOptions
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
+from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.sampling.sampler import Sampler

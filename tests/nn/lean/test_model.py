@@ -166,7 +166,8 @@ from specgen.core.types import ModelRef
 from specgen.nn.device import Placement
 from specgen.nn.lean.load import describe_checkpoint, load_decoder
 from specgen.core.tokens import Tokens
-from specgen.checkpoint.checkpoint import Checkpoint, follow
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.core.progress import follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
 placement = Placement(torch.device("cpu"), torch.float32)
 model = follow(load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100), lambda _: None)
