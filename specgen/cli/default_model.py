@@ -6,7 +6,7 @@ from specgen.cli.options import ModelOptions
 from specgen.cli.ui import agreed
 from specgen.core.errors import UsageError
 from specgen.core.types import Device, ModelPair
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.render.terminal import is_terminal
 
 # On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
@@ -64,5 +64,5 @@ def _question(pair: ModelPair) -> str:
     missing = sum(model.bytes for model in both if model.id not in cached)
     names = " with ".join(model.id for model in both)
     licences = ", ".join(dict.fromkeys(model.licence for model in both))
-    size = f"{in_words(missing)} to download" if missing else "cached already"
+    size = f"{format_bytes(missing)} to download" if missing else "cached already"
     return f"No model is named. {names} fits this machine ({size}, {licences}). {pair.about} Use it?"

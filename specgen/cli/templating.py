@@ -12,7 +12,7 @@ from specgen.cli.ui import confirm
 from specgen.config import templates
 from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError
-from specgen.core.words import meant
+from specgen.core.words import did_you_mean
 from specgen.render.terminal import is_terminal
 
 # Not options of an answer, or a key of its own in the file.
@@ -29,7 +29,7 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
         if option not in known:
             raise BadFile(
                 f"template '{template.name}' sets '{option}', which is no option",
-                hint=meant(option, known, "specgen run --help lists them"),
+                hint=did_you_mean(option, known, "specgen run --help lists them"),
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
     if "model" in template.options:  # a draft that is set elsewhere fits another target

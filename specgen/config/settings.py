@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from specgen.core.errors import BadFile, SpecgenError, UsageError
-from specgen.core.words import meant, nearest
+from specgen.core.words import did_you_mean, nearest
 
 KEYS = (
     "model",
@@ -163,7 +163,7 @@ def resolve(profile: str | None = None) -> Settings:
     if profile is not None:
         names = [name for each in files for name in each.profiles]
         if profile not in names:
-            hint = meant(profile, names, f"add a table [{_PROFILES}.{profile}]: specgen config edit")
+            hint = did_you_mean(profile, names, f"add a table [{_PROFILES}.{profile}]: specgen config edit")
             raise UsageError(f"there is no profile '{profile}'", hint=hint)
         layers += [each.profiles.get(profile, {}) for each in files]
     layers.append(environment)
@@ -221,7 +221,7 @@ def variable(key: str) -> str:
 
 
 def _nearest_key(name: str) -> str:
-    return meant(name, (*KEYS, *OTHER_NAMES), "specgen config list shows those there are")
+    return did_you_mean(name, (*KEYS, *OTHER_NAMES), "specgen config list shows those there are")
 
 
 def _settings(

@@ -13,7 +13,7 @@ import tomli_w
 
 from specgen.config import settings
 from specgen.core.errors import BadFile, UsageError
-from specgen.core.words import meant
+from specgen.core.words import did_you_mean
 
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
@@ -49,7 +49,7 @@ class Template:
         wanted = [name for name in self.variables if name != INPUT]
         for name in given:
             if name not in wanted:
-                hint = meant(name, wanted, f"it has {', '.join(wanted) or 'none'}")
+                hint = did_you_mean(name, wanted, f"it has {', '.join(wanted) or 'none'}")
                 raise UsageError(f"template '{self.name}' has no variable '{name}'", hint=hint)
         if missing := [name for name in wanted if name not in {**self.defaults, **given}]:
             needed = " ".join(f"-p {name}=..." for name in missing)
@@ -105,7 +105,7 @@ def load(name: str) -> Template:
     try:
         table = tomli.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = meant(name, names(), "specgen templates lists those there are; --save makes one")
+        hint = did_you_mean(name, names(), "specgen templates lists those there are; --save makes one")
         raise UsageError(f"there is no template '{name}'", hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
         raise BadFile(f"cannot read the template {path}: {error}", hint="correct the file, or delete it") from error
@@ -131,7 +131,9 @@ def save(template: Template) -> Path:
 def _check(table: Mapping[str, Any], path: Path) -> None:
     for key, value in table.items():
         if key not in _KEYS:
-            raise BadFile(f"{path} has an unknown key '{key}'", hint=meant(key, _KEYS, f"there are {', '.join(_KEYS)}"))
+            raise BadFile(
+                f"{path} has an unknown key '{key}'", hint=did_you_mean(key, _KEYS, f"there are {', '.join(_KEYS)}")
+            )
         texts = [value] if key in ("about", "prompt", "system") else []
         if key == "defaults" and isinstance(value, dict):
             texts += value.values()

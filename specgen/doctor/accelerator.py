@@ -4,7 +4,7 @@ import shutil
 
 import torch
 
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.doctor.finding import Finding, Verdict
 from specgen.nn.lean.graphs import CudaGraphs
 
@@ -13,7 +13,7 @@ def check_gpu() -> Finding:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         free, total = torch.cuda.mem_get_info()
-        return Finding("gpu", Verdict.OK, f"{', '.join(names)}; {in_words(free)} free of {in_words(total)}")
+        return Finding("gpu", Verdict.OK, f"{', '.join(names)}; {format_bytes(free)} free of {format_bytes(total)}")
     for name, module in (("mps", torch.backends.mps), ("xpu", torch.xpu)):
         if module.is_available():
             return Finding("gpu", Verdict.OK, f"{name} is there")

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.doctor.finding import Finding, Verdict
 from specgen.hub import cache
 from specgen.nn.kernels import pack_file as packed
@@ -16,7 +16,7 @@ def check_models() -> Finding:
     """The Hugging Face cache."""
     models = cache.cached_models()
     count = f"{len(models)} {'model' if len(models) == 1 else 'models'}"
-    found = f"{count}, {in_words(sum(model.size for model in models))} in {cache.folder()}"
+    found = f"{count}, {format_bytes(sum(model.size for model in models))} in {cache.folder()}"
     return _on_disk("model cache", found, cache.folder(), "set HF_HOME to a folder that you can write to")
 
 
@@ -24,7 +24,7 @@ def check_packed() -> Finding:
     """The weights that specgen packed for int8."""
     folder = packed.folder()
     size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0
-    found = f"{in_words(size)} in {folder}"
+    found = f"{format_bytes(size)} in {folder}"
     return _on_disk("packed weights", found, folder, "make it writable: without it every start packs again")
 
 
@@ -34,7 +34,7 @@ def _on_disk(check: str, found: str, folder: Path, when_closed: str) -> Finding:
     if not os.access(there, os.W_OK):
         return Finding(check, Verdict.WARN, f"{found}, not writable", when_closed)
     free = shutil.disk_usage(there).free
-    found = f"{found}, {in_words(free)} free there"
+    found = f"{found}, {format_bytes(free)} free there"
     if free < _LITTLE:
         return Finding(check, Verdict.WARN, found, "free some space; specgen rm deletes models")
     return Finding(check, Verdict.OK, found)

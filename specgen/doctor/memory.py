@@ -4,7 +4,7 @@ import psutil
 import torch
 
 from specgen.bench.roofline import bandwidth
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.doctor.finding import Finding, Verdict
 
 _LITTLE = 2 << 30
@@ -16,7 +16,7 @@ _SLOW = 8e9
 
 def check_memory() -> Finding:
     memory = psutil.virtual_memory()
-    found = f"{in_words(memory.available)} free of {in_words(memory.total)}"
+    found = f"{format_bytes(memory.available)} free of {format_bytes(memory.total)}"
     if memory.available < _LITTLE:
         return Finding("memory", Verdict.WARN, found, "close something, or take a small model: -m stories needs little")
     return Finding("memory", Verdict.OK, found)

@@ -10,7 +10,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.types import ModelRef
-from specgen.core.words import meant
+from specgen.core.words import did_you_mean
 from specgen.hub import pins
 from specgen.hub.client import constants
 from specgen.hub.files import CONFIG
@@ -91,7 +91,7 @@ def plan_removal(refs: Sequence[ModelRef]) -> Removal:
     for ref in refs:
         repo = known.get(ref.source)
         if repo is None:
-            hint = meant(ref.source, known, "`specgen list` shows what is")
+            hint = did_you_mean(ref.source, known, "`specgen list` shows what is")
             raise ModelNotFound(f"{ref.source} is not in the cache ({folder()})", hint=hint)
         chosen.setdefault(repo, set()).update(_commits(repo, ref.revision))
     # Each repository by itself: a copy of it under another name has the same commits, and would go too.

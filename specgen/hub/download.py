@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from specgen.core.errors import DownloadFailed
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.hub.client import api, constants, explain, url_of
 from specgen.hub.snapshot import Snapshot
 
@@ -186,7 +186,7 @@ def _check_space(what: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadFailed(
-            f"{what}: {in_words(needed)} to download and {constants.HF_HUB_CACHE} has {in_words(free)} left",
+            f"{what}: {format_bytes(needed)} to download and {constants.HF_HUB_CACHE} has {format_bytes(free)} left",
             hint="free some space, or set HF_HOME to another disk",
         )
 

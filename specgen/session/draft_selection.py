@@ -12,7 +12,7 @@ from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.progress import Reporting
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
 from specgen.session.memory_plan import ModelPlan, Plan, plan_pair
@@ -101,7 +101,7 @@ def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
     if draft.is_complete:
         return sentence
     licence = summarize(draft).licence or "no licence named"
-    return f"{sentence}; it will be downloaded ({in_words(draft.weight_bytes)}, {licence})"
+    return f"{sentence}; it will be downloaded ({format_bytes(draft.weight_bytes)}, {licence})"
 
 
 def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
@@ -133,9 +133,9 @@ def check_draft(plan: Plan, options: EngineOptions) -> Reporting[None]:
     if plan.draft is None or plan.draft_fits:
         return
     smaller = yield from smaller_draft(plan, options, target_is_loaded=True)
-    needed = in_words(peak([plan.draft.footprint]))
+    needed = format_bytes(peak([plan.draft.footprint]))
     raise OutOfMemory(
-        f"{plan.draft.checkpoint.ref.name} takes {needed} of memory, and {in_words(plan.free)} are free",
+        f"{plan.draft.checkpoint.ref.name} takes {needed} of memory, and {format_bytes(plan.free)} are free",
         hint=f"a draft that fits: {smaller}; or lookup" if smaller else "choose a smaller draft, or lookup",
     )
 
@@ -216,7 +216,7 @@ def _assess(
             return rejected("it is not small enough to gain anything")
         found = replace(found, compared=compare(target, draft, options))
         if not plan.fits:
-            return rejected(f"both take {in_words(plan.total)} of memory, and {in_words(plan.free)} are free")
+            return rejected(f"both take {format_bytes(plan.total)} of memory, and {format_bytes(plan.free)} are free")
     except DraftMismatch as error:
         return rejected(error.message)
     except SpecgenError as error:

@@ -8,7 +8,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.config.pairs import models_of
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
-from specgen.core.words import in_words
+from specgen.core.words import format_bytes
 from specgen.nn.device import Placement, place
 from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.lean.architecture import Description, describe
@@ -125,12 +125,12 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
     if alone.fits and plan.draft:
         return (
             f"{plan.draft.checkpoint.ref.name} does not fit beside {plan.target.checkpoint.ref.name} "
-            f"({in_words(plan.total)} of memory, {in_words(plan.free)} free): lookup drafts instead"
+            f"({format_bytes(plan.total)} of memory, {format_bytes(plan.free)} free): lookup drafts instead"
         )
     fitting = what_fits(alone, options)
     raise OutOfMemory(
-        f"{plan.target.checkpoint.ref.name} takes {in_words(alone.total)} of memory "
-        f"with a context of {plan.context}, and {in_words(plan.free)} are free",
+        f"{plan.target.checkpoint.ref.name} takes {format_bytes(alone.total)} of memory "
+        f"with a context of {plan.context}, and {format_bytes(plan.free)} are free",
         hint="this fits: " + "; or ".join(fitting)
         if fitting
         else "choose a smaller one: `specgen pairs` says which fit",

@@ -12,7 +12,7 @@ from specgen.cli.chat import files, pair, settings
 from specgen.cli.chat.chat import Chat, short
 from specgen.cli.chat.pair import draft_name, model_name
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.core.words import meant
+from specgen.core.words import did_you_mean
 from specgen.render.summary import summary
 from specgen.render.terminal import columns, is_terminal, wants_color
 from specgen.render.text import legend
@@ -44,7 +44,7 @@ def run(chat: Chat, name: str, argument: str) -> None:
 
 def _unknown(name: str) -> UsageError:
     known = [f"/{each}" for each in COMMANDS]
-    return UsageError(f"no command /{name}", hint=meant(f"/{name}", known, "/help lists them all"))
+    return UsageError(f"no command /{name}", hint=did_you_mean(f"/{name}", known, "/help lists them all"))
 
 
 def completions() -> dict[str, list[str] | None]:

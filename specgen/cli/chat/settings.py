@@ -8,7 +8,7 @@ from typing import Any
 from specgen.cli.chat.chat import Chat
 from specgen.core.errors import UsageError
 from specgen.core.types import SamplingChoice
-from specgen.core.words import meant
+from specgen.core.words import did_you_mean
 
 _UNSET = ("auto", "none", "default")
 
@@ -27,7 +27,7 @@ def change(chat: Chat, name: str, value: str) -> None:
     """Set `name` to what `value` says. Raises UsageError."""
     setting = SETTINGS.get(name)
     if setting is None:
-        raise UsageError(f"there is no setting '{name}'", hint=meant(name, SETTINGS, "/set lists them"))
+        raise UsageError(f"there is no setting '{name}'", hint=did_you_mean(name, SETTINGS, "/set lists them"))
     if not value:
         raise UsageError(f"{name} is {shown(setting.get(chat))}", hint=f"/set {name} takes {setting.takes}")
     try:

@@ -98,10 +98,10 @@ def set_(
     """
     from specgen.cli.inspecting import change
     from specgen.core.errors import UsageError
-    from specgen.core.words import meant
+    from specgen.core.words import did_you_mean
 
     if options := [word for word in value if word.startswith("--")]:
-        hint = meant(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
+        hint = did_you_mean(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
         raise UsageError(f"no option {options[0]}", hint=hint)
     path = change(key, value, profile=profile, project=project)
     typer.echo(f"set {key} in {path}", err=True)

@@ -20,7 +20,7 @@ def command(
         specgen list
         specgen list --json
     """
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.hub import pins
     from specgen.hub.cache import cached_models, folder
     from specgen.render.columns import align
@@ -51,7 +51,7 @@ def command(
         print_json([*bundled, *cached])
         return
     table = [("MODEL", "SIZE", "LAST USED", "REVISIONS")]
-    table += [(name, in_words(size), "", "bundled: target and draft") for name, size in _bundled()]
+    table += [(name, format_bytes(size), "", "bundled: target and draft") for name, size in _bundled()]
     for model in models:
         revisions = []
         for revision in model.revisions:
@@ -59,7 +59,7 @@ def command(
             names += [] if revision.is_complete else ["without weights"]
             revisions.append(f"{revision.commit[:8]} ({', '.join(names)})" if names else revision.commit[:8])
         used = model.last_used.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.append((model.id, in_words(model.size), used, ", ".join(revisions)))
+        table.append((model.id, format_bytes(model.size), used, ", ".join(revisions)))
     for line in align(table, right={1}):
         typer.echo(line)
     if not models:

@@ -77,7 +77,7 @@ def _row(candidate: Any) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.render.terminal import sanitize
 
     for row in rows:
@@ -85,11 +85,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
         if row["rejected"]:
             typer.echo(f"{name}: rejected: {sanitize(row['rejected'])}")
             continue
-        more = f", {in_words(row['download'])} to download" if row["download"] else ""
+        more = f", {format_bytes(row['download'])} to download" if row["download"] else ""
         rate = f"{row['acceptance_rate']:.0%} accepted ({row['acceptance_basis']})"
         typer.echo(
             f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, "
-            f"{row['shared_tokens']} tokens shared, {in_words(row['memory'])} of memory for both{more}"
+            f"{row['shared_tokens']} tokens shared, {format_bytes(row['memory'])} of memory for both{more}"
         )
     if any(row["rejected"] is None for row in rows):
         typer.echo("These are predictions; `specgen bench` measures.")

@@ -24,7 +24,7 @@ def command(
         specgen pairs --json
     """
     from specgen.config.pairs import curated, is_verified, models_of
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.hub.cache import complete_models
     from specgen.nn.device import choose_device
     from specgen.render.columns import align
@@ -61,7 +61,7 @@ def command(
                 pair.name + ("" if row["verified"] else " *"),
                 models[0].id,
                 models[1].id.rpartition("/")[2] if pair.draft else LOOKUP,
-                in_words(sum(model.bytes for model in models)),
+                format_bytes(sum(model.bytes for model in models)),
                 models[0].licence + gated,
                 {"all": "all", "part": "part", "nothing": ""}[str(row["cached"])],
                 "yes" if row["fits"] else "no",

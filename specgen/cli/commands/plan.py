@@ -83,18 +83,18 @@ def _figures(plan: Any) -> dict[str, Any]:
 
 
 def _print(figures: dict[str, Any]) -> None:
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.render.terminal import sanitize
 
     for model in figures["models"]:
         form = "int8" if model["quant"] == "int8" else model["dtype"]
-        line = f"{in_words(model['weights'])} of weights, {in_words(model['cache'])} of cache, {form}"
-        more = f", {in_words(model['download'])} to download" if model["download"] else ""
+        line = f"{format_bytes(model['weights'])} of weights, {format_bytes(model['cache'])} of cache, {form}"
+        more = f", {format_bytes(model['download'])} to download" if model["download"] else ""
         typer.echo(f"{model['role']:<9} {sanitize(model['id'])}: {line}{more}")
     assumed = " (assumed; --ctx-size plans for another)" if figures["context_is_assumed"] else ""
     typer.echo(f"{'context':<9} {figures['context']} tokens{assumed}")
-    typer.echo(f"{'total':<9} {in_words(figures['total'])} at most, while loading or with a full context")
-    typer.echo(f"{'free':<9} {in_words(figures['free'])} on {figures['device']}")
+    typer.echo(f"{'total':<9} {format_bytes(figures['total'])} at most, while loading or with a full context")
+    typer.echo(f"{'free':<9} {format_bytes(figures['free'])} on {figures['device']}")
     if figures["fits"]:
         typer.echo(f"{'verdict':<9} fits")
         return

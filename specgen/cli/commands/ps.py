@@ -25,26 +25,26 @@ def command(
     if found is None:
         typer.echo("specgen: no server runs; specgen serve -m MODEL starts one", err=True)
         return
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
 
-    rows = [_HEADS, *(_row(pair, in_words) for pair in found["pairs"])]
+    rows = [_HEADS, *(_row(pair, format_bytes) for pair in found["pairs"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     for row in rows if found["pairs"] else []:
         typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
     address = " and ".join(filter(None, (found["url"], found["socket"], found["port_file"])))
-    about = f"process {found['pid']}, {in_words(found['memory'])} of memory, at {address}"
+    about = f"process {found['pid']}, {format_bytes(found['memory'])} of memory, at {address}"
     typer.echo(f"{'' if found['pairs'] else 'no pair is loaded: '}{about}")
 
 
 _HEADS = ("MODEL", "DRAFT", "MEMORY", "REQUESTS", "WAITING", "IDLE")
 
 
-def _row(pair: dict[str, Any], in_words: Callable[[int], str]) -> tuple[str, ...]:
+def _row(pair: dict[str, Any], format_bytes: Callable[[int], str]) -> tuple[str, ...]:
     loaded = pair["state"] != "loading"
     return (
         pair["model"],
         pair["draft"] or pair["drafter"] or "",
-        in_words(pair["memory"]) if loaded else "",
+        format_bytes(pair["memory"]) if loaded else "",
         str(pair["requests"]),
         str(pair["waiting"]),
         _time(pair["idle_s"]) if pair["state"] == "idle" else pair["state"],

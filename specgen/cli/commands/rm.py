@@ -27,12 +27,12 @@ def command(
         specgen rm org/name
         specgen rm --yes org/name@v1.0 org/other
     """
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.hub.cache import folder, plan_removal
     from specgen.nn.kernels import pack_file as packed
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
-    size = in_words(plan.freed)
+    size = format_bytes(plan.freed)
     names = ", ".join(plan.models)
     if not yes and is_terminal(sys.stdin):
         typer.echo(f"{names}: {size} in {folder()}, which other tools share.", err=True)
@@ -40,4 +40,4 @@ def command(
         typer.echo("Nothing was deleted.", err=True)
         raise typer.Exit(1)
     plan.execute()
-    typer.echo(f"deleted {names}, {in_words(plan.freed + packed.prune())} freed")
+    typer.echo(f"deleted {names}, {format_bytes(plan.freed + packed.prune())} freed")

@@ -40,7 +40,7 @@ def command(
     from specgen.checkpoint.summary import summarize
     from specgen.config.pairs import find_pair
     from specgen.core.progress import follow
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.hub import pins
     from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
@@ -63,7 +63,7 @@ def command(
     files, hashes = summary.pop("files"), summary.pop("hashes")
     if pin:
         summary["former"] = ", ".join(commit[:8] for commit in pin.former) or "none"
-    summary["weight_bytes"] = in_words(summary["weight_bytes"]) if summary["weight_bytes"] else None
+    summary["weight_bytes"] = format_bytes(summary["weight_bytes"]) if summary["weight_bytes"] else None
     labels = {name: name.replace("_", " ") for name in summary} | {"weight_bytes": "weights"}
     for name, value in summary.items():
         shown = "unknown" if value is None else _shown(value)
@@ -71,7 +71,7 @@ def command(
             typer.echo(f"{labels[name]:<15} {sanitize(str(shown))}")
     for number, (name, size) in enumerate(files.items()):
         digest = hashes.get(name, "")[:12]
-        typer.echo(f"{'' if number else 'files':<15} {in_words(size):>9}  {digest:<12}  {sanitize(name)}")
+        typer.echo(f"{'' if number else 'files':<15} {format_bytes(size):>9}  {digest:<12}  {sanitize(name)}")
 
 
 def _shown(value: object) -> str:

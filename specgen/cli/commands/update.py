@@ -28,7 +28,7 @@ def command(
     """
     from specgen.checkpoint.update import apply_update, find_update
     from specgen.core.progress import follow
-    from specgen.core.words import in_words
+    from specgen.core.words import format_bytes
     from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
 
@@ -46,7 +46,7 @@ def command(
             typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
         if not update.changes:
             typer.echo("  nothing that a model computes with")
-        question = f"Download {in_words(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
+        question = f"Download {format_bytes(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
             raise typer.Exit(1)
