@@ -70,7 +70,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def through_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model runs on transformers, also where our own decoder could run it."""
-    monkeypatch.setattr("specgen.session.loading.describe_checkpoint", lambda _: "a test wants it so")
+    monkeypatch.setattr("specgen.session.loading.read_checkpoint_architecture", lambda _: "a test wants it so")
 
 
 @pytest.fixture(scope="session")

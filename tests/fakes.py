@@ -21,7 +21,7 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Controller, Fixed
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
-from specgen.nn.interface import LanguageModel, Rows
+from specgen.nn.interface import LanguageModel
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 
@@ -82,14 +82,14 @@ class _Fake:
         """The logits after `ids`, float32 [vocab]."""
         raise NotImplementedError
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         ids = tokens.ids()
         assert 1 <= last <= len(ids), "a forward pass needs a token for each of its rows"
         assert all(0 <= token < self.vocab_size for token in ids), "an id beyond the vocabulary cannot be fed"
         self.fed += len(ids) - min(tokens.common_prefix(self._cached), len(ids) - last)
         self.calls.append((len(ids), last))
         self._cached = tokens
-        return Rows(torch.stack([self.row(ids[:end]) for end in range(len(ids) - last + 1, len(ids) + 1)]))
+        return torch.stack([self.row(ids[:end]) for end in range(len(ids) - last + 1, len(ids) + 1)])
 
 
 class TableModel(_Fake):

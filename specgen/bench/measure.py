@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from specgen.core.events import Finished, Stats, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingChoice
-from specgen.nn.interface import Rows, Runner
+from specgen.nn.interface import Runner
 from specgen.session.session import Session
 
 K = TypeVar("K")
@@ -35,18 +37,18 @@ class Timed:
     def context_length(self) -> int | None:
         return self._model.context_length
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         start = time.perf_counter()
-        rows = self._model.forward(tokens, last, want)
+        rows = self._model.forward(tokens, last)
         finish(rows)
         self.seconds += time.perf_counter() - start
         self.passes += 1
         return rows
 
 
-def finish(rows: Rows) -> None:
+def finish(rows: torch.Tensor) -> None:
     """Wait until `rows` are computed: an accelerator returns them before it has."""
-    rows.logits[-1, -1].item()
+    rows[-1, -1].item()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,5 +32,5 @@ def score_both(one: Runner, other: Runner, ids: list[int]) -> Iterator[tuple[int
     context = Tokens(ids)
     for start in range(0, len(ids) - 1, _PIECE):
         end = min(start + _PIECE, len(ids) - 1)
-        rows, others = (each.forward(context.prefix(end), end - start).logits for each in (one, other))
+        rows, others = (each.forward(context.prefix(end), end - start) for each in (one, other))
         yield start, rows, others

@@ -14,7 +14,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.sampler import Sampler
-from specgen.nn.interface import LanguageModel, Rows, Runner
+from specgen.nn.interface import LanguageModel, Runner
 
 # Roundings of the largest score that two widths may differ by. A 16-bit model rounds between its operations and adds up
 # in float32; in float32 the sums over thousands of products round, too.
@@ -41,9 +41,9 @@ class Recorder:
     def context_length(self) -> int | None:
         return self._model.context_length
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         self.calls.append((tokens, last))
-        return self._model.forward(tokens, last, want)
+        return self._model.forward(tokens, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _seen(model: LanguageModel, calls: Sequence[tuple[Tokens, int]], length: int
         rows = model.forward(tokens, last)
     tokens, last = calls[at]
     # A copy: a runner may write its next pass where this one stands.
-    return rows.logits[length - len(tokens) + last - 1].to("cpu", torch.float32, copy=True), last
+    return rows[length - len(tokens) + last - 1].to("cpu", torch.float32, copy=True), last
 
 
 def _rounding(row: torch.Tensor, dtype: torch.dtype) -> float:

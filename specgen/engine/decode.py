@@ -69,8 +69,8 @@ def decode(
         start = clock()
         proposal = drafter.propose(context, plan)
         drafted_at = clock()
-        rows = target.forward(context + proposal.tokens, len(proposal.tokens) + 1)
-        verdict = verify(proposal, sampler.pick(rows.logits, context, proposal.tokens))
+        logits = target.forward(context + proposal.tokens, len(proposal.tokens) + 1)
+        verdict = verify(proposal, sampler.pick(logits, context, proposal.tokens))
         verified_at = clock()
         drafter.observe(verdict)
         notice = controller.observe(verdict, drafted_at - start, verified_at - drafted_at)
@@ -94,5 +94,5 @@ def decode(
             drafted_tokens=proposal.tokens,
             drafted_sources=proposal.sources,
             notice=notice,
-            scores=() if logprobs is None else log_probabilities(rows.logits, tokens, logprobs),
+            scores=() if logprobs is None else log_probabilities(logits, tokens, logprobs),
         )

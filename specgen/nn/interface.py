@@ -1,23 +1,10 @@
-"""What the decoding loop asks of a model: token ids in, logits out."""
+"""The interface between the decoding loop and a model: token ids in, logits out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from specgen.core.tokens import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What a forward pass scored.
-
-    `logits`: float32 [last, vocab_size]. `hidden`: layer -> [last, hidden_size], for the layers asked for.
-    """
-
-    logits: torch.Tensor
-    hidden: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 class LanguageModel(Protocol):
@@ -32,10 +19,10 @@ class LanguageModel(Protocol):
     def vocab_size(self) -> int:
         """The width of a row of logits. Ids from here on cannot be fed."""
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
-        """Score what follows each of the final `last` positions of `tokens`; 1 <= last <= len(tokens).
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        """float32 [last, vocab]: the scores after each of the final `last` positions of `tokens`.
 
-        `want` names layers whose hidden states are returned for the same rows.
+        1 <= last <= len(tokens).
         """
 
 

@@ -16,7 +16,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.nn.device import Placement
 from specgen.nn.kernels.int8 import PIECE
 from specgen.nn.kernels.linear import ROWS, packs
-from specgen.nn.lean.architecture import Description
+from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
 from specgen.nn.lean.model import CHUNK, FIRST
 from specgen.nn.lean.weights import EMBEDDING, tensor_shapes
@@ -55,36 +55,38 @@ def peak(footprints: Sequence[Footprint]) -> int:
     return weights + max(running, *(each.loading for each in footprints))
 
 
-def footprint(checkpoint: Checkpoint, description: Description | str, placement: Placement, context: int) -> Footprint:
-    """What a model takes with `context` tokens in its cache; `description` is a reason where transformers runs it."""
-    if isinstance(description, str):
+def footprint(
+    checkpoint: Checkpoint, architecture: Architecture | str, placement: Placement, context: int
+) -> Footprint:
+    """What a model takes with `context` tokens in its cache; `architecture` is a reason where transformers runs it."""
+    if isinstance(architecture, str):
         return _of_transformers(checkpoint, placement, context)
     matrices = [
         shape
-        for name, shape in tensor_shapes(description).items()
+        for name, shape in tensor_shapes(architecture).items()
         if len(shape) == 2 and (name != EMBEDDING or not _is_view(checkpoint, placement))
     ]
-    head = (description.vocab_size, description.hidden_size)
+    head = (architecture.vocab_size, architecture.hidden_size)
     sizes = [_matrix(shape, placement) for shape in [*matrices, head]]
     capacity = max(FIRST, -(-context // BLOCK) * BLOCK)
-    keys = 2 * description.kv_heads * description.head_size * placement.dtype.itemsize
-    states = 4 * description.hidden_size + 3 * description.intermediate_size
-    states += 2 * (description.heads + 2 * description.kv_heads) * description.head_size
-    mask = (BLOCK + ROWS) * capacity * (1 + description.heads // description.kv_heads)
+    keys = 2 * architecture.kv_heads * architecture.head_size * placement.dtype.itemsize
+    states = 4 * architecture.hidden_size + 3 * architecture.intermediate_size
+    states += 2 * (architecture.heads + 2 * architecture.kv_heads) * architecture.head_size
+    mask = (BLOCK + ROWS) * capacity * (1 + architecture.heads // architecture.kv_heads)
     return Footprint(
         weights=sum(sizes),
         tokenizer=_tokenizer(checkpoint, placement),
-        cache=len(description.layers) * keys * capacity,
+        cache=len(architecture.layers) * keys * capacity,
         loading=_loading([*matrices, head], placement),
         passing=(CHUNK * states + mask) * placement.dtype.itemsize,
-        layers=len(description.layers),
+        layers=len(architecture.layers),
     )
 
 
-def context_limit(checkpoint: Checkpoint, description: Description | str) -> int | None:
+def context_limit(checkpoint: Checkpoint, architecture: Architecture | str) -> int | None:
     """The longest context of a model in tokens, None where its config names none."""
-    if not isinstance(description, str):
-        return description.context_length
+    if not isinstance(architecture, str):
+        return architecture.context_length
     return _number(_config(checkpoint), "max_position_embeddings", "n_positions") or None
 
 

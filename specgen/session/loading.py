@@ -22,7 +22,7 @@ from specgen.engine.drafters.none import NoDrafter
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
-from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.session.draft_selection import check_draft, choose_draft, smaller_draft
 from specgen.session.memory_plan import Plan, check, plan_pair
 from specgen.session.prompt import compare
@@ -264,22 +264,22 @@ def _load(
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
     """Our own decoder where it knows the model, else transformers."""
     yield Progress(f"loading {checkpoint.ref.name}")
-    description = describe_checkpoint(checkpoint)
-    lean = not isinstance(description, str)
+    architecture = read_checkpoint_architecture(checkpoint)
+    lean = not isinstance(architecture, str)
     placement = place(device, options, checkpoint.weight_bytes, lean=lean)
     if placement.spread:
-        description = "its layers are spread over several GPUs"
-    if not isinstance(description, str):
+        architecture = "its layers are spread over several GPUs"
+    if not isinstance(architecture, str):
         new_capture = choose_capture(device, compile_steps=options.compile)
         try:
-            context = min(options.ctx_size or UNLIMITED, description.context_length)
-            model = yield from load_decoder(checkpoint, description, placement, context, new_capture)
+            context = min(options.ctx_size or UNLIMITED, architecture.context_length)
+            model = yield from load_decoder(checkpoint, architecture, placement, context, new_capture)
             return model, placement
         except NotImplementedError as error:  # how torch says that a device lacks an operation
-            description = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
+            architecture = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
     if options.verbose or options.compile:
         without = ", without --compile" if options.compile else ""
-        yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {description}")
+        yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {architecture}")
     from specgen.nn.transformers.model import load_model  # noqa: PLC0415 - seconds that most models need not wait
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement

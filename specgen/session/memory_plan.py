@@ -11,8 +11,8 @@ from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair,
 from specgen.core.words import format_bytes
 from specgen.nn.device import Placement, place
 from specgen.nn.kernels.int8 import choose_kernel
-from specgen.nn.lean.architecture import Description, describe
-from specgen.nn.lean.load import describe_checkpoint
+from specgen.nn.lean.architecture import Architecture, read_architecture
+from specgen.nn.lean.load import read_checkpoint_architecture
 from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, peak
 
 # Shorter contexts are not worth offering.
@@ -72,16 +72,16 @@ class Plan:
 def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device) -> Plan:
     """What `target` and `draft` would take. Only their small files need be here. Raises UsageError for a context that
     is longer than the target's."""
-    described = describe_early(target)
-    limit = context_limit(target, described)
+    architecture = read_early_architecture(target)
+    limit = context_limit(target, architecture)
     if options.ctx_size is not None and limit and options.ctx_size > limit:
         raise UsageError(
             f"--ctx-size {options.ctx_size} is more than the target's {limit}", hint=f"ask for {limit} or less"
         )
     context = options.ctx_size or min(PLANNED_CONTEXT, limit or PLANNED_CONTEXT)
     return Plan(
-        target=_plan(target, described, options, device, context),
-        draft=_plan(draft, describe_early(draft), options, device, context) if draft else None,
+        target=_plan(target, architecture, options, device, context),
+        draft=_plan(draft, read_early_architecture(draft), options, device, context) if draft else None,
         context=context,
         assumed=options.ctx_size is None,
         longest=options.ctx_size or limit,
@@ -97,20 +97,20 @@ def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
     return weights * _BESIDE_WEIGHTS < free_memory(device)
 
 
-def describe_early(checkpoint: Checkpoint) -> Description | str:
-    """As describe_checkpoint, but by the config alone: weights may not be here yet, or be broken."""
-    return describe_checkpoint(checkpoint) if checkpoint.is_gguf else describe(checkpoint.config)
+def read_early_architecture(checkpoint: Checkpoint) -> Architecture | str:
+    """As read_checkpoint_architecture, but by the config alone: weights may not be here yet, or be broken."""
+    return read_checkpoint_architecture(checkpoint) if checkpoint.is_gguf else read_architecture(checkpoint.config)
 
 
 def _plan(
-    checkpoint: Checkpoint, described: Description | str, options: EngineOptions, device: torch.device, context: int
+    checkpoint: Checkpoint, architecture: Architecture | str, options: EngineOptions, device: torch.device, context: int
 ) -> ModelPlan:
     size = checkpoint.weight_bytes
-    placement = place(device, options, size, lean=not isinstance(described, str))
-    context = min(context, context_limit(checkpoint, described) or context)
+    placement = place(device, options, size, lean=not isinstance(architecture, str))
+    context = min(context, context_limit(checkpoint, architecture) or context)
     here = sum(path.stat().st_size for path in checkpoint.weight_files if path.is_file())
     return ModelPlan(
-        checkpoint, placement, footprint(checkpoint, described, placement, context), context, max(0, size - here)
+        checkpoint, placement, footprint(checkpoint, architecture, placement, context), context, max(0, size - here)
     )
 
 

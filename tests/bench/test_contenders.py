@@ -1,11 +1,11 @@
 """Contenders over one loaded pair: fakes whose every answer is known."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from specgen.bench.contenders import Ours, Variant, available, read_time
 from specgen.bench.report import compare, identical
@@ -14,7 +14,6 @@ from specgen.bench.suites import SuitePrompt
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.nn.interface import Rows
 from specgen.session.loading import Pair
 from specgen.session.session import Session
 from tests.fakes import VOCAB, TableModel, encode, fake_session, rounds, tokens_of
@@ -27,9 +26,9 @@ OPTIONS = EngineOptions(num_draft_tokens=3)
 class Leaky(TableModel):
     """A target that says something else where it verifies a draft: speculation breaks its text."""
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
-        rows = super().forward(tokens, last, want)
-        return Rows(rows.logits.roll(1, -1)) if last > 1 else rows
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        rows = super().forward(tokens, last)
+        return rows.roll(1, -1) if last > 1 else rows
 
 
 def pair(folder: Path, target: Any, draft: Any = None) -> Pair:

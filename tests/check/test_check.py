@@ -18,7 +18,6 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingParams
 from specgen.engine.drafters.interface import Proposal, Verdict
 from specgen.engine.sampling.noise import gumbel
-from specgen.nn.interface import Rows
 from specgen.session.loading import Pair
 from tests.fakes import VOCAB, TableModel, fake_session, rounds, tokens_of
 
@@ -31,9 +30,9 @@ SAMPLED = SamplingParams(temperature=1.0, seed=5)
 class Leaky(TableModel):
     """A target that says something else where it verifies a draft: speculation breaks its text."""
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
-        rows = super().forward(tokens, last, want)
-        return Rows(rows.logits.roll(1, -1)) if last > 1 else rows
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        rows = super().forward(tokens, last)
+        return rows.roll(1, -1) if last > 1 else rows
 
 
 class Stale(TableModel):
@@ -44,14 +43,14 @@ class Stale(TableModel):
         self._last = Tokens()
         self._spoilt = False
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         if len(tokens) == 1:
             self._spoilt = False  # a new text
         elif len(self._last) > 1:
             self._spoilt = self._spoilt or tokens.common_prefix(self._last) < len(self._last)
         self._last = tokens
-        logits = super().forward(tokens, last, want).logits
-        return Rows(logits.roll(1, -1) if self._spoilt else logits)
+        logits = super().forward(tokens, last)
+        return logits.roll(1, -1) if self._spoilt else logits
 
 
 class Wobbly(TableModel):
@@ -70,12 +69,12 @@ class Wobbly(TableModel):
             row[second] = row[first] - self._margin
         return row
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
-        rows = super().forward(tokens, last, want).logits
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        rows = super().forward(tokens, last)
         row = self._at - (len(tokens) - last + 1)
         if last > 1 and 0 <= row < last:
             rows[row, torch.topk(rows[row], 2).indices[1]] += self._shift
-        return Rows(rows)
+        return rows
 
 
 def pair(folder: Path, target: Any, draft: Any = None) -> Pair:
@@ -184,11 +183,11 @@ def test_a_sampled_tie_is_one_with_its_noise(tmp_path: Path) -> None:
         model.table[before, second] += float(scores[first] - scores[second]) - 1e-6  # type: ignore[union-attr]
     straight = alone.forward
 
-    def shifted(tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
-        rows = straight(tokens, last).logits
+    def shifted(tokens: Tokens, last: int) -> torch.Tensor:
+        rows = straight(tokens, last)
         if last > 1:
             rows[:, second] += 4e-6
-        return Rows(rows)
+        return rows
 
     alone.forward = shifted  # type: ignore[method-assign]
     _, (checked,) = checks(both, samplings=(SAMPLED,))

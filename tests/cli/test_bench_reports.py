@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from specgen.bench.contenders import Ours
 from specgen.bench.measure import Measurement, Timed
@@ -15,7 +16,6 @@ from specgen.engine import decode
 from specgen.engine.drafters.interface import Plan, Proposal, Verdict
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.verify import verify
-from specgen.nn.interface import Rows
 from specgen.render.progress import ProgressLine
 from tests.cli.command import Outcome, invoke
 
@@ -37,9 +37,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     forward = Timed.forward
 
-    def timed(self: Timed, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def timed(self: Timed, tokens: Tokens, last: int) -> torch.Tensor:
         made.now += 0.001
-        return forward(self, tokens, last, want)
+        return forward(self, tokens, last)
 
     monkeypatch.setattr(time, "perf_counter", made)
     monkeypatch.setattr(Timed, "forward", timed)

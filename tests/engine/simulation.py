@@ -15,7 +15,6 @@ from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Auto, Controller, Fixed
-from specgen.nn.interface import Rows
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64
@@ -65,12 +64,12 @@ class Target:
         self._said, self._clock, self._cost = said, clock, cost
         self._cached = Tokens()
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         fed = len(tokens) - min(tokens.common_prefix(self._cached), len(tokens) - last)
         self.fed += fed
         self._cached = tokens
         self._clock.now += self._cost(fed)
-        return Rows(self._rows(len(tokens) - len(self._said.prompt), last))
+        return self._rows(len(tokens) - len(self._said.prompt), last)
 
     def _rows(self, said: int, last: int) -> torch.Tensor:
         after = range(said - last + 1, said + 1)

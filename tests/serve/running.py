@@ -18,7 +18,6 @@ from openai import OpenAI
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.nn.interface import Rows
 from specgen.serve.api.http import Limits
 from specgen.serve.background.endpoint import take_place
 from specgen.serve.server import Server
@@ -133,10 +132,10 @@ class Gated(Speaker):
     def row(self, ids: Sequence[int]) -> torch.Tensor:
         return torch.nn.functional.one_hot(torch.tensor(encode("a")[0]), self.vocab_size).float()
 
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         self._begun.release()
         assert self._gate.acquire(timeout=LONG)
-        return super().forward(tokens, last, want)
+        return super().forward(tokens, last)
 
     def pass_on(self, passes: int = 1) -> None:
         self._gate.release(passes)

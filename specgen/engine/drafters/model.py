@@ -46,7 +46,7 @@ class ModelDrafter:
         confidences: list[float] = []
         going_on = True
         while going_on:
-            row = self._model.forward(view + drafted, 1).logits[:, : self._shared_vocab]
+            row = self._model.forward(view + drafted, 1)[:, : self._shared_vocab]
             before = context + drafted
             drafted += plan.sampler.pick(row, before)
             confidences.append(_probability(plan.sampler.narrow(row[0], before), drafted[-1]))

@@ -11,7 +11,7 @@ from specgen.nn.kernels import pack_file as packed
 from specgen.nn.kernels.int8 import Kernel, quantize
 from specgen.nn.kernels.linear import ROWS, Linear, make_linear
 
-Weights = Callable[[], Sequence[torch.Tensor]]
+Matrices = Callable[[], Sequence[torch.Tensor]]
 """Reads the matrices [out, in] whose outputs one layer gives, one after the other; called only if needed."""
 
 
@@ -20,7 +20,7 @@ class Linears(Protocol):
 
     rows: int
 
-    def make(self, name: str, weights: Weights, bias: torch.Tensor | None) -> Linear: ...
+    def make(self, name: str, weights: Matrices, bias: torch.Tensor | None) -> Linear: ...
 
 
 class FloatLinears:
@@ -31,7 +31,7 @@ class FloatLinears:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
 
-    def make(self, name: str, weights: Weights, bias: torch.Tensor | None) -> Linear:  # noqa: ARG002
+    def make(self, name: str, weights: Matrices, bias: torch.Tensor | None) -> Linear:  # noqa: ARG002
         return make_linear(join(weights(), self._placement), bias)
 
 
@@ -56,11 +56,11 @@ class Int8Linears:
     def failure(self) -> str | None:
         return self._writer.failure if self._writer else None
 
-    def make(self, name: str, weights: Weights, bias: torch.Tensor | None) -> Linear:
+    def make(self, name: str, weights: Matrices, bias: torch.Tensor | None) -> Linear:
         matrix, scale = self._read(name) or self._pack(name, weights)
         return self._kernel.linear(matrix, scale, bias)
 
-    def _pack(self, name: str, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+    def _pack(self, name: str, weights: Matrices) -> tuple[torch.Tensor, torch.Tensor]:
         levels, scale = quantize(weights())
         matrix = self._kernel.pack(levels)
         if self._writer:
@@ -76,7 +76,7 @@ class Int8Linears:
         if self._found is None:
             return None
         try:
-            layout = self._found.parts[f"{name}.levels"].layout
+            layout = self._found.sections[f"{name}.levels"].layout
             inner, outer = (int(number) for number in layout.partition(" ")[0].split("x"))
             matrix = self._kernel.blank(inner, outer)
             if self._kernel.layout(matrix) != layout:

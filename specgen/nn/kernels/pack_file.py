@@ -22,7 +22,7 @@ _PLACES, _PLACE_BYTES = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Section:
     """`size` bytes from `offset` on. `layout` is the packer's own note on what they mean."""
 
     offset: int
@@ -33,14 +33,14 @@ class Part:
 class PackedFile:
     """An entry to read from."""
 
-    def __init__(self, index: Path, file: BinaryIO, parts: dict[str, Part]) -> None:
+    def __init__(self, index: Path, file: BinaryIO, sections: dict[str, Section]) -> None:
         self._index = index
         self._file = file
-        self.parts = parts
+        self.sections = sections
 
     def read(self, name: str, into: memoryview) -> None:
         """Fill `into` with the bytes of a part. Raises OSError."""
-        self._file.seek(self.parts[name].offset)
+        self._file.seek(self.sections[name].offset)
         if self._file.readinto(into) != len(into):  # type: ignore[attr-defined]
             raise OSError(f"{self._file.name} ends early")
 
@@ -59,7 +59,7 @@ class PackedWriter:
     def __init__(self, weights: Sequence[Path], form: str) -> None:
         self.failure: str | None = None
         self._weights = [str(path.resolve()) for path in weights]
-        self._parts: dict[str, Part] = {}
+        self._sections: dict[str, Section] = {}
         self._size = 0
         self._file: BinaryIO | None = None
         try:
@@ -79,7 +79,7 @@ class PackedWriter:
         except OSError as error:
             self._fail(error)
             return
-        self._parts[name] = Part(self._size, len(data), layout)
+        self._sections[name] = Section(self._size, len(data), layout)
         self._size += len(data)
 
     def finish(self) -> None:
@@ -89,7 +89,7 @@ class PackedWriter:
         index = {
             "weights": self._weights,
             "size": self._size,
-            "parts": {name: asdict(part) for name, part in self._parts.items()},
+            "parts": {name: asdict(part) for name, part in self._sections.items()},
         }
         try:
             self._file.close()
@@ -135,14 +135,14 @@ def find(weights: Sequence[Path], form: str) -> PackedFile | None:
     path = (folder() / _key(weights, form)).with_suffix(".json")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        parts = {name: Part(**part) for name, part in index["parts"].items()}
+        sections = {name: Section(**part) for name, part in index["parts"].items()}
         file = path.with_suffix(".bin").open("rb", buffering=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if os.fstat(file.fileno()).st_size != index["size"]:
         file.close()
         return None
-    return PackedFile(path, file, parts)
+    return PackedFile(path, file, sections)
 
 
 def prune() -> int:

@@ -1,7 +1,7 @@
-"""What a Llama-like decoder computes, read from its config.json: one description for every family.
+"""The architecture of a Llama-like decoder, read from its config.json.
 
-Where a config says something that the lean decoder does not do, `describe` gives the reason, and the model is left
-to transformers: it is never run in a way that is almost right.
+`read_architecture` returns a reason instead if the config asks for something that the lean decoder does not do.
+transformers then runs the model, so that no model is run in a way that is almost right.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ _ACTIVATIONS: Mapping[Any, Literal["silu", "gelu_tanh"]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSpec:
     """What differs between the layers of one model: `window` keys are seen (None: all), `rope` None turns nothing."""
 
     window: int | None
@@ -54,7 +54,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class Architecture:
     """Everything that the lean decoder must know of a model, besides its weights. Sizes are counts of numbers."""
 
     vocab_size: int
@@ -64,7 +64,7 @@ class Description:
     heads: int
     kv_heads: int
     head_size: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSpec, ...]
     norms: Norms
     norm_eps: float
     unit_offset: bool
@@ -86,15 +86,15 @@ class Description:
     logits_cap: float | None
 
 
-def describe(config: Mapping[str, Any]) -> Description | str:
-    """The description of a model, or the reason why the lean decoder does not run it."""
+def read_architecture(config: Mapping[str, Any]) -> Architecture | str:
+    """The architecture of a model, or the reason why the lean decoder does not run it."""
     try:
-        return _describe(config)
+        return _read(config)
     except Unsupported as reason:
         return str(reason)
 
 
-def _describe(config: Mapping[str, Any]) -> Description:
+def _read(config: Mapping[str, Any]) -> Architecture:
     family = _family(config)
     options = dict(_NEUTRAL) | {key: config.get(key, default) for key, default in family.reads.items()}
     activation = options.get("hidden_activation", options["hidden_act"])
@@ -102,7 +102,7 @@ def _describe(config: Mapping[str, Any]) -> Description:
         raise Unsupported(f"the activation {activation!r}")
     heads, kv_heads, head_size = _heads(config, options)
     hidden_size = whole_number(config, "hidden_size")
-    return Description(
+    return Architecture(
         vocab_size=whole_number(config, "vocab_size"),
         context_length=whole_number(config, "max_position_embeddings"),
         hidden_size=hidden_size,
@@ -155,7 +155,9 @@ def _heads(config: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, 
     return heads, kv_heads, whole_number(config, "hidden_size") // heads
 
 
-def _layers(config: Mapping[str, Any], options: dict[str, Any], family: Family, head_size: int) -> tuple[Layer, ...]:
+def _layers(
+    config: Mapping[str, Any], options: dict[str, Any], family: Family, head_size: int
+) -> tuple[LayerSpec, ...]:
     count = whole_number(config, "num_hidden_layers")
     options["no_rope_layers"] = turned = _turned(options, count)
     slides = _slides(options, family, count)
@@ -164,7 +166,7 @@ def _layers(config: Mapping[str, Any], options: dict[str, Any], family: Family, 
     window = whole_number(options, "sliding_window") if any(slides) else None
     full, sliding = read_ropes(config, options, family, head_size)
     return tuple(
-        Layer(window if slid else None, (sliding if slid else full) if turn else None)
+        LayerSpec(window if slid else None, (sliding if slid else full) if turn else None)
         for slid, turn in zip(slides, turned, strict=True)
     )
 

@@ -17,7 +17,7 @@ BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowBlock:
     """The rows of one block in a forward pass.
 
     They may see keys from position `first_key` on, and `mask` [groups * filled rows, keys] says which of them they do.
@@ -30,10 +30,10 @@ class Part:
     fills: bool = True
 
 
-class Sight:
-    """What rows see: everything before them, or a `window` of keys that includes their own.
+class AttentionMask:
+    """The causal mask of attention, over all keys or over a `window` of keys that includes a row's own.
 
-    Counted from the end of its own block a row sees the same keys in every block. So one mask, cut to size, is all.
+    The mask depends only on the distance from the block's end, so one mask is cached and sliced.
     """
 
     def __init__(self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -41,24 +41,24 @@ class Sight:
         self._groups = groups
         self._mask = torch.empty(0, 0, dtype=dtype, device=device)
 
-    def parts(self, start: int, count: int, rows: int) -> list[Part]:
+    def blocks(self, start: int, count: int, rows: int) -> list[RowBlock]:
         """How to attend to `rows` rows: `count` new ones, from position `start` on, and more that only fill up."""
-        parts = []
-        for block in range(start // BLOCK * BLOCK, start + count, BLOCK):
-            low, end = max(block - start, 0), block + BLOCK
+        blocks = []
+        for first in range(start // BLOCK * BLOCK, start + count, BLOCK):
+            low, end = max(first - start, 0), first + BLOCK
             high = rows if start + count <= end else end - start
             seen = self._reach(end)
-            parts.append(Part(slice(low, high), end - seen, self._cut(start + low - block, high - low, seen)))
-        return parts
+            blocks.append(RowBlock(slice(low, high), end - seen, self._cut(start + low - first, high - low, seen)))
+        return blocks
 
-    def part(self, positions: torch.Tensor, keys: int) -> Part:
+    def block(self, positions: torch.Tensor, keys: int) -> RowBlock:
         """How to attend to rows whose positions only their device knows: over the first `keys` keys, whatever they see.
 
         Nothing here waits for the device.
         """
         mask = self._hide(positions[:, None], torch.arange(keys, device=positions.device))
         mask = mask if self._groups == 1 else mask.repeat(self._groups, 1)
-        return Part(slice(len(positions)), 0, mask, fills=False)
+        return RowBlock(slice(len(positions)), 0, mask, fills=False)
 
     def _reach(self, end: int) -> int:
         """How many keys before `end`, the end of a block, its rows may see; a multiple of BLOCK."""
@@ -87,24 +87,26 @@ class Sight:
 
 
 def attend(
-    queries: torch.Tensor, cache: torch.Tensor, parts: list[Part], scale: float, cap: float | None
+    queries: torch.Tensor, cache: torch.Tensor, blocks: list[RowBlock], scale: float, cap: float | None
 ) -> torch.Tensor:
     """[rows, heads * size], from `queries` [rows, heads, size] and `cache` [2, kv_heads, positions, size]."""
-    if len(parts) == 1:
-        return _attend(queries, cache, parts[0], scale, cap)
-    return torch.cat([_attend(queries[part.rows], cache, part, scale, cap) for part in parts])
+    if len(blocks) == 1:
+        return _attend(queries, cache, blocks[0], scale, cap)
+    return torch.cat([_attend(queries[block.rows], cache, block, scale, cap) for block in blocks])
 
 
-def _attend(queries: torch.Tensor, cache: torch.Tensor, part: Part, scale: float, cap: float | None) -> torch.Tensor:
+def _attend(
+    queries: torch.Tensor, cache: torch.Tensor, block: RowBlock, scale: float, cap: float | None
+) -> torch.Tensor:
     count, kv_heads = len(queries), cache.shape[1]
-    queries = fill_up(queries) if part.fills else queries
+    queries = fill_up(queries) if block.fills else queries
     rows, heads, size = queries.shape
     # The heads that share keys become further rows, so that each key is read once and never copied.
     grouped = queries.view(rows, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, size)
-    keys, values = cache.narrow(2, part.first_key, part.mask.shape[1]).chunk(2)
+    keys, values = cache.narrow(2, block.first_key, block.mask.shape[1]).chunk(2)
     if cap is None:
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=part.mask, scale=scale)
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=block.mask, scale=scale)
     else:
-        scores = (grouped @ keys.transpose(2, 3)).mul_(scale / cap).tanh_().mul_(cap).add_(part.mask)
+        scores = (grouped @ keys.transpose(2, 3)).mul_(scale / cap).tanh_().mul_(cap).add_(block.mask)
         mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
     return mixed.view(kv_heads, -1, rows, size)[:, :, :count].permute(2, 0, 1, 3).reshape(count, heads * size)

@@ -10,28 +10,28 @@ import torch
 from torch import library
 
 from specgen.nn.kernels.linear import Linear
-from specgen.nn.lean.architecture import Description
-from specgen.nn.lean.weights import Stack
+from specgen.nn.lean.architecture import Architecture
+from specgen.nn.lean.weights import Weights
 
 _LAYERS: weakref.WeakValueDictionary[int, Linear] = weakref.WeakValueDictionary()
 _NUMBERS = itertools.count()
 
 
-def opaque(stack: Stack, what: Description) -> Stack:
-    """`stack` with layers that are one operation each, and a head that is left out of what is compiled."""
-    queries_keys_values = (what.heads + 2 * what.kv_heads) * what.head_size
-    blocks = [
+def opaque(weights: Weights, architecture: Architecture) -> Weights:
+    """`weights` with layers that are one operation each, and a head that is left out of what is compiled."""
+    queries_keys_values = (architecture.heads + 2 * architecture.kv_heads) * architecture.head_size
+    layers = [
         replace(
-            block,
-            qkv=_hide(block.qkv, queries_keys_values),
-            output=_hide(block.output, what.hidden_size),
-            gate_up=_hide(block.gate_up, 2 * what.intermediate_size),
-            down=_hide(block.down, what.hidden_size),
+            each,
+            qkv=_hide(each.qkv, queries_keys_values),
+            output=_hide(each.output, architecture.hidden_size),
+            gate_up=_hide(each.gate_up, 2 * architecture.intermediate_size),
+            down=_hide(each.down, architecture.hidden_size),
         )
-        for block in stack.blocks
+        for each in weights.layers
     ]
-    score: Linear = torch.compiler.disable(stack.score)  # type: ignore[no-untyped-call]
-    return replace(stack, blocks=tuple(blocks), score=score)
+    score: Linear = torch.compiler.disable(weights.score)  # type: ignore[no-untyped-call]
+    return replace(weights, layers=tuple(layers), score=score)
 
 
 def _hide(layer: Linear, size: int) -> Linear:

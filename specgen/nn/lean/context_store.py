@@ -10,7 +10,7 @@ from specgen.core.tokens import Tokens
 _FEW = 64
 
 
-class Kept:
+class ContextStore:
     """Contexts with their keys and values, at most so many bytes; the one that was used longest ago goes first.
 
     Several models may share the room, each in a thread of its own: an `owner` finds its own contexts alone.

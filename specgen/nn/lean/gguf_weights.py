@@ -12,7 +12,7 @@ from gguf.quants import dequantize
 
 from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
-from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.weights import Tensors, find_fault, tensor_shapes
 
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -88,9 +88,9 @@ class GgufTensors(Tensors):
         kind = self._tensor_of[name].tensor_type
         return "F32" if kind in _QUANTIZED else kind.name
 
-    def find_unread(self, what: Description) -> str | None:
-        """A tensor that a model of this description does not have, by its name in the file."""
-        known = {*tensor_shapes(what), "lm_head.weight", *_CONFIG}
+    def find_unread(self, architecture: Architecture) -> str | None:
+        """A tensor that a model of this architecture does not have, by its name in the file."""
+        known = {*tensor_shapes(architecture), "lm_head.weight", *_CONFIG}
         return next((tensor.name for name, tensor in self._tensor_of.items() if name not in known), None)
 
     def _hub_name(self, name: str) -> str:
@@ -112,15 +112,15 @@ class GgufTensors(Tensors):
         return weight
 
 
-def describe_gguf(path: Path) -> Description | str:
+def read_gguf_architecture(path: Path) -> Architecture | str:
     """What the lean decoder must know of the model in `path`, or the reason why it cannot run it. Raises BadFile."""
     config = read_config(path)
-    description = config if isinstance(config, str) else describe(config)
-    if isinstance(description, str):
-        return description
+    architecture = config if isinstance(config, str) else read_architecture(config)
+    if isinstance(architecture, str):
+        return architecture
     tensors = GgufTensors(path)
-    unread = tensors.find_unread(description)
-    return find_fault(description, tensors) or (f"the tensor {unread}" if unread else description)
+    unread = tensors.find_unread(architecture)
+    return find_fault(architecture, tensors) or (f"the tensor {unread}" if unread else architecture)
 
 
 def _shape(tensor: ReaderTensor) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 
 from specgen.nn.kernels.linear import Linear
-from specgen.nn.lean.architecture import Description
-from specgen.nn.lean.attention import Part, attend
-from specgen.nn.lean.rope import turn
+from specgen.nn.lean.architecture import Architecture
+from specgen.nn.lean.attention import RowBlock, attend
+from specgen.nn.lean.rope import rotate
 
 # More elements than these a CPU divides between threads, anywhere in a row, and the elements beside a division are
 # computed one by one, which rounds the exponentials of an activation differently.
@@ -20,13 +20,13 @@ class Positions:
     """Where the rows of a forward pass stand: at `count` new positions, more rows only fill up.
 
     `places` is the first of these positions, or all of them [count] in a step whose positions only its device knows.
-    `turns` are what queries and keys are turned by, None in a layer that knows no positions.
+    `rotation` complex64 [rows, 1, size / 2] turns queries and keys; None in a layer without positions.
     """
 
     places: int | torch.Tensor
     count: int
-    turns: torch.Tensor | None
-    parts: list[Part]
+    rotation: torch.Tensor | None
+    blocks: list[RowBlock]
 
     def keep(self, cache: torch.Tensor, new: torch.Tensor) -> None:
         """Write `new` [2, kv_heads, count, size] to these positions of a `cache` [2, kv_heads, positions, size]."""
@@ -74,10 +74,10 @@ def _inverse(values: torch.Tensor, over: int | tuple[int, int], eps: torch.Tenso
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Layer:
     """A layer's weights. A norm that the family does not have is None."""
 
-    description: Description
+    architecture: Architecture
     before_attention: Norm | None
     qkv: Linear
     head_norm: HeadNorm | None
@@ -98,27 +98,29 @@ class Block:
         return self._add(hidden, self.after_mlp(rows) if self.after_mlp else rows)
 
     def _add(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        scale = self.description.residual_scale
+        scale = self.architecture.residual_scale
         return hidden + (rows if scale == 1 else rows * scale)
 
     def _attention(self, rows: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
-        what = self.description
-        turned = what.heads + what.kv_heads
-        projected = self.qkv(rows).view(len(rows), turned + what.kv_heads, what.head_size)
+        architecture = self.architecture
+        turned = architecture.heads + architecture.kv_heads
+        projected = self.qkv(rows).view(len(rows), turned + architecture.kv_heads, architecture.head_size)
         heads = projected.narrow(1, 0, turned)
         if self.head_norm:
             self.head_norm(heads)
-        if at.turns is not None:
-            turn(heads, at.turns)
-        new = projected[: at.count, what.heads :].view(at.count, 2, what.kv_heads, what.head_size)
+        if at.rotation is not None:
+            rotate(heads, at.rotation)
+        new = projected[: at.count, architecture.heads :].view(
+            at.count, 2, architecture.kv_heads, architecture.head_size
+        )
         at.keep(cache, new.permute(1, 2, 0, 3))
-        queries = projected.narrow(1, 0, what.heads)
-        return self.output(attend(queries, cache, at.parts, what.attention_scale, what.attention_cap))
+        queries = projected.narrow(1, 0, architecture.heads)
+        return self.output(attend(queries, cache, at.blocks, architecture.attention_scale, architecture.attention_cap))
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         gate, up = self.gate_up(rows).chunk(2, -1)
         for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])) if gate.is_cpu else (gate,):
-            if self.description.activation == "silu":
+            if self.architecture.activation == "silu":
                 F.silu(piece, inplace=True)
             else:
                 piece.copy_(F.gelu(piece, approximate="tanh"))

@@ -149,7 +149,7 @@ def _magnitude(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-class Turns:
+class Rotation:
     """What each position turns by, computed once and kept on one device."""
 
     def __init__(self, rope: Rope, device: torch.device) -> None:
@@ -173,13 +173,13 @@ class Turns:
         return torch.view_as_complex(torch.view_as_real(self._table).index_select(0, positions))
 
 
-def turn(heads: torch.Tensor, turns: torch.Tensor) -> None:
+def rotate(heads: torch.Tensor, rotation: torch.Tensor) -> None:
     """Turn the leading dimensions of `heads` [rows, heads, head_size] in place, in float32."""
-    pairs = heads[..., : 2 * turns.shape[-1]].view(*heads.shape[:2], -1, 2)
+    pairs = heads[..., : 2 * rotation.shape[-1]].view(*heads.shape[:2], -1, 2)
     if heads.dtype == torch.float32:
-        torch.view_as_complex(pairs).mul_(turns)
+        torch.view_as_complex(pairs).mul_(rotation)
     else:
-        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()).mul_(turns)))
+        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()).mul_(rotation)))
 
 
 def interleave(rows: torch.Tensor, head_size: int, size: int) -> torch.Tensor:

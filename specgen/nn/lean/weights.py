@@ -12,8 +12,8 @@ from safetensors import safe_open
 from specgen.nn.device import Placement
 from specgen.nn.kernels.linear import Linear
 from specgen.nn.kernels.pack import Linears, join
-from specgen.nn.lean.architecture import Description
-from specgen.nn.lean.layer import Block, HeadNorm, Norm
+from specgen.nn.lean.architecture import Architecture
+from specgen.nn.lean.layer import HeadNorm, Layer, Norm
 from specgen.nn.lean.rope import interleave
 
 
@@ -49,52 +49,54 @@ _DTYPES = ("F32", "BF16", "F16")
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class Weights:
     """All of a model but its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> logits in float32.
 
     A pass has `rows` rows at least.
     """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
-    blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...]
     norm: Norm
     score: Linear
     rows: int
 
 
-def tensor_shapes(what: Description) -> Mapping[str, tuple[int, ...]]:
-    """The tensors that a model of this description has in its checkpoint, but for the head."""
-    queries, keyed = what.heads * what.head_size, what.kv_heads * what.head_size
-    if what.fused:
+def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
+    """The tensors that a model of this architecture has in its checkpoint, but for the head."""
+    queries, keyed = architecture.heads * architecture.head_size, architecture.kv_heads * architecture.head_size
+    if architecture.fused:
         inputs = {"self_attn.qkv_proj": queries + 2 * keyed}
-        gates = {"mlp.gate_up_proj": 2 * what.intermediate_size}
+        gates = {"mlp.gate_up_proj": 2 * architecture.intermediate_size}
     else:
         inputs = {"self_attn.q_proj": queries, "self_attn.k_proj": keyed, "self_attn.v_proj": keyed}
-        gates = {"mlp.gate_proj": what.intermediate_size, "mlp.up_proj": what.intermediate_size}
+        gates = {"mlp.gate_proj": architecture.intermediate_size, "mlp.up_proj": architecture.intermediate_size}
     layer: dict[str, tuple[int, ...]] = {}
     for sizes, width, biased in (
-        (inputs, what.hidden_size, what.qkv_bias),
-        ({"self_attn.o_proj": what.hidden_size}, queries, what.output_bias),
-        (gates, what.hidden_size, what.mlp_bias),
-        ({"mlp.down_proj": what.hidden_size}, what.intermediate_size, what.mlp_bias),
+        (inputs, architecture.hidden_size, architecture.qkv_bias),
+        ({"self_attn.o_proj": architecture.hidden_size}, queries, architecture.output_bias),
+        (gates, architecture.hidden_size, architecture.mlp_bias),
+        ({"mlp.down_proj": architecture.hidden_size}, architecture.intermediate_size, architecture.mlp_bias),
     ):
         layer |= {f"{name}.weight": (size, width) for name, size in sizes.items()}
         layer |= {f"{name}.bias": (size,) for name, size in sizes.items() if biased}
-    norms = what.norms
+    norms = architecture.norms
     for name in (norms.before_attention, norms.after_attention, norms.before_mlp, norms.after_mlp):
-        layer |= {f"{name}.weight": (what.hidden_size,)} if name else {}
-    if what.head_norm != "none":
-        each = what.head_norm == "head"
-        layer["self_attn.q_norm.weight"] = (what.head_size if each else queries,)
-        layer["self_attn.k_norm.weight"] = (what.head_size if each else keyed,)
-    shapes = {f"model.layers.{i}.{name}": shape for i in range(len(what.layers)) for name, shape in layer.items()}
-    return shapes | {EMBEDDING: (what.vocab_size, what.hidden_size), _NORM: (what.hidden_size,)}
+        layer |= {f"{name}.weight": (architecture.hidden_size,)} if name else {}
+    if architecture.head_norm != "none":
+        each = architecture.head_norm == "head"
+        layer["self_attn.q_norm.weight"] = (architecture.head_size if each else queries,)
+        layer["self_attn.k_norm.weight"] = (architecture.head_size if each else keyed,)
+    shapes = {
+        f"model.layers.{i}.{name}": shape for i in range(len(architecture.layers)) for name, shape in layer.items()
+    }
+    return shapes | {EMBEDDING: (architecture.vocab_size, architecture.hidden_size), _NORM: (architecture.hidden_size,)}
 
 
-def find_fault(what: Description, tensors: Tensors) -> str | None:
-    """Why `tensors` are not those of the model described, None where they are."""
-    shapes = dict(tensor_shapes(what))
-    if _HEAD in tensors or not what.tied:
+def find_fault(architecture: Architecture, tensors: Tensors) -> str | None:
+    """Why `tensors` are not those of this architecture, None where they are."""
+    shapes = dict(tensor_shapes(architecture))
+    if _HEAD in tensors or not architecture.tied:
         shapes[_HEAD] = shapes[EMBEDDING]
     for name, shape in shapes.items():
         if name not in tensors:
@@ -106,53 +108,53 @@ def find_fault(what: Description, tensors: Tensors) -> str | None:
     return None
 
 
-def read_stack(
-    what: Description, tensors: Tensors, placement: Placement, linears: Linears
-) -> Generator[float, None, Stack]:
+def read_weights(
+    architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears
+) -> Generator[float, None, Weights]:
     """Read a model that `find_fault` finds none with. Each tensor is read once; no weight is there twice.
 
     Yields the share that has been read.
     """
-    reader = _Reader(what, tensors, placement, linears)
+    reader = _Reader(architecture, tensors, placement, linears)
     table = tensors[EMBEDDING].to(placement.device)
     # transformers rounds Gemma's scale like a weight, and Gemma was trained so.
-    scale = torch.tensor(what.embedding_scale, dtype=placement.dtype, device=placement.device)
+    scale = torch.tensor(architecture.embedding_scale, dtype=placement.dtype, device=placement.device)
     head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else EMBEDDING]], None)
 
     def embed(ids: torch.Tensor) -> torch.Tensor:
         rows = F.embedding(ids, table).to(placement.dtype)
-        return rows if what.embedding_scale == 1 else rows * scale
+        return rows if architecture.embedding_scale == 1 else rows * scale
 
     def score(rows: torch.Tensor) -> torch.Tensor:
         logits = head(rows).float()
-        if what.logits_divisor != 1:
-            logits /= what.logits_divisor
-        if what.logits_cap is not None:
-            logits = (logits / what.logits_cap).tanh_().mul_(what.logits_cap)
+        if architecture.logits_divisor != 1:
+            logits /= architecture.logits_divisor
+        if architecture.logits_cap is not None:
+            logits = (logits / architecture.logits_cap).tanh_().mul_(architecture.logits_cap)
         return logits
 
-    blocks: list[Block] = []
-    while len(blocks) < len(what.layers):
-        blocks.append(reader.block(len(blocks)))
-        yield len(blocks) / len(what.layers)
-    return Stack(embed, tuple(blocks), reader.norm(_NORM), score, linears.rows)
+    layers: list[Layer] = []
+    while len(layers) < len(architecture.layers):
+        layers.append(reader.layer(len(layers)))
+        yield len(layers) / len(architecture.layers)
+    return Weights(embed, tuple(layers), reader.norm(_NORM), score, linears.rows)
 
 
 class _Reader:
     """Reads layers: converts, joins what is multiplied with the same rows, and interleaves what is turned."""
 
-    def __init__(self, what: Description, tensors: Tensors, placement: Placement, linears: Linears) -> None:
-        self._what = what
+    def __init__(self, architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears) -> None:
+        self._architecture = architecture
         self._tensors = tensors
         self._placement = placement
         self._linears = linears
-        self._turned = max((layer.rope.size for layer in what.layers if layer.rope), default=0)
+        self._turned = max((layer.rope.size for layer in architecture.layers if layer.rope), default=0)
 
-    def block(self, index: int) -> Block:
-        what, norms = self._what, self._what.norms
+    def layer(self, index: int) -> Layer:
+        architecture, norms = self._architecture, self._architecture.norms
         layer = f"model.layers.{index}."
         attention, mlp = layer + "self_attn.", layer + "mlp."
-        gates = ["gate_up_proj"] if what.fused else ["gate_proj", "up_proj"]
+        gates = ["gate_up_proj"] if architecture.fused else ["gate_proj", "up_proj"]
 
         def norm(name: str | None) -> Norm | None:
             return self.norm(f"{layer}{name}.weight") if name else None
@@ -166,47 +168,51 @@ class _Reader:
             )
 
         def qkv() -> Linear:
-            bias = self._bias(self._qkv(attention, "bias") if what.qkv_bias else [])
+            bias = self._bias(self._qkv(attention, "bias") if architecture.qkv_bias else [])
             return self._linears.make(attention + "qkv", lambda: self._qkv(attention, "weight"), bias)
 
-        return Block(
-            what,
+        return Layer(
+            architecture,
             before_attention=norm(norms.before_attention),
             qkv=qkv(),
-            head_norm=None if what.head_norm == "none" else self._head_norm(attention),
-            output=joined(attention, ["o_proj"], biased=what.output_bias),
+            head_norm=None if architecture.head_norm == "none" else self._head_norm(attention),
+            output=joined(attention, ["o_proj"], biased=architecture.output_bias),
             after_attention=norm(norms.after_attention),
             before_mlp=norm(norms.before_mlp),
-            gate_up=joined(mlp, gates, biased=what.mlp_bias),
-            down=joined(mlp, ["down_proj"], biased=what.mlp_bias),
+            gate_up=joined(mlp, gates, biased=architecture.mlp_bias),
+            down=joined(mlp, ["down_proj"], biased=architecture.mlp_bias),
             after_mlp=norm(norms.after_mlp),
         )
 
     def norm(self, name: str) -> Norm:
-        return Norm(self._norm_weight(name), self._what.norm_eps)
+        return Norm(self._norm_weight(name), self._architecture.norm_eps)
 
     def _bias(self, parts: list[torch.Tensor]) -> torch.Tensor | None:
         return join(parts, self._placement) if parts else None
 
     def _qkv(self, prefix: str, kind: str) -> list[torch.Tensor]:
-        what = self._what
-        if what.fused:
-            keys = what.heads * what.head_size
-            values = keys + what.kv_heads * what.head_size
+        architecture = self._architecture
+        if architecture.fused:
+            keys = architecture.heads * architecture.head_size
+            values = keys + architecture.kv_heads * architecture.head_size
             parts = self._tensors[f"{prefix}qkv_proj.{kind}"].tensor_split((keys, values))
         else:
             parts = tuple(self._tensors[f"{prefix}{name}_proj.{kind}"] for name in "qkv")
-        return [*(interleave(part, what.head_size, self._turned) for part in parts[:2]), parts[2]]
+        return [*(interleave(part, architecture.head_size, self._turned) for part in parts[:2]), parts[2]]
 
     def _head_norm(self, prefix: str) -> HeadNorm:
-        what = self._what
+        architecture = self._architecture
         weights = []
-        for name, heads in (("q_norm", what.heads), ("k_norm", what.kv_heads)):
+        for name, heads in (("q_norm", architecture.heads), ("k_norm", architecture.kv_heads)):
             weight = self._norm_weight(f"{prefix}{name}.weight")
-            weight = weight.repeat(heads) if what.head_norm == "head" else weight
-            weights.append(interleave(weight, what.head_size, self._turned).view(heads, what.head_size))
-        return HeadNorm(torch.cat(weights), what.norm_eps, what.heads if what.head_norm == "projection" else None)
+            weight = weight.repeat(heads) if architecture.head_norm == "head" else weight
+            weights.append(interleave(weight, architecture.head_size, self._turned).view(heads, architecture.head_size))
+        return HeadNorm(
+            torch.cat(weights),
+            architecture.norm_eps,
+            architecture.heads if architecture.head_norm == "projection" else None,
+        )
 
     def _norm_weight(self, name: str) -> torch.Tensor:
         weight = self._tensors[name].to(self._placement.device, torch.float32, copy=True)
-        return weight + 1 if self._what.unit_offset else weight
+        return weight + 1 if self._architecture.unit_offset else weight

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.nn.device import Placement
-from specgen.nn.interface import Rows
 from specgen.nn.transformers.cache import RunnerCache
 
 # Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.
@@ -57,14 +56,14 @@ class TransformersModel:
         return length if isinstance(length, int) and length > 0 else None
 
     @torch.inference_mode()
-    def forward(self, tokens: Tokens, last: int, want: Sequence[int] = ()) -> Rows:
+    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         try:
             self._cache.roll_back(tokens, len(tokens) - last)
             if len(self._cache) and len(tokens) - len(self._cache) > 1 and not self.can_verify:
                 self._cache.drop()
             if last > 1 and self.can_verify and not self._cache.croppable:
                 self._save_before(tokens.prefix(len(tokens) - last))
-            return self._feed(tokens, last, want)
+            return self._feed(tokens, last)
         except BaseException:
             self._cache.drop()
             raise
@@ -72,17 +71,17 @@ class TransformersModel:
     def _save_before(self, tokens: Tokens) -> None:
         """Bring a recurrent state to `tokens`, what comes next may be rejected, and keep a copy of it."""
         if len(tokens) > len(self._cache):
-            self._feed(tokens, 1, ())
+            self._feed(tokens, 1)
         self._cache.save()
 
-    def _feed(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
+    def _feed(self, tokens: Tokens, last: int) -> torch.Tensor:
         """Feed what the cache lacks of `tokens`, the long part of a prompt in chunks."""
         while self.can_verify and len(tokens) - len(self._cache) - last >= _CHUNK:
-            self._call(tokens.prefix(len(self._cache) + _CHUNK), 1, ())
+            self._call(tokens.prefix(len(self._cache) + _CHUNK), 1)
             self._cache.roll_back(tokens, len(tokens))
-        return self._call(tokens, last, want)
+        return self._call(tokens, last)
 
-    def _call(self, tokens: Tokens, last: int, want: Sequence[int]) -> Rows:
+    def _call(self, tokens: Tokens, last: int) -> torch.Tensor:
         arguments: dict[str, Any] = {}
         start = 0
         if self._cache_name is not None:
@@ -91,8 +90,6 @@ class TransformersModel:
             arguments["use_cache"] = True
         if self._keeps_logits:
             arguments["logits_to_keep"] = last
-        if want:
-            arguments["output_hidden_states"] = True
         if self._takes_positions:
             # Some models (Bamba) count from 0 in every call unless they are told.
             arguments["position_ids"] = torch.arange(start, len(tokens), device=self._model.device)[None]
@@ -100,8 +97,8 @@ class TransformersModel:
         output = self._model(input_ids=ids, **arguments)
         if self._cache_name is not None:
             self._cache.fed(tokens)
-        hidden = {layer: output.hidden_states[layer][0, -last:] for layer in want}
-        return Rows(output.logits[0, -last:].float(), hidden)
+        logits: torch.Tensor = output.logits[0, -last:].float()
+        return logits
 
     @torch.inference_mode()
     def _restores_states(self) -> bool:
@@ -111,13 +108,13 @@ class TransformersModel:
         keep them where no cache can reach (RecurrentGemma).
         """
         tokens = Tokens([1 + i % max(1, self.vocab_size - 1) for i in range(8)])
-        whole = self._call(tokens, 2, ()).logits
+        whole = self._call(tokens, 2)
         self._cache.drop()
-        self._call(tokens.prefix(5), 1, ())
+        self._call(tokens.prefix(5), 1)
         self._cache.save()
-        self._call(tokens.prefix(5) + tokens.ids()[:3], 1, ())
+        self._call(tokens.prefix(5) + tokens.ids()[:3], 1)
         self._cache.roll_back(tokens, 5)
-        pieces = self._call(tokens, 2, ()).logits
+        pieces = self._call(tokens, 2)
         self._cache.drop()
         difference = (whole - pieces).abs().max() / whole.abs().max().clamp(min=1e-6)
         return bool(difference < max(_SAME_STATE, _SAME_STATE_UNITS * torch.finfo(self._model.dtype).eps))

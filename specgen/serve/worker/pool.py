@@ -11,7 +11,7 @@ import torch
 from specgen.core.errors import OutOfMemory
 from specgen.core.events import Event, Finished, Progress, Stats
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.nn.lean.context_store import Kept
+from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
 from specgen.serve.api.http import Limits
@@ -68,7 +68,7 @@ class Shelf:
         self._named = tuple(named)
         self._opening = opening
         self._threads = torch.get_num_threads()
-        self._kept = Kept(limits.contexts)
+        self._kept = ContextStore(limits.contexts)
         self._engines: dict[Wanted, Engine] = {}
         self._plans: dict[Wanted, Plan] = {}
         self._one_opens = threading.Lock()
@@ -263,7 +263,7 @@ class Shelf:
     def _forget(self, wanted: Wanted, models: list[LeanModel]) -> None:
         """Nothing is left of a pair that was closed, and of its `models`."""
         while models:
-            models.pop().keep_contexts(Kept(0))
+            models.pop().keep_contexts(ContextStore(0))
         self._plans.pop(wanted, None)
         give_back()
 

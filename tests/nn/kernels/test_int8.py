@@ -23,7 +23,7 @@ from specgen.nn.kernels import pack_file as packed
 from specgen.nn.kernels.int8_integers import Integers
 from specgen.nn.kernels.int8_reduced import Reduced
 from specgen.nn.kernels.int8_rounded import Rounded
-from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
 from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
@@ -54,10 +54,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(folder: Path) -> tuple[LeanModel, list[Any]]:
     """The model in int8, and what a person is told meanwhile."""
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
-    description = describe_checkpoint(checkpoint)
-    assert not isinstance(description, str)
+    architecture = read_checkpoint_architecture(checkpoint)
+    assert not isinstance(architecture, str)
     told: list[Any] = []
-    loading = load_decoder(checkpoint, description, Placement(CPU, torch.float32, int8=True), 512)
+    loading = load_decoder(checkpoint, architecture, Placement(CPU, torch.float32, int8=True), 512)
     return follow(loading, told.append), told
 
 
@@ -175,10 +175,10 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(tmp_path: Pat
     folder = save(tmp_path, **MODELS[kind])
     model, _ = opened(folder)
     length = 300
-    whole = model.forward(Tokens(IDS[:length]), length).logits
+    whole = model.forward(Tokens(IDS[:length]), length)
     for seed in (1, 2):
         assert torch.equal(in_pieces(model, 0, length, seed, 9), whole)
-    exact = load(folder).forward(Tokens(IDS[:length]), length).logits
+    exact = load(folder).forward(Tokens(IDS[:length]), length)
     assert divergence(exact, whole) < 0.01
 
 
@@ -186,7 +186,7 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(tmp_path: Pat
 def test_the_bits_hold_across_every_block_of_a_long_context(tmp_path: Path, head_dim: int) -> None:
     sizes = {"head_dim": head_dim, "hidden_size": 252, "num_hidden_layers": 2, "max_position_embeddings": 4096}
     model, _ = opened(save(tmp_path, **MODELS["llama"] | sizes))
-    whole = model.forward(Tokens(IDS), len(IDS)).logits
+    whole = model.forward(Tokens(IDS), len(IDS))
     for border in range(64, 2049, 64):
         start, width = border - random.Random(border).randint(1, 8), random.Random(-border).randint(9, 17)
         rows = in_pieces(model, start, start + width, border, width)
@@ -200,7 +200,7 @@ def in_pieces(model: LeanModel, start: int, end: int, seed: int, longest: int) -
     ends = [start]
     while ends[-1] < end:
         ends.append(min(end, ends[-1] + dice.randint(1, longest)))
-    return torch.cat([model.forward(Tokens(IDS[:stop]), stop - begin).logits for begin, stop in pairwise(ends)])
+    return torch.cat([model.forward(Tokens(IDS[:stop]), stop - begin) for begin, stop in pairwise(ends)])
 
 
 def divergence(exact: torch.Tensor, other: torch.Tensor) -> float:
@@ -215,7 +215,7 @@ def test_the_second_start_reads_what_the_first_packed(llama: Path, monkeypatch: 
     monkeypatch.setattr(packing, "quantize", None)
     second, told = opened(llama)
     assert doing(told) == {"loading"}
-    assert torch.equal(first.forward(Tokens(IDS[:40]), 40).logits, second.forward(Tokens(IDS[:40]), 40).logits)
+    assert torch.equal(first.forward(Tokens(IDS[:40]), 40), second.forward(Tokens(IDS[:40]), 40))
 
 
 def test_changed_weights_are_packed_again_and_the_old_ones_dropped(tmp_path: Path, shelf: Path) -> None:
@@ -223,8 +223,8 @@ def test_changed_weights_are_packed_again_and_the_old_ones_dropped(tmp_path: Pat
         folder = save(tmp_path / "model", **MODELS[kind])
         model, told = opened(folder)
         assert doing(told) == {"packing"}
-        exact = load(folder).forward(Tokens(IDS[:40]), 40).logits
-        assert divergence(exact, model.forward(Tokens(IDS[:40]), 40).logits) < 0.01
+        exact = load(folder).forward(Tokens(IDS[:40]), 40)
+        assert divergence(exact, model.forward(Tokens(IDS[:40]), 40)) < 0.01
     assert len(list(shelf.iterdir())) == 2
 
 
@@ -232,7 +232,7 @@ def test_changed_weights_are_packed_again_and_the_old_ones_dropped(tmp_path: Pat
 def test_an_entry_that_does_not_serve_is_made_again(
     llama: Path, shelf: Path, harm: str, kernel: int8.Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = opened(llama)[0].forward(Tokens(IDS[:40]), 40).logits
+    expected = opened(llama)[0].forward(Tokens(IDS[:40]), 40)
     index, data = next(shelf.glob("*.json")), next(shelf.glob("*.bin"))
     if harm == "cut short":
         data.write_bytes(data.read_bytes()[:-1])
@@ -243,7 +243,7 @@ def test_an_entry_that_does_not_serve_is_made_again(
         monkeypatch.setattr(kernel, "layout", lambda matrix: layout(matrix) + "00")
     for _ in range(2):
         model, _ = opened(llama)
-        assert torch.equal(model.forward(Tokens(IDS[:40]), 40).logits, expected)
+        assert torch.equal(model.forward(Tokens(IDS[:40]), 40), expected)
     monkeypatch.setattr(packing, "quantize", None)
     assert doing(opened(llama)[1]) == {"loading"}
 
@@ -264,12 +264,14 @@ def test_a_full_disk_costs_a_notice(llama: Path, shelf: Path, monkeypatch: pytes
         "the packed weights could not be kept (No space left on device): the next start packs again"
     ]
     assert list(shelf.iterdir()) == []
-    assert model.forward(Tokens(IDS[:4]), 1).logits.isfinite().all()
+    assert model.forward(Tokens(IDS[:4]), 1).isfinite().all()
 
 
 def test_an_interrupted_start_leaves_nothing_behind(llama: Path, shelf: Path) -> None:
     checkpoint = Checkpoint(ModelRef(str(llama)), llama)
-    loading = load_decoder(checkpoint, describe_checkpoint(checkpoint), Placement(CPU, torch.float32, int8=True), 512)  # type: ignore[arg-type]
+    loading = load_decoder(
+        checkpoint, read_checkpoint_architecture(checkpoint), Placement(CPU, torch.float32, int8=True), 512
+    )  # type: ignore[arg-type]
     next(loading)
     loading.close()
     assert list(shelf.iterdir()) == []

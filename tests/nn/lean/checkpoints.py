@@ -10,7 +10,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 from specgen.nn.device import Placement
-from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
 
 VOCAB = 97
@@ -112,15 +112,15 @@ def load(
     folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, *, int8: bool = False
 ) -> LeanModel:
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
-    description = describe_checkpoint(checkpoint)
-    assert not isinstance(description, str), description
+    architecture = read_checkpoint_architecture(checkpoint)
+    assert not isinstance(architecture, str), architecture
     placement = Placement(torch.device("cpu"), dtype, int8=int8)
-    return follow(load_decoder(checkpoint, description, placement, context_length), lambda _: None)
+    return follow(load_decoder(checkpoint, architecture, placement, context_length), lambda _: None)
 
 
 @torch.inference_mode()
-def reference(folder: Path, ids: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What transformers computes in float32: logits [ids, vocab], and the hidden states of every layer."""
+def reference(folder: Path, ids: list[int]) -> torch.Tensor:
+    """What transformers computes in float32: logits [ids, vocab]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    output = model(torch.tensor([ids]), output_hidden_states=True)
-    return output.logits[0], [state[0] for state in output.hidden_states]
+    logits: torch.Tensor = model(torch.tensor([ids])).logits[0]
+    return logits

@@ -10,9 +10,9 @@ from transformers import AutoConfig
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import ModelRef
-from specgen.nn.lean.architecture import Description, describe
+from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.families import FAMILIES
-from specgen.nn.lean.load import describe_checkpoint
+from specgen.nn.lean.load import read_checkpoint_architecture
 from tests.nn.lean.checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
 
 # What every config gives. Heads that any family's default number of key and value heads divides.
@@ -31,22 +31,24 @@ def config(kind: str, **changes: Any) -> dict[str, Any]:
     return {"model_type": kind, "architectures": [FAMILIES[kind].architecture], **REQUIRED, **changes}
 
 
-def described(values: dict[str, Any]) -> Description:
-    description = describe(values)
-    assert isinstance(description, Description), description
-    return description
+def architecture_of(values: dict[str, Any]) -> Architecture:
+    architecture = read_architecture(values)
+    assert isinstance(architecture, Architecture), architecture
+    return architecture
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_missing_key_has_the_familys_own_default(kind: str) -> None:
     spelled_out = AutoConfig.for_model(kind, **REQUIRED).to_dict() | {"architectures": None}
-    assert described(config(kind)) == described(spelled_out)
+    assert architecture_of(config(kind)) == architecture_of(spelled_out)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_older_way_to_write_positions_says_the_same(name: str) -> None:
     values = dict(SIZES | MODELS[name])
-    today = described(AutoConfig.for_model(values.pop("model_type"), **values).to_dict() | {"architectures": None})
+    today = architecture_of(
+        AutoConfig.for_model(values.pop("model_type"), **values).to_dict() | {"architectures": None}
+    )
     older = dict(SIZES | MODELS[name])
     if older["model_type"] == "gemma3_text":
         older["rope_scaling"] = GEMMA3_ROPES["full_attention"]
@@ -56,12 +58,12 @@ def test_the_older_way_to_write_positions_says_the_same(name: str) -> None:
         older |= {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         rope["type"] = rope.pop("rope_type")
         older["rope_scaling"] = rope
-    assert described(older) == today
+    assert architecture_of(older) == today
 
 
 def test_explicit_layer_types_are_heeded() -> None:
     types = ["full_attention", "sliding_attention"] * 4
-    windows = [layer.window for layer in described(config("gemma2", layer_types=types, sliding_window=7)).layers]
+    windows = [layer.window for layer in architecture_of(config("gemma2", layer_types=types, sliding_window=7)).layers]
     assert windows == [None, 7] * 4
 
 
@@ -104,7 +106,7 @@ def test_explicit_layer_types_are_heeded() -> None:
     ],
 )
 def test_what_is_not_understood_is_left_to_transformers(values: dict[str, Any], reason: str) -> None:
-    answer = describe(values)
+    answer = read_architecture(values)
     assert isinstance(answer, str)
     assert reason in answer
 
@@ -112,11 +114,11 @@ def test_what_is_not_understood_is_left_to_transformers(values: dict[str, Any], 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_no_value_of_any_key_is_more_than_a_reason(kind: str) -> None:
     values = AutoConfig.for_model(kind, **REQUIRED).to_dict() | {"architectures": None}
-    assert isinstance(describe(values), Description)
+    assert isinstance(read_architecture(values), Architecture)
     keys = [*values, "rope_scaling", "rope_theta", "sliding_window_pattern", "rope_local_base_freq"]
     for key in keys:
         for odd in (None, True, -1, 0, 0.5, float("nan"), "x", [], [[]], [{}] * 8, {}, {"full_attention": 3}):
-            assert isinstance(describe(values | {"layer_types": None, key: odd}), Description | str)
+            assert isinstance(read_architecture(values | {"layer_types": None, key: odd}), Architecture | str)
 
 
 @pytest.mark.parametrize("change", ["missing", "shape", "dtype", "no head"])
@@ -132,6 +134,6 @@ def test_weights_that_do_not_fit_are_left_to_transformers(tmp_path: Path, change
     else:
         del tensors[name]
     save_file(tensors, file, metadata={"format": "pt"})
-    answer = describe_checkpoint(Checkpoint(ModelRef("model"), tmp_path))
+    answer = read_checkpoint_architecture(Checkpoint(ModelRef("model"), tmp_path))
     assert isinstance(answer, str)
     assert name in answer

@@ -20,7 +20,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingChoice
 from specgen.nn.device import Placement
 from specgen.nn.lean.gguf_weights import GgufTensors
-from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
 from specgen.session.loading import open_pair
 from specgen.session.session import Session
@@ -86,14 +86,14 @@ def made(folder: Path, config: dict[str, Any]) -> Path:
 
 
 def load(checkpoint: Checkpoint) -> LeanModel:
-    description = describe_checkpoint(checkpoint)
-    assert not isinstance(description, str), description
+    architecture = read_checkpoint_architecture(checkpoint)
+    assert not isinstance(architecture, str), architecture
     placement = Placement(torch.device("cpu"), torch.float32)
-    return follow(load_decoder(checkpoint, description, placement, 512), lambda _: None)
+    return follow(load_decoder(checkpoint, architecture, placement, 512), lambda _: None)
 
 
 def logits(checkpoint: Checkpoint, ids: list[int]) -> torch.Tensor:
-    return load(checkpoint).forward(Tokens(ids), len(ids)).logits
+    return load(checkpoint).forward(Tokens(ids), len(ids))
 
 
 def read_by_transformers(path: Path) -> Any:
@@ -105,7 +105,7 @@ def read_by_transformers(path: Path) -> Any:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_file_of_every_family_agrees_with_its_hub_model(tmp_path: Path, name: str) -> None:
     folder = made(tmp_path, MODELS[name])
-    expected, _ = reference(folder, IDS)
+    expected = reference(folder, IDS)
     torch.testing.assert_close(logits(write_gguf(tmp_path / "m.gguf", folder), IDS), expected, atol=1e-4, rtol=0)
 
 
@@ -128,7 +128,7 @@ def test_greedy_text_is_that_of_transformers(tmp_path: Path, name: str) -> None:
     )
     ids, model = IDS[:9], load(checkpoint)
     for _ in range(20):
-        ids = [*ids, int(model.forward(Tokens(ids), 1).logits.argmax())]
+        ids = [*ids, int(model.forward(Tokens(ids), 1).argmax())]
     assert ids == expected[0].tolist()
 
 
@@ -221,13 +221,13 @@ def test_a_header_that_is_not_understood_is_left_to_transformers(
     tmp_path: Path, more: dict[str, Any], reason: str
 ) -> None:
     checkpoint = write_gguf(tmp_path / "m.gguf", made(tmp_path, MODELS["llama"]), **more)
-    assert describe_checkpoint(checkpoint) == reason
+    assert read_checkpoint_architecture(checkpoint) == reason
 
 
 def test_a_type_that_is_not_read_is_left_to_transformers(tmp_path: Path) -> None:
     folder = made(tmp_path, MODELS["llama"] | {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64})
     checkpoint = write_gguf(tmp_path / "m.gguf", folder, TYPES.TQ1_0)
-    assert str(describe_checkpoint(checkpoint)).endswith(".weight of dtype TQ1_0")
+    assert str(read_checkpoint_architecture(checkpoint)).endswith(".weight of dtype TQ1_0")
 
 
 def test_rope_factors_that_no_parameters_explain_are_left_to_transformers(
@@ -236,7 +236,7 @@ def test_rope_factors_that_no_parameters_explain_are_left_to_transformers(
     folder = made(tmp_path, MODELS["llama, llama3 rope"])
     odd = np.linspace(1, 8, 8, dtype=np.float32)
     monkeypatch.setattr("tests.gguf_files._llama3_factors", lambda *_: odd)
-    assert describe_checkpoint(write_gguf(tmp_path / "m.gguf", folder)) == "rope factors of an unknown kind"
+    assert read_checkpoint_architecture(write_gguf(tmp_path / "m.gguf", folder)) == "rope factors of an unknown kind"
 
 
 def test_a_run_imports_no_transformers(tmp_path: Path) -> None:

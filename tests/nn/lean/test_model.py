@@ -39,20 +39,17 @@ def splits(length: int, seed: int) -> list[tuple[int, int]]:
 
 
 def test_every_family_agrees_with_transformers(folder: Path) -> None:
-    logits, hidden = reference(folder, IDS[:LENGTH])
-    rows = load(folder).forward(Tokens(IDS[:LENGTH]), LENGTH, want=range(5))
-    torch.testing.assert_close(rows.logits, logits, atol=1e-4, rtol=0)
-    assert list(rows.hidden) == [0, 1, 2, 3, 4]
-    for layer, state in rows.hidden.items():
-        torch.testing.assert_close(state, hidden[layer], atol=1e-4, rtol=1e-4)
+    logits = reference(folder, IDS[:LENGTH])
+    rows = load(folder).forward(Tokens(IDS[:LENGTH]), LENGTH)
+    torch.testing.assert_close(rows, logits, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(folder: Path, dtype: torch.dtype) -> None:
     model = load(folder, dtype)
-    whole = model.forward(Tokens(IDS[:LENGTH]), LENGTH).logits
+    whole = model.forward(Tokens(IDS[:LENGTH]), LENGTH)
     model.forward(Tokens([3]), 1)
-    pieces = [model.forward(Tokens(IDS[:end]), end - start).logits for start, end in splits(LENGTH, 1)]
+    pieces = [model.forward(Tokens(IDS[:end]), end - start) for start, end in splits(LENGTH, 1)]
     assert torch.equal(torch.cat(pieces), whole)
 
 
@@ -62,12 +59,12 @@ def test_the_bits_hold_for_real_sizes_and_a_growing_cache(tmp_path: Path, head_d
     sizes = {"head_dim": head_dim, "hidden_size": 1536, "num_hidden_layers": 1}
     model = load(save(tmp_path, **MODELS[kind] | sizes))
     length = 600
-    whole = model.forward(Tokens(IDS[:length]), length).logits
+    whole = model.forward(Tokens(IDS[:length]), length)
     model.forward(Tokens([3]), 1)
-    assert torch.equal(model.forward(Tokens(IDS[:6]), 1).logits, whole[5:6])
+    assert torch.equal(model.forward(Tokens(IDS[:6]), 1), whole[5:6])
     # A prompt, read in pieces of its own, then rounds of every width across the end of the first 512 positions.
-    pieces = [model.forward(Tokens(IDS[:470]), 5).logits]
-    pieces += [model.forward(Tokens(IDS[: 470 + end]), end - start).logits for start, end in splits(length - 470, 2)]
+    pieces = [model.forward(Tokens(IDS[:470]), 5)]
+    pieces += [model.forward(Tokens(IDS[: 470 + end]), end - start) for start, end in splits(length - 470, 2)]
     assert torch.equal(torch.cat(pieces), whole[465:])
 
 
@@ -76,11 +73,11 @@ def test_the_bits_hold_for_real_sizes_and_a_growing_cache(tmp_path: Path, head_d
 def test_the_bits_hold_where_threads_divide_a_row(tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
     torch.set_num_threads(5)
     model = load(save(tmp_path, **MODELS[kind] | {"intermediate_size": 11008, "num_hidden_layers": 1}), dtype)
-    alone = [model.forward(Tokens(IDS[: end + 1]), 1).logits for end in range(64)]
+    alone = [model.forward(Tokens(IDS[: end + 1]), 1) for end in range(64)]
     for start in range(0, 64, 8):
         model.forward(Tokens([3]), 1)
         model.forward(Tokens(IDS[: start + 1]), 1)
-        rows = model.forward(Tokens(IDS[: start + 8]), 7).logits
+        rows = model.forward(Tokens(IDS[: start + 8]), 7)
         assert torch.equal(rows, torch.cat(alone[start + 1 : start + 8]))
 
 
@@ -90,28 +87,28 @@ def test_a_rejected_proposal_leaves_no_trace(llama: Path) -> None:
     proposal = (9, 8, 7, 6)
     model.forward(context + proposal, 5)
     accepted = context.grow([9, 8, 5])
-    assert torch.equal(model.forward(accepted, 2).logits, load(llama).forward(accepted, 2).logits)
+    assert torch.equal(model.forward(accepted, 2), load(llama).forward(accepted, 2))
 
 
 def test_a_call_may_ask_for_rows_that_are_cached_already(llama: Path) -> None:
     model = load(llama)
-    whole = model.forward(Tokens(IDS[:40]), 40).logits
-    assert torch.equal(model.forward(Tokens(IDS[:40]), 12).logits, whole[-12:])
+    whole = model.forward(Tokens(IDS[:40]), 40)
+    assert torch.equal(model.forward(Tokens(IDS[:40]), 12), whole[-12:])
 
 
 def test_a_token_that_does_not_exist_is_an_error_that_leaves_no_trace(llama: Path) -> None:
     model = load(llama)
-    expected = model.forward(Tokens(IDS[:20]), 20).logits
+    expected = model.forward(Tokens(IDS[:20]), 20)
     with pytest.raises(IndexError):
         model.forward(Tokens([*IDS[:10], VOCAB]), 1)
-    assert torch.equal(model.forward(Tokens(IDS[:20]), 20).logits, expected)
+    assert torch.equal(model.forward(Tokens(IDS[:20]), 20), expected)
 
 
 def test_after_running_out_of_memory_half_way_the_next_call_is_right(
     llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(llama)
-    expected = model.forward(Tokens(IDS[:600]), 1).logits
+    expected = model.forward(Tokens(IDS[:600]), 1)
     model = load(llama)
     model.forward(Tokens(IDS[:500]), 1)
     zeros, left = torch.zeros, iter([True, True])
@@ -125,35 +122,35 @@ def test_after_running_out_of_memory_half_way_the_next_call_is_right(
         patch.setattr(torch, "zeros", two_more)
         with pytest.raises(MemoryError):
             model.forward(Tokens(IDS[:600]), 1)
-    assert torch.equal(model.forward(Tokens(IDS[:600]), 1).logits, expected)
+    assert torch.equal(model.forward(Tokens(IDS[:600]), 1), expected)
 
 
 def test_a_context_longer_than_the_first_cache_agrees_with_transformers(tmp_path: Path) -> None:
     save(tmp_path, **MODELS["qwen3"] | {"max_position_embeddings": 2048})
     model = load(tmp_path, context_length=1200)
-    logits, _ = reference(tmp_path, IDS)
+    logits = reference(tmp_path, IDS)
     model.forward(Tokens(IDS[:500]), 1)
-    torch.testing.assert_close(model.forward(Tokens(IDS), 3).logits, logits[-3:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.forward(Tokens(IDS), 3), logits[-3:], atol=1e-4, rtol=0)
 
 
 def test_bfloat16_is_close(llama: Path) -> None:
-    logits, _ = reference(llama, IDS[:LENGTH])
+    logits = reference(llama, IDS[:LENGTH])
     rows = load(llama, torch.bfloat16).forward(Tokens(IDS[:LENGTH]), LENGTH)
-    assert rows.logits.dtype == torch.float32
-    assert (rows.logits - logits).abs().max() < 0.05 * logits.abs().max()
+    assert rows.dtype == torch.float32
+    assert (rows - logits).abs().max() < 0.05 * logits.abs().max()
 
 
 def test_shards_of_another_dtype_are_read(tmp_path: Path) -> None:
     save(tmp_path, **MODELS["qwen2"], dtype=torch.bfloat16, shard="30KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
-    logits, _ = reference(tmp_path, IDS[:20])
-    torch.testing.assert_close(load(tmp_path).forward(Tokens(IDS[:20]), 20).logits, logits, atol=1e-4, rtol=0)
+    logits = reference(tmp_path, IDS[:20])
+    torch.testing.assert_close(load(tmp_path).forward(Tokens(IDS[:20]), 20), logits, atol=1e-4, rtol=0)
 
 
 def test_what_a_decoding_loop_asks_of_a_model(llama: Path) -> None:
     model = load(llama, context_length=777)
     assert (model.vocab_size, model.context_length, model.can_verify) == (VOCAB, 777, True)
-    assert model.forward(Tokens(IDS[:5]), 2).logits.shape == (2, VOCAB)
+    assert model.forward(Tokens(IDS[:5]), 2).shape == (2, VOCAB)
 
 
 def test_it_runs_without_transformers(llama: Path) -> None:
@@ -164,15 +161,15 @@ from pathlib import Path
 import torch
 from specgen.core.types import ModelRef
 from specgen.nn.device import Placement
-from specgen.nn.lean.load import describe_checkpoint, load_decoder
+from specgen.nn.lean.load import read_checkpoint_architecture, load_decoder
 from specgen.core.tokens import Tokens
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.progress import follow
 checkpoint = Checkpoint(ModelRef("tiny"), Path({str(llama)!r}))
 placement = Placement(torch.device("cpu"), torch.float32)
-model = follow(load_decoder(checkpoint, describe_checkpoint(checkpoint), placement, 100), lambda _: None)
-print(model.forward(Tokens([1, 2, 3]), 1).logits.argmax().item(), "transformers" in sys.modules)
+model = follow(load_decoder(checkpoint, read_checkpoint_architecture(checkpoint), placement, 100), lambda _: None)
+print(model.forward(Tokens([1, 2, 3]), 1).argmax().item(), "transformers" in sys.modules)
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    best = load(llama).forward(Tokens([1, 2, 3]), 1).logits.argmax().item()
+    best = load(llama).forward(Tokens([1, 2, 3]), 1).argmax().item()
     assert output.split() == [str(best), "False"]
