@@ -16,8 +16,7 @@ from specgen.core.events import Event, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.decode import Limits, Round, decode
-from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
-from specgen.engine.drafters.none import NoDrafter
+from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Proposal
 from specgen.engine.pacing.controller import Controller, Fixed
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
@@ -127,18 +126,16 @@ class Speaker(_Fake):
 
 
 class Scripted:
-    """A drafter that proposes what a function of the context says, cut to the limit, and remembers the verdicts."""
+    """A drafter that proposes the tokens that a function of the context returns, cut to the limit."""
 
     def __init__(self, script: Callable[[list[int]], Sequence[int]]) -> None:
         self._script = script
-        self.verdicts: list[Verdict] = []
+        self.proposals: list[Proposal] = []
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
         tokens = tuple(self._script(context.ids()))[: max(0, plan.limit)]
-        return Proposal(tokens, ("draft",) * len(tokens))
-
-    def observe(self, verdict: Verdict) -> None:
-        self.verdicts.append(verdict)
+        self.proposals.append(Proposal(tokens, ("draft",) * len(tokens)))
+        return self.proposals[-1]
 
 
 def oracle(answer: Sequence[int], prompt_length: int) -> Scripted:

@@ -11,10 +11,9 @@ from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter
+from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import make_controller
 from specgen.nn.interface import LanguageModel
 from specgen.session.loading import UNLIMITED, Pair

@@ -7,8 +7,7 @@ from specgen.core.events import Reason, Source
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.interface import Drafter
 from specgen.engine.pacing.controller import Controller
-from specgen.engine.sampling.logprobs import Scores, log_probabilities
-from specgen.engine.sampling.sampler import Sampler
+from specgen.engine.sampling.sampler import Sampler, Scores, log_probabilities
 from specgen.engine.verify import verify
 from specgen.nn.interface import LanguageModel
 
@@ -72,7 +71,6 @@ def decode(
         logits = target.forward(context + proposal.tokens, len(proposal.tokens) + 1)
         verdict = verify(proposal, sampler.pick(logits, context, proposal.tokens))
         verified_at = clock()
-        drafter.observe(verdict)
         notice = controller.observe(verdict, drafted_at - start, verified_at - drafted_at)
         tokens, sources = verdict.tokens, verdict.sources
         # The end token cuts an accepted run before any limit is looked at.

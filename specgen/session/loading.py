@@ -15,10 +15,9 @@ from specgen.core.events import Event, LoadedModel, Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter
+from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.drafters.none import NoDrafter
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture

@@ -14,8 +14,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.decode import Limits, decode
 from specgen.engine.drafters.forced import ForcedDrafter
-from specgen.engine.drafters.interface import Drafter
-from specgen.engine.drafters.none import NoDrafter
+from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.pacing.controller import Controller, make_controller
 from specgen.engine.sampling.constraint import Follower, Vocabulary
 from specgen.engine.sampling.grammar import compile_grammar

@@ -16,8 +16,9 @@ from specgen.core.errors import UsageError
 from specgen.core.events import Stats
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingParams
-from specgen.engine.drafters.interface import Proposal, Verdict
+from specgen.engine.drafters.interface import Proposal
 from specgen.engine.sampling.noise import gumbel
+from specgen.engine.verify import Verdict
 from specgen.session.loading import Pair
 from tests.fakes import VOCAB, TableModel, fake_session, rounds, tokens_of
 

@@ -13,9 +13,9 @@ from specgen.bench.contenders import Ours
 from specgen.bench.measure import Measurement, Timed
 from specgen.core.tokens import Tokens
 from specgen.engine import decode
-from specgen.engine.drafters.interface import Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import DraftPlan, Proposal
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.verify import verify
+from specgen.engine.verify import Verdict, verify
 from specgen.render.progress import ProgressLine
 from tests.cli.command import Outcome, invoke
 
@@ -76,7 +76,7 @@ def test_a_planted_slow_draft_and_a_planted_wrong_token_are_caught(
     assert bench("--save-baseline", "before").code == 0
     propose = ModelDrafter.propose
 
-    def slowly(self: ModelDrafter, context: Tokens, plan: Plan) -> Proposal:
+    def slowly(self: ModelDrafter, context: Tokens, plan: DraftPlan) -> Proposal:
         clock.now += 0.002
         return propose(self, context, plan)
 

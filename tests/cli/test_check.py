@@ -11,7 +11,8 @@ import pytest
 from specgen.check import check as checking
 from specgen.check.check import check_pair
 from specgen.check.judge import compare
-from specgen.engine.drafters.interface import Proposal, Verdict
+from specgen.engine.drafters.interface import Proposal
+from specgen.engine.verify import Verdict
 from tests.cli.command import Outcome, invoke
 
 

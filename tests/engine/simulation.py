@@ -10,10 +10,9 @@ import torch
 from specgen.core.tokens import Tokens
 from specgen.engine.decode import Round
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Auto, Controller, Fixed
 from tests.fakes import rounds, tokens_of
 
@@ -97,12 +96,9 @@ class Placed:
     def __init__(self, drafter: Drafter, draft: Draft, prompt_length: int) -> None:
         self._drafter, self._draft, self._prompt_length = drafter, draft, prompt_length
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
         self._draft.place = len(context) - self._prompt_length
         return self._drafter.propose(context, plan)
-
-    def observe(self, verdict: Verdict) -> None:
-        self._drafter.observe(verdict)
 
 
 @dataclass

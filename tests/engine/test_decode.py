@@ -3,7 +3,7 @@
 import pytest
 
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Plan, Proposal
+from specgen.engine.drafters.interface import DraftPlan, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.sampling.sampler import Sampler, SamplingParams
@@ -53,7 +53,7 @@ def test_the_first_wrong_token_ends_a_round() -> None:
         ((10, 11, 12), ("draft", "draft", "corrected")),
         ((13, 14, 15, 16, 17), ("draft",) * 4 + ("bonus",)),
     ]
-    assert [(verdict.accepted, verdict.proposal.tokens) for verdict in drafter.verdicts] == [
+    assert [(each.accepted, each.drafted_tokens) for each in done] == [
         (2, (10, 11, 0, 13)),
         (4, (13, 14, 15, 16)),
     ]
@@ -114,8 +114,8 @@ def test_verify_is_the_longest_common_prefix() -> None:
     assert verify(Proposal(), [7]).tokens == (7,)
 
 
-def plan(limit: int, end_ids: tuple[int, ...] = ()) -> Plan:
-    return Plan(limit, Sampler(SamplingParams(), 0), frozenset(end_ids))
+def plan(limit: int, end_ids: tuple[int, ...] = ()) -> DraftPlan:
+    return DraftPlan(limit, Sampler(SamplingParams(), 0), frozenset(end_ids))
 
 
 @pytest.mark.parametrize(

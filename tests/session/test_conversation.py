@@ -443,13 +443,13 @@ def test_without_speculation_nothing_is_drafted(tmp_path: Path) -> None:
     conversation = Conversation(session)
     session.speculating = False
     events = list(conversation.say("hi"))
-    assert not drafter.verdicts
+    assert not drafter.proposals
     assert conversation.started is not None
     assert conversation.started.drafter == "none"
     assert answered(events) == "a"
     session.speculating = True
     list(conversation.say("hi"))
-    assert drafter.verdicts
+    assert drafter.proposals
 
 
 def test_a_draft_is_changed_and_the_text_is_not(checkpoints: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,19 @@
-"""Drafting what a constraint leaves no choice in: a key of a schema is proposed at once, without a model."""
+"""A drafter that proposes the tokens that a constraint forces, such as a key of a schema."""
 
 from dataclasses import replace
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Drafter, Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import Drafter, DraftPlan, Proposal
 from specgen.engine.sampling.constraint import Follower
 
 
 class ForcedDrafter:
-    """Helps another drafter along a constraint, in contexts of up to `length` tokens.
+    """Adds forced tokens to the proposals of another drafter, in contexts of up to `length` tokens.
 
-    A proposal is what is forced, then what the other drafter guesses after it as far as that keeps to the constraint,
-    then what is forced after the guess. Forced tokens cost no draft, and are wrong only where a guess before them was:
-    they are not counted against the plan's limit.
+    A proposal has three parts: forced tokens, a guess of the other drafter that satisfies the constraint, and the
+    tokens that are forced after the guess. Forced tokens do not count against the plan's limit: they cost no draft
+    time, and are rejected only after a rejected guess.
     """
 
     def __init__(self, drafter: Drafter, constraint: Follower, length: int) -> None:
@@ -21,7 +21,7 @@ class ForcedDrafter:
         self._constraint = constraint
         self._length = length
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
         room = max(0, self._length - len(context) - 1)
         before = self._constraint.forced(context)[:room]
         guess = self._guess(context + before, plan, room - len(before))
@@ -29,7 +29,7 @@ class ForcedDrafter:
         after = self._constraint.forced(context + guessed)[: room - len(guessed)]
         return replace(guess, tokens=guessed + after, sources=_forced(before) + guess.sources + _forced(after))
 
-    def _guess(self, context: Tokens, plan: Plan, room: int) -> Proposal:
+    def _guess(self, context: Tokens, plan: DraftPlan, room: int) -> Proposal:
         if not room:
             return Proposal()
         guess = self._drafter.propose(context, plan)
@@ -37,9 +37,6 @@ class ForcedDrafter:
         if guess.tokens[kept : kept + 1] and guess.tokens[kept] in plan.end_ids:
             kept += 1
         return _first(guess, min(kept, room))
-
-    def observe(self, verdict: Verdict) -> None:
-        self._drafter.observe(verdict)
 
 
 def _forced(tokens: tuple[int, ...]) -> tuple[Source, ...]:

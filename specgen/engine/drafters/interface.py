@@ -1,7 +1,7 @@
-"""What the decoding loop asks of a drafter."""
+"""The interface between the decoding loop and a drafter: plan, proposal, drafter."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from specgen.core.events import Source
@@ -10,11 +10,11 @@ from specgen.engine.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a drafter may do in this round: propose at most `limit` tokens, picked the way the target picks.
+class DraftPlan:
+    """The bounds of one proposal: at most `limit` tokens, picked by `sampler`, none after one of `end_ids`.
 
-    Nothing is worth proposing after one of `end_ids`. The methods answer what a drafter finds out as it drafts; here
-    as a fixed draft length does, in controller.py by what pays.
+    A drafter calls the methods while it drafts. This class answers for a fixed draft length; the subclass in
+    pacing/controller.py answers by measured payoff.
     """
 
     limit: int
@@ -22,29 +22,30 @@ class Plan:
     end_ids: frozenset[int] = frozenset()
 
     def lookup(self, match: int) -> int:  # noqa: ARG002
-        """How many tokens to propose after a match of `match` tokens; 0 leaves the round to another drafter."""
+        """Number of tokens to propose after a match of `match` tokens; 0 leaves the round to another drafter."""
         return max(0, self.limit)
 
     def draft(self, unread: int, recent: int) -> tuple[int, int]:  # noqa: ARG002
-        """How many tokens to draft, and how many to read for that, for a model that has not read all of the context.
+        """(k, n): how many tokens a model should draft, and how many it may read first.
 
-        `unread` tokens are missing to the whole context, `recent` to the part that the model is reading. It reads the
-        whole where it may read that many; else it goes on with the part, unless it may not, or may begin a longer one:
-        the last tokens, as many as it may read.
+        unread: tokens of the whole context that the model has not read. recent: the same for its partial view.
+        n >= unread: read everything. Otherwise continue the partial view if n >= recent. Otherwise start a new view of
+        the last n tokens.
         """
         return max(0, self.limit), unread
 
     def goes_on(self, confidences: Sequence[float]) -> bool:  # noqa: ARG002
-        """Whether one more token is worth drafting after those with these probabilities under the draft's softmax."""
+        """Whether to draft one more token after tokens with these probabilities under the draft's softmax."""
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Tokens to verify, and where each came from.
+    """A chain of tokens to verify, with the source of each. May be empty.
 
-    A model adds its `confidences`, and how many tokens it `read` before the first. A lookup adds the length of its
-    `match` and the `continuation` it knows, also where it proposes less of it or leaves the round to the model.
+    confidences: one probability for each token that a model drafted. read: tokens that the model read before the first.
+    match: length in tokens of the n-gram match. continuation: the tokens after the match; more than `tokens` has if the
+    lookup proposed fewer, or left the round to the model.
     """
 
     tokens: tuple[int, ...] = ()
@@ -55,33 +56,15 @@ class Proposal:
     continuation: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the target made of a proposal: `accepted` of its tokens, then one token of the target's own."""
-
-    proposal: Proposal
-    accepted: int
-    tokens: tuple[int, ...]
-    sources: tuple[Source, ...]
-
-    def unforced(self) -> "Verdict":
-        """The same round without the forced tokens around the guess: they say nothing about a drafter."""
-        sources = self.proposal.sources
-        if "forced" not in sources:
-            return self
-        places = [place for place, source in enumerate(sources) if source != "forced"]
-        start, end = (places[0], places[-1] + 1) if places else (len(sources), len(sources))
-        proposal = replace(self.proposal, tokens=self.proposal.tokens[start:end], sources=sources[start:end])
-        kept = min(max(0, self.accepted - start), end - start)
-        part = slice(start, start + kept + 1)
-        return Verdict(proposal, kept, self.tokens[part], self.sources[part])
-
-
 class Drafter(Protocol):
-    """Guesses what the target will say. A wrong guess costs time, never the text."""
+    """Proposes tokens that the target may generate. A wrong proposal costs time and never changes the text."""
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
-        """At most `plan.limit` tokens that may follow `context`; an empty proposal is always right."""
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
+        """At most `plan.limit` tokens that may follow `context`. An empty proposal is always valid."""
 
-    def observe(self, verdict: Verdict) -> None:
-        """Learn from what the target made of the last proposal."""
+
+class NoDrafter:
+    """Proposes nothing: the target decodes one token a round."""
+
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:  # noqa: ARG002
+        return Proposal()

@@ -1,33 +1,33 @@
-"""Drafting without a model: what followed the last words the last time they stood in the prompt or the output."""
+"""A drafter without a model: it copies what followed the last n-gram at its earlier occurrence."""
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import DraftPlan, Proposal
 
-# N-grams of these lengths are indexed. A single token matches nearly everywhere and says next to nothing.
+# Lengths of the indexed n-grams, in tokens. A single token matches almost everywhere and predicts almost nothing.
 _LONGEST = 5
 _SHORTEST = 2
-# The longest match says most about what follows; beyond this length it makes no difference.
+# Longest match that is measured, in tokens. Longer matches predict no better.
 _BOUND = 64
-# How many places of the longest n-gram are compared.
+# Number of occurrences of the longest n-gram that are compared.
 _PLACES = 16
-# How much of a continuation is watched, to learn what a match is worth, where none of it is proposed.
+# Least length of Proposal.continuation, in tokens. It measures the acceptance of matches that propose nothing.
 _WATCHED = 8
 
 
 class LookupDrafter:
-    """Prompt lookup (Saxena 2023): proposes the continuation of the longest n-gram seen before, the latest of equals.
+    """Prompt lookup (Saxena 2023): proposes the continuation of the longest match, the latest among equals.
 
-    The index maps the hash of every n-gram of the context to the position after its latest occurrence, and every
-    position to the one before it with the same longest n-gram: a token costs a fixed number of entries, a proposal a
-    fixed number of look-ups and comparisons.
+    The index maps the hash of every n-gram to the position after its latest occurrence. It also maps every position to
+    the previous one with the same longest n-gram. So a token adds a fixed number of entries, and a proposal takes a
+    fixed number of lookups and comparisons.
     """
 
     def __init__(self) -> None:
         self._indexed = Tokens()
         self._clear()
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
         self._index(context)
         start, match = self._longest_match()
         if not match:
@@ -36,7 +36,7 @@ class LookupDrafter:
         known = len(self._ids)
         continuation: list[int] = []
         for position in range(start, start + max(count, _WATCHED)):
-            # A match that reaches the end goes on with what it has just proposed: a repetition repeats.
+            # A match that overlaps the end of the context continues with its own proposal.
             token = self._ids[position] if position < known else continuation[position - known]
             continuation.append(token)
             if token in plan.end_ids:
@@ -45,15 +45,12 @@ class LookupDrafter:
         sources: tuple[Source, ...] = tuple("lookup" for _ in tokens)
         return Proposal(tokens, sources, match=match, continuation=tuple(continuation))
 
-    def observe(self, verdict: Verdict) -> None:
-        pass
-
     def _longest_match(self) -> tuple[int, int]:
-        """The position after the match with the end of the context, and its length; length 0 where there is none."""
+        """(position, length): the position after the longest match and its length in tokens; (0, 0) without one."""
         for size in range(min(_LONGEST, len(self._ids)), _SHORTEST - 1, -1):
             start = self._after.get(hash(tuple(self._ids[-size:])), 0)
             best = start, self._length(start)
-            if best[1] < size:  # none, or another n-gram of the same hash
+            if best[1] < size:  # no occurrence, or a hash collision
                 continue
             for _ in range(_PLACES if size == _LONGEST else 0):
                 start = self._before[start]
@@ -66,7 +63,7 @@ class LookupDrafter:
         return 0, 0
 
     def _length(self, start: int) -> int:
-        """How many tokens before `start` are those that end the context."""
+        """Number of tokens before `start` that equal the tokens at the end of the context, at most _BOUND."""
         length, ids, end = 0, self._ids, len(self._ids)
         while length < min(start, _BOUND) and ids[start - length - 1] == ids[end - length - 1]:
             length += 1
@@ -78,7 +75,7 @@ class LookupDrafter:
         self._before: list[int] = []
 
     def _index(self, context: Tokens) -> None:
-        """Enter every n-gram of `context` that something follows: the one that ends it is what is looked up."""
+        """Add every n-gram of `context` that has a continuation. The last n-gram is the one that is looked up."""
         shared = context.common_prefix(self._indexed)
         if shared < len(self._ids):
             self._clear()

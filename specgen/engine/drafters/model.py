@@ -1,22 +1,21 @@
-"""Drafting with a smaller model of the same vocabulary."""
+"""A drafter that runs a smaller model with the same vocabulary."""
 
 import torch
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Plan, Proposal, Verdict
+from specgen.engine.drafters.interface import DraftPlan, Proposal
 from specgen.nn.interface import LanguageModel
 
 
 class ModelDrafter:
-    """Proposes what the draft model picks, with the target's own sampler.
+    """Proposes the tokens that the draft model picks with the target's sampler.
 
-    The draft draws with the same noise as the target, so that it guesses the target's draw and not only its
-    distribution. `shared_vocab` is the number of leading ids that both models know: nothing beyond is proposed.
-    `context_length` is the draft's own: past it the draft has nothing to say.
+    The draft samples with the target's noise. So it predicts the target's draw, not only the target's distribution.
+    shared_vocab: number of leading ids that both models share; other ids are never proposed. context_length: the draft
+    model's limit in tokens; a longer context gets an empty proposal.
 
-    A guess need not have read everything. Where reading the whole context is not worth its time (see Plan.draft), the
-    draft reads the end of it.
+    The draft may read only the end of the context when the whole is not worth the time (see DraftPlan.draft).
     """
 
     def __init__(self, model: LanguageModel, shared_vocab: int, context_length: int) -> None:
@@ -26,11 +25,11 @@ class ModelDrafter:
         self._readable = Tokens()
         self._context = Tokens()
         self._read = Tokens()
-        # What the model is reading: all of the context, or a copy of its ids from `_start` on.
+        # The model reads the whole context if `_start` is 0, else `_tail`, a copy of the ids from `_start` on.
         self._start = 0
-        self._part = Tokens()
+        self._tail = Tokens()
 
-    def propose(self, context: Tokens, plan: Plan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
         room = self._context_length - len(context) + 1
         if room <= 0 or plan.limit <= 0 or not self._can_read(context):
             return Proposal()
@@ -40,7 +39,7 @@ class ModelDrafter:
         limit = min(limit, plan.limit, room)
         if limit <= 0:
             return Proposal()
-        self._read = Tokens()  # stands until the model has read: an exception may have cost its cache
+        self._read = Tokens()  # cleared until forward succeeds; an exception drops the cache
         view, read = self._view(context, unread, recent, reading)
         drafted: list[int] = []
         confidences: list[float] = []
@@ -51,32 +50,29 @@ class ModelDrafter:
             drafted += plan.sampler.pick(row, before)
             confidences.append(_probability(plan.sampler.narrow(row[0], before), drafted[-1]))
             going_on = len(drafted) < limit and drafted[-1] not in plan.end_ids and plan.goes_on(confidences)
-            going_on = going_on and not plan.sampler.is_settled(context + drafted)
+            going_on = going_on and not plan.sampler.is_forced(context + drafted)
         self._read = context + drafted[:-1]
         sources: tuple[Source, ...] = tuple("draft" for _ in drafted)
         return Proposal(tuple(drafted), sources, tuple(confidences), read)
 
-    def observe(self, verdict: Verdict) -> None:
-        pass
-
     def _view(self, context: Tokens, unread: int, recent: int, reading: int) -> tuple[Tokens, int]:
-        """What the model is to read, and how much of it is new to it."""
+        """(tokens, n): the context or its end, as the model shall see it, and how many of them are new to the model."""
         shared = context.common_prefix(self._context)
-        goes_on = shared == len(self._context)
+        continues = shared == len(self._context)
         self._context = context
         if unread <= reading:
-            self._start, self._part = 0, Tokens()
+            self._start, self._tail = 0, Tokens()
             return context, unread
-        if self._start and goes_on and recent <= reading <= len(context) - self._start:
-            self._part = self._part.grow(context.ids(shared))
-            return self._part, recent
+        if self._start and continues and recent <= reading <= len(context) - self._start:
+            self._tail = self._tail.grow(context.ids(shared))
+            return self._tail, recent
         reading = max(1, reading)
         self._start = len(context) - reading
-        self._part = Tokens(context.ids(self._start))
-        return self._part, reading
+        self._tail = Tokens(context.ids(self._start))
+        return self._tail, reading
 
     def _can_read(self, context: Tokens) -> bool:
-        """Whether every id of `context` is in the draft's vocabulary; looks only at what is new."""
+        """Whether every id of `context` is in the draft's vocabulary. Checks only the ids since the last call."""
         new = context.ids(context.common_prefix(self._readable))
         if any(token >= self._model.vocab_size for token in new):
             return False
@@ -85,5 +81,5 @@ class ModelDrafter:
 
 
 def _probability(row: torch.Tensor, token: int) -> float:
-    """Of `token` under the softmax of `row`, float32 [vocab]."""
+    """The probability of `token` under the softmax of `row`, float32 [vocab]."""
     return float(torch.exp(row[token] - torch.logsumexp(row, -1)))

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import Plan, Verdict
+from specgen.engine.drafters.interface import DraftPlan
 from specgen.engine.pacing.acceptance import LookupAcceptance, Yield
 from specgen.engine.pacing.payoff import Trial
 from specgen.engine.pacing.round_cost import Costs
 from specgen.engine.sampling.sampler import Sampler
+from specgen.engine.verify import Verdict
 
 Clock = Callable[[], float]
 
@@ -36,7 +37,7 @@ class Controller(Protocol):
     def begin(self, context: Tokens) -> None:
         """A run after the prompt `context` begins."""
 
-    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> Plan:
+    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:
         """The plan of the next round; the context may grow by `room` tokens."""
 
     def observe(self, verdict: Verdict, draft_s: float, verify_s: float) -> str | None:
@@ -53,8 +54,8 @@ class Fixed:
     def begin(self, context: Tokens) -> None:
         pass
 
-    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> Plan:  # noqa: ARG002
-        return Plan(min(self._num_draft_tokens, room - 1), sampler, end_ids)
+    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:  # noqa: ARG002
+        return DraftPlan(min(self._num_draft_tokens, room - 1), sampler, end_ids)
 
     def observe(self, verdict: Verdict, draft_s: float, verify_s: float) -> str | None:  # noqa: ARG002
         return None
@@ -87,7 +88,7 @@ class Auto:
         self._generated = 0
         self._ended = None
 
-    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> Plan:
+    def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:
         if self._ended is not None:
             self._costs.add_other(self.clock() - self._ended)
         self._context = context
@@ -136,7 +137,7 @@ class Auto:
         return length if best >= self._trial.gain(rate, self._expected) else 0
 
     def draft_length(self, unread: int, recent: int, limit: int) -> tuple[int, int]:
-        """How many tokens the model should draft, and how many it may read for that: see Plan.draft."""
+        """How many tokens the model should draft, and how many it may read for that: see DraftPlan.draft."""
         if limit <= 0:
             return 0, 0
         return self._trial.plan(unread, recent, limit, self._expected)
@@ -167,7 +168,7 @@ def make_controller(num_draft_tokens: int | None) -> Controller:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _AutoPlan(Plan):
+class _AutoPlan(DraftPlan):
     """A plan whose answers are the controller's."""
 
     controller: Auto

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from specgen.engine.drafters.interface import Verdict
 from specgen.engine.pacing.acceptance import DraftAcceptance, Yield
 from specgen.engine.pacing.round_cost import Costs
+from specgen.engine.verify import Verdict
 
 # What may be spent on finding out, as a share of the time that the rest of the answer takes without a draft.
 _STAKE = 0.01
@@ -48,7 +48,7 @@ class Trial:
         self._fresh = True
 
     def plan(self, unread: int, recent: int, limit: int, expected: int) -> tuple[int, int]:
-        """How many tokens to draft and how many to read, where `expected` tokens are still to come: see Plan.draft."""
+        """(k, n) of DraftPlan.draft, with `expected` tokens still to be generated."""
         if not self._costs.draft_known:
             return (1, min(unread, _PIECE)) if expected >= _PAUSE else (0, 0)
         span = expected

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Plan
+from specgen.engine.drafters.interface import DraftPlan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.sampling.sampler import Sampler, SamplingParams
@@ -17,7 +17,7 @@ from tests.fakes import Speaker, TableModel, rounds
 GREEDY = Sampler(SamplingParams(), 0)
 
 
-class Reading(Plan):
+class Reading(DraftPlan):
     """A plan that lets the model read so many tokens, or lookups propose so many."""
 
     reading = 0
@@ -30,7 +30,7 @@ class Reading(Plan):
         return self.lookups
 
 
-def plan(limit: int, *, reading: int = 0, lookups: int = 0) -> Plan:
+def plan(limit: int, *, reading: int = 0, lookups: int = 0) -> DraftPlan:
     made = type("Made", (Reading,), {"reading": reading, "lookups": lookups})
     return made(limit, GREEDY)  # type: ignore[no-any-return]
 
@@ -41,8 +41,8 @@ def hybrid(model: Speaker) -> HybridDrafter:
 
 def test_a_match_is_looked_up_and_the_model_drafts_the_rest() -> None:
     drafter = hybrid(Speaker([10, 11, 12], 3, vocab_size=32))
-    assert drafter.propose(Tokens([5, 6, 7]), Plan(2, GREEDY)).sources == ("draft", "draft")
-    looked_up = drafter.propose(Tokens([5, 6, 7, 5, 6]), Plan(3, GREEDY))
+    assert drafter.propose(Tokens([5, 6, 7]), DraftPlan(2, GREEDY)).sources == ("draft", "draft")
+    looked_up = drafter.propose(Tokens([5, 6, 7, 5, 6]), DraftPlan(3, GREEDY))
     assert (looked_up.tokens, looked_up.sources) == ((7, 5, 6), ("lookup",) * 3)
 
 
@@ -58,12 +58,12 @@ def test_a_match_that_is_not_worth_proposing_is_left_to_the_model() -> None:
 def test_the_model_reads_only_what_lookups_left_unread() -> None:
     model = Speaker([], 3, vocab_size=32)
     drafter = hybrid(model)
-    drafter.propose(Tokens([5, 6, 7]), Plan(1, GREEDY))
+    drafter.propose(Tokens([5, 6, 7]), DraftPlan(1, GREEDY))
     assert model.fed == 3
     context = Tokens([5, 6, 7]).grow([5, 6])
-    drafter.propose(context, Plan(1, GREEDY))
+    drafter.propose(context, DraftPlan(1, GREEDY))
     assert model.fed == 3
-    drafter.propose(context.grow([9, 30]), Plan(1, GREEDY))
+    drafter.propose(context.grow([9, 30]), DraftPlan(1, GREEDY))
     assert model.fed == 3 + 4
 
 
@@ -73,7 +73,8 @@ def test_a_draft_that_may_not_read_everything_reads_the_end() -> None:
     context = Tokens(list(range(10)) * 10)
     partly = drafter.propose(context, plan(2, reading=8))
     assert (model.fed, partly.read) == (8 + 1, 8)
-    assert partly.tokens == ModelDrafter(TableModel(16, order=1), 16, 1000).propose(context, Plan(2, GREEDY)).tokens
+    whole = ModelDrafter(TableModel(16, order=1), 16, 1000)
+    assert partly.tokens == whole.propose(context, DraftPlan(2, GREEDY)).tokens
     # It goes on with that end as the text grows, unless it may begin a longer one, and reads everything when it may.
     context = context.grow(partly.tokens)
     assert drafter.propose(context, plan(1, reading=4)).read == 1
@@ -83,7 +84,7 @@ def test_a_draft_that_may_not_read_everything_reads_the_end() -> None:
 
 
 def test_a_draft_says_how_sure_it_is() -> None:
-    proposal = ModelDrafter(Speaker([10, 11], 1, vocab_size=32), 32, 100).propose(Tokens([5]), Plan(2, GREEDY))
+    proposal = ModelDrafter(Speaker([10, 11], 1, vocab_size=32), 32, 100).propose(Tokens([5]), DraftPlan(2, GREEDY))
     assert len(proposal.confidences) == 2
     assert all(0.99 < confidence <= 1.0 for confidence in proposal.confidences)
 
@@ -92,7 +93,7 @@ def test_the_longest_match_is_found_beyond_the_longest_indexed() -> None:
     """The later place shares five tokens with the end, the earlier one eight."""
     end = [1, 2, 3, 4, 5, 6, 7, 8]
     context = [*end, 20, 9, *end[3:], 21, 9, 9, *end]
-    assert LookupDrafter().propose(Tokens(context), Plan(1, GREEDY)).tokens == (20,)
+    assert LookupDrafter().propose(Tokens(context), DraftPlan(1, GREEDY)).tokens == (20,)
 
 
 def longest_match(ids: list[int], shortest: int = 2, longest: int = 64) -> int:
@@ -106,7 +107,7 @@ def test_a_match_is_the_longest_there_is(ids: list[int]) -> None:
     drafter, context = LookupDrafter(), Tokens(ids[:1])
     for token in ids[1:]:
         context = context.grow([token])
-        proposal = drafter.propose(context, Plan(3, GREEDY))
+        proposal = drafter.propose(context, DraftPlan(3, GREEDY))
         known = context.ids()
         assert proposal.match == longest_match(known)
         if proposal.match:
@@ -123,7 +124,7 @@ def test_a_token_costs_the_same_late_in_a_long_context() -> None:
     sizes = []
     for at in range(0, 5000, 1000):
         context = context.grow(ids[at : at + 1000])
-        drafter.propose(context, Plan(1, GREEDY))
+        drafter.propose(context, DraftPlan(1, GREEDY))
         sizes.append(len(drafter._after))
     grown = [after - before for before, after in pairwise(sizes)]
     assert max(grown) <= 4 * 1000

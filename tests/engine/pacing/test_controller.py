@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from specgen.core.types import SamplingParams
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, Plan
+from specgen.engine.drafters.interface import Drafter, DraftPlan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.pacing.controller import Auto
@@ -140,7 +140,7 @@ def test_a_prompt_is_read_when_the_answer_repays_it() -> None:
 class Slow(Auto):
     """As if whoever reads the text took their time between two rounds."""
 
-    def plan(self, *round_: Any) -> Plan:
+    def plan(self, *round_: Any) -> DraftPlan:
         assert isinstance(self.clock, Clock)
         self.clock.now += 2.0
         return super().plan(*round_)

@@ -23,14 +23,14 @@ from specgen.engine import decode as decode_module
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, Proposal, Verdict
+from specgen.engine.drafters.interface import Drafter, NoDrafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.drafters.none import NoDrafter
 from specgen.engine.pacing.controller import Controller, Fixed, make_controller
 from specgen.engine.sampling.constraint import Follower, Vocabulary
 from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import Sampler
+from specgen.engine.verify import Verdict
 from tests.engine.sampling.test_sampler import chi_square_p, distribution
 from tests.fakes import VOCAB, Scripted, Speaker, TableModel, encode, fake_session, steps, tokenizer, tokens_of
 

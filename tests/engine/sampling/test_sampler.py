@@ -20,10 +20,12 @@ from transformers.generation.logits_process import (
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine import decode as decode_module
-from specgen.engine.drafters.interface import Drafter, Proposal, Verdict
+from specgen.engine.drafters.interface import Drafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.sampling.sampler import Penalties, Sampler, warp
+from specgen.engine.sampling.penalties import Penalties
+from specgen.engine.sampling.sampler import Sampler, warp
+from specgen.engine.verify import Verdict
 from tests.fakes import Scripted, TableModel, rounds, tokens_of
 
 WARPS = [
