@@ -25,7 +25,7 @@ from pathlib import Path
 from specgen import Session
 from specgen.core.events import Failed, Step
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 
 RUNS = 10
 TOKENS = 64
@@ -70,7 +70,7 @@ def start_up(models: list[str]) -> None:
         row(name, f"{statistics.median(taken):.2f} s to the first byte")
 
 
-def answer(session: Session | WarmSession, prompt: str, limit: int) -> tuple[float, float]:
+def answer(session: Session | BackgroundSession, prompt: str, limit: int) -> tuple[float, float]:
     """Seconds to the first token, and tokens a second after it."""
     began = time.perf_counter()
     first, tokens = 0.0, 0
@@ -86,7 +86,7 @@ def answer(session: Session | WarmSession, prompt: str, limit: int) -> tuple[flo
 def throughput(target: str, draft: str) -> None:
     """Tokens a second through the other process over those of the same session here, in turn."""
     options = EngineOptions(num_draft_tokens=3)  # the same work in both, whatever was learnt
-    with WarmSession(target, draft, options, 600) as warm, Session(target, draft, options) as here:
+    with BackgroundSession(target, draft, options, 600) as warm, Session(target, draft, options) as here:
         for session in (warm, here):
             answer(session, STORY, 8)
         pairs = [(answer(warm, STORY, TOKENS)[1], answer(here, STORY, TOKENS)[1]) for _ in range(RUNS)]
@@ -100,7 +100,7 @@ def questions(target: str, draft: str) -> None:
     prose = (Path(__file__).parents[2] / "specgen" / "bench" / "prose.txt").read_text(encoding="utf-8").split()
     text = " ".join((prose * (1 + LONG_WORDS // len(prose)))[:LONG_WORDS])
     times = []
-    with WarmSession(target, draft, EngineOptions(), 600) as warm:
+    with BackgroundSession(target, draft, EngineOptions(), 600) as warm:
         for number in range(QUESTIONS + 1):
             times.append(answer(warm, f"{text}\n\nQuestion {number}: what happens in part {number}?", 4)[0])
     cold, later = times[0], times[1:]

@@ -10,7 +10,7 @@ from specgen.core.types import Message, ModelRef
 from specgen.history.recorder import history
 
 if TYPE_CHECKING:
-    from specgen.serve.background.client import WarmSession
+    from specgen.serve.background.client import BackgroundSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Earlier:
         return first + "".join(message.content for message in self.messages[opening:])
 
     def go_on(
-        self, session: "WarmSession", text: str, *, system: str | None, raw: bool, **options: Any
+        self, session: "BackgroundSession", text: str, *, system: str | None, raw: bool, **options: Any
     ) -> Iterator[Event]:
         """The stream of the answer to `text`, which may be empty where the conversation is raw.
 

@@ -3,54 +3,16 @@
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.events import Event, Finished, LoadedModel, Notice, Reason, Started, Step, failing, with_messages
+from specgen.core.events import Event, Finished, Notice, Started, Step, failing, with_messages
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
-from specgen.engine.text.thinking import Tags, without_thinking
+from specgen.engine.text.thinking import without_thinking
+from specgen.session.interface import SessionProtocol
 from specgen.session.prompt import chat_text, thinking_tags, unswitched
 
 # When less than this share of the context is free for an answer, the oldest turns go.
 _ROOM = 1 / 8
-
-
-class OpenPair(Protocol):
-    """What a chat says and uses of a pair that is loaded, see loading.Pair."""
-
-    @property
-    def loaded_target(self) -> LoadedModel: ...
-    @property
-    def loaded_draft(self) -> LoadedModel | None: ...
-    @property
-    def drafter_name(self) -> str: ...
-    @property
-    def context_length(self) -> int: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
-class Talking(Protocol):
-    """What a conversation needs of a session, which may stand in another process."""
-
-    speculating: bool
-
-    @property
-    def pair(self) -> OpenPair: ...
-    def open(self) -> Iterator[Event]: ...
-    def run(
-        self,
-        context: Tokens,
-        sampling: SamplingChoice | None = None,
-        max_new_tokens: int | None = None,
-        stop: Sequence[str] = (),
-        thinking: Tags | None = None,
-        constraint: Constraint | None = None,
-    ) -> Iterator[Event]: ...
-    def change_draft(self, draft: str) -> Iterator[Event]: ...
-    def stop(self, reason: Reason = "interrupted") -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +32,7 @@ class Conversation:
 
     def __init__(
         self,
-        session: Talking,
+        session: SessionProtocol,
         *,
         system: str | None = None,
         sampling: SamplingChoice | None = None,
@@ -140,7 +102,7 @@ class Conversation:
             self.started = self.finished = None
         return said
 
-    def move(self, session: Talking) -> None:
+    def move(self, session: SessionProtocol) -> None:
         """Go on with another pair, which reads the conversation anew."""
         self.session = session
         self._read = _Read()

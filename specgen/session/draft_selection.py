@@ -15,7 +15,7 @@ from specgen.core.types import EngineOptions, ModelRef
 from specgen.core.words import format_bytes
 from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
-from specgen.session.memory_plan import ModelPlan, Plan, plan_pair
+from specgen.session.memory_plan import MemoryPlan, ModelPlan, plan_pair
 from specgen.session.prompt import compare
 
 Origin = Literal["curated", "cached", "hub"]
@@ -40,7 +40,7 @@ class Candidate:
     origin: Origin
     checkpoint: Checkpoint | None = None
     compared: tuple[Tokenizer, int] | None = None
-    plan: Plan | None = None
+    plan: MemoryPlan | None = None
     speed_up: float | None = None
     draft_length: int | None = None
     expected: Expected = field(default_factory=Expected)
@@ -118,7 +118,9 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     return _sorted(found)
 
 
-def smaller_draft(plan: Plan, options: EngineOptions, *, target_is_loaded: bool = False) -> Reporting[ModelRef | None]:
+def smaller_draft(
+    plan: MemoryPlan, options: EngineOptions, *, target_is_loaded: bool = False
+) -> Reporting[ModelRef | None]:
     """Another draft for the target of `plan`, of which the draft does not fit the memory, that would."""
     assert plan.draft is not None  # noqa: S101
     for each in (yield from rank_drafts(plan.target.checkpoint, options, plan.target.placement.device)):
@@ -128,7 +130,7 @@ def smaller_draft(plan: Plan, options: EngineOptions, *, target_is_loaded: bool 
     return None
 
 
-def check_draft(plan: Plan, options: EngineOptions) -> Reporting[None]:
+def check_draft(plan: MemoryPlan, options: EngineOptions) -> Reporting[None]:
     """Raise OutOfMemory where the draft does not fit beside a target that is loaded already."""
     if plan.draft is None or plan.draft_fits:
         return

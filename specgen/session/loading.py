@@ -23,16 +23,16 @@ from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.session.draft_selection import check_draft, choose_draft, smaller_draft
-from specgen.session.memory_plan import Plan, check, plan_pair
+from specgen.session.memory_plan import MemoryPlan, check, plan_pair
 from specgen.session.prompt import compare
 
 # The context of a model that names no limit of its own (recurrent ones).
 UNLIMITED = 1 << 20
 
 T = TypeVar("T")
-Examine: TypeAlias = Callable[[Tokenizer, int], object]
+PromptCheck: TypeAlias = Callable[[Tokenizer, int], object]
 """Looks at a prompt with the target's tokenizer and the length of the context, and raises what is wrong with it."""
-MakeRoom: TypeAlias = Callable[[Plan], Generator[Event, None, Plan]]
+Evict: TypeAlias = Callable[[MemoryPlan], Generator[Event, None, MemoryPlan]]
 """Frees memory for a pair where others hold it. Gives the plan with what is free then."""
 
 
@@ -66,12 +66,12 @@ class Pair:
         return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
 
 
-Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, Examine | None], Generator[Event, None, Pair]]
+Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, PromptCheck | None], Generator[Event, None, Pair]]
 """Loads a pair as open_pair does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class ResolvedPair:
     """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
 
     `compared` is what prompt.compare gives, where choosing a draft took it.
@@ -80,12 +80,12 @@ class Prepared:
     checkpoint: Checkpoint
     drafter: str
     draft: Checkpoint | None
-    plan: Plan
+    plan: MemoryPlan
     device: torch.device
     compared: tuple[Tokenizer, int] | None = None
 
 
-def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[Prepared]:
+def resolve_pair(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[ResolvedPair]:
     """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
     device = choose_device(options.device)
     checkpoint = yield from _find(target, options)
@@ -93,7 +93,7 @@ def prepare(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[P
     for each in filter(None, (checkpoint, draft_checkpoint)):
         check_backend(each)
     plan = plan_pair(checkpoint, draft_checkpoint, options, device)
-    return Prepared(checkpoint, draft, draft_checkpoint, plan, device, compared)
+    return ResolvedPair(checkpoint, draft, draft_checkpoint, plan, device, compared)
 
 
 def _settled(
@@ -114,8 +114,8 @@ def open_pair(
     target: ModelRef,
     draft: str,
     options: EngineOptions,
-    examine: Examine | None = None,
-    make_room: MakeRoom | None = None,
+    examine: PromptCheck | None = None,
+    make_room: Evict | None = None,
 ) -> Generator[Event, None, Pair]:
     """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
 
@@ -124,7 +124,7 @@ def open_pair(
     what several devices have is loaded after its draft. `examine` is called
     as soon as the tokenizer is there, and what it raises ends the loading.
     """
-    prepared = yield from prepare(target, draft, options)
+    prepared = yield from resolve_pair(target, draft, options)
     draft, device = prepared.drafter, prepared.device
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -218,7 +218,11 @@ def _with_model(
 
 
 def _compared(
-    prepared: Prepared, target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, examine: Examine | None
+    prepared: ResolvedPair,
+    target: Checkpoint,
+    draft: Checkpoint | None,
+    options: EngineOptions,
+    examine: PromptCheck | None,
 ) -> tuple[Tokenizer, int]:
     tokenizer, shared = prepared.compared or compare(target, draft, options)
     if examine and prepared.plan.longest:

@@ -33,7 +33,7 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """A pair and the memory for it, in bytes. `assumed`: nobody asked for this context, see PLANNED_CONTEXT.
 
     `longest` is the context that the pair will have, where the config or the user says so.
@@ -65,11 +65,11 @@ class Plan:
         return self.draft is None or self.draft.placement.spread or peak([self.draft.footprint]) <= self.free
 
     @property
-    def without_draft(self) -> "Plan":
+    def without_draft(self) -> "MemoryPlan":
         return replace(self, draft=None)
 
 
-def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device) -> Plan:
+def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device) -> MemoryPlan:
     """What `target` and `draft` would take. Only their small files need be here. Raises UsageError for a context that
     is longer than the target's."""
     architecture = read_early_architecture(target)
@@ -79,7 +79,7 @@ def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptio
             f"--ctx-size {options.ctx_size} is more than the target's {limit}", hint=f"ask for {limit} or less"
         )
     context = options.ctx_size or min(PLANNED_CONTEXT, limit or PLANNED_CONTEXT)
-    return Plan(
+    return MemoryPlan(
         target=_plan(target, architecture, options, device, context),
         draft=_plan(draft, read_early_architecture(draft), options, device, context) if draft else None,
         context=context,
@@ -114,7 +114,7 @@ def _plan(
     )
 
 
-def check(plan: Plan, options: EngineOptions) -> str | None:
+def check(plan: MemoryPlan, options: EngineOptions) -> str | None:
     """None where the pair fits; a sentence for the user where only the target does.
 
     Raises OutOfMemory, with what would fit, where it does not.
@@ -137,7 +137,7 @@ def check(plan: Plan, options: EngineOptions) -> str | None:
     )
 
 
-def what_fits(plan: Plan, options: EngineOptions) -> list[str]:
+def what_fits(plan: MemoryPlan, options: EngineOptions) -> list[str]:
     """Options with which the models of `plan` fit: another number format, or a shorter context, or both if need be."""
 
     def fits(changed: EngineOptions) -> bool:

@@ -23,7 +23,7 @@ from specgen.engine.text.detokenizer import TextStream
 from specgen.engine.text.thinking import Tags, ThinkingSplit
 from specgen.session.answer import Answer
 from specgen.session.generation_defaults import end_ids, resolve_sampling
-from specgen.session.loading import Examine, Opener, Pair, find_again, open_pair, with_draft
+from specgen.session.loading import Opener, Pair, PromptCheck, find_again, open_pair, with_draft
 from specgen.session.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
 
 
@@ -49,7 +49,7 @@ class Session:
         self._caller: tuple[EngineOptions, dict[int | None, Controller]] | None = None
         self._stopping: Reason | None = None
         self._files: tuple[LoadedModel | None, ...] = ()
-        self.told: list[Notice] = []
+        self.notices: list[Notice] = []
         """What there was to say when the pair was opened."""
         self.speculating = True
         """Whether the drafter is asked; the text is the same without it."""
@@ -91,13 +91,13 @@ class Session:
             raise UsageError("the session is not open", hint="exhaust Session.open() first")
         return self._pair
 
-    def open(self, examine: Examine | None = None) -> Generator[Event, None, None]:
+    def open(self, examine: PromptCheck | None = None) -> Generator[Event, None, None]:
         """Find, check and load the pair if that has not been done; raises SpecgenError. `examine` see open_pair."""
         if self._pair is None:
-            self.told.clear()
+            self.notices.clear()
             with memory_errors():
                 opening = self._opener(self._target, self._draft, self._asked, examine)
-                self._take((yield from _noting(opening, self.told)))
+                self._take((yield from _noting(opening, self.notices)))
         elif examine:
             examine(self._pair.tokenizer, self._pair.context_length)
 
@@ -130,8 +130,8 @@ class Session:
         Nothing else may use that target from then on.
         """
         with memory_errors():
-            self.told.clear()
-            self._take((yield from _noting(with_draft(pair, self._draft, self._asked), self.told)))
+            self.notices.clear()
+            self._take((yield from _noting(with_draft(pair, self._draft, self._asked), self.notices)))
 
     def change_draft(self, draft: str) -> Generator[Event, None, None]:
         """Go on with another draft, named as for the constructor; the target stays as it is, with its cache.

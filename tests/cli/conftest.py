@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from specgen.cli.main import main
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 from specgen.serve.background.fingerprint import Identity
 from tests.cli.command import Run
 
@@ -68,11 +68,11 @@ ALIKE = Identity("999", "here", 0, "the same")
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_user_settings: Path) -> None:
     """Whether the models are loaded by the command itself, or were before: the test cannot tell."""
 
-    def alone(session: WarmSession) -> Any:
+    def alone(session: BackgroundSession) -> Any:
         assert not session._names.can_be_sent, "the answer does not come from where the pair is kept"
         return here(session)
 
-    here = WarmSession._here
+    here = BackgroundSession._here
     if request.param != "in process":
         at_a_port = request.param == "kept, at a port"
         keeper = request.getfixturevalue("keeper_at_a_port" if at_a_port else "keeper")
@@ -81,4 +81,4 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
         monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 600.0)
         monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: ALIKE)
-        monkeypatch.setattr("specgen.serve.background.client.WarmSession._here", alone)
+        monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._here", alone)

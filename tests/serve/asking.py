@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from specgen.core.events import Event, Finished, Notice
 from specgen.core.types import EngineOptions
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 from specgen.serve.background.fingerprint import Identity
 from tests.serve.running import LONG
 
@@ -12,8 +12,8 @@ OPTIONS = EngineOptions(num_draft_tokens=0)
 OWN = Identity("2.0", "here", 5, "the same")
 
 
-def warm(keep_alive_s: float = LONG) -> WarmSession:
-    return WarmSession("fake", "none", OPTIONS, keep_alive_s)
+def warm(keep_alive_s: float = LONG) -> BackgroundSession:
+    return BackgroundSession("fake", "none", OPTIONS, keep_alive_s)
 
 
 def words(events: Iterator[Event]) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Event
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 from specgen.session.session import Session
 from tests.serve.asking import OWN
 from tests.serve.running import LONG, Running, gated, running
@@ -72,11 +72,11 @@ def _found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoi
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
 
-    def in_process(session: WarmSession) -> Session:
+    def in_process(session: BackgroundSession) -> Session:
         session._keeper.disconnect()
         if session._session is None:
             session._session = gated(tmp_path, opened=True)[0]
         return session._session
 
-    monkeypatch.setattr("specgen.serve.background.client.WarmSession._here", in_process)
+    monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._here", in_process)
     monkeypatch.setattr("specgen.serve.background.launcher.start", lambda: None)

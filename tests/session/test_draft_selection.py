@@ -253,7 +253,7 @@ def test_a_draft_for_a_loaded_target_that_does_not_fit_names_a_smaller_one(
             list(with_draft(session.pair, "fam/Tiny-3B-Instruct", FLOAT32))
 
 
-def plan_of(model: str) -> planning.Plan:
+def plan_of(model: str) -> planning.MemoryPlan:
     return planning.plan_pair(small_files(model), None, FLOAT32, torch.device("cpu"))
 
 

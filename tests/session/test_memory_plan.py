@@ -23,7 +23,7 @@ from specgen.nn.lean import model as decoder
 from specgen.nn.memory import peak
 from specgen.session import loading
 from specgen.session import memory_plan as planning
-from specgen.session.memory_plan import Plan, check, plan_pair, what_fits
+from specgen.session.memory_plan import MemoryPlan, check, plan_pair, what_fits
 from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.fakes import END
@@ -50,7 +50,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def stories() -> Plan:
+def stories() -> MemoryPlan:
     pair = [
         follow(find(ModelRef(f"bundled:stories/{name}"), offline=True), lambda _: None) for name in ("target", "draft")
     ]
@@ -71,7 +71,7 @@ def test_the_cache_that_is_foretold_is_the_one_that_is_made(checkpoints: Any, mo
         assert sum(cache.nbytes for cache in model._caches) == foretold == 2 * 2 * 2 * 8 * 192 * 4
 
 
-def test_weights_are_those_of_every_matrix_in_the_dtype(stories: Plan) -> None:
+def test_weights_are_those_of_every_matrix_in_the_dtype(stories: MemoryPlan) -> None:
     head = 4096 * 256
     assert stories.target.footprint.weights == pytest.approx(4 * 7_607_552, rel=0.01)
     assert stories.draft is not None
@@ -83,7 +83,7 @@ def test_weights_are_those_of_every_matrix_in_the_dtype(stories: Plan) -> None:
     assert stories.total > stories.without_draft.total > stories.target.footprint.weights
 
 
-def test_the_context_is_the_one_asked_for_or_an_assumed_one(stories: Plan) -> None:
+def test_the_context_is_the_one_asked_for_or_an_assumed_one(stories: MemoryPlan) -> None:
     assert (stories.context, stories.assumed) == (512, True)  # the model's own limit is below what is assumed
     asked = plan_pair(stories.target.checkpoint, None, EngineOptions(ctx_size=64), CPU)
     assert (asked.context, asked.assumed) == (64, False)
@@ -98,11 +98,11 @@ def test_models_of_transformers_are_counted_by_their_files(checkpoints: Any) -> 
     assert plan.target.footprint.cache == 2 * 3 * 32 * 256 * 4
 
 
-def test_a_pair_that_fits_is_let_through(stories: Plan) -> None:
+def test_a_pair_that_fits_is_let_through(stories: MemoryPlan) -> None:
     assert check(stories, FLOAT32) is None
 
 
-def test_lookup_takes_the_place_of_a_draft_that_does_not_fit(stories: Plan, free: Any) -> None:
+def test_lookup_takes_the_place_of_a_draft_that_does_not_fit(stories: MemoryPlan, free: Any) -> None:
     free(stories.without_draft.total)
     with Session("stories", options=FLOAT32) as session:
         events = list(session.open())
@@ -114,7 +114,7 @@ def test_lookup_takes_the_place_of_a_draft_that_does_not_fit(stories: Plan, free
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
-    stories: Plan, free: Any, monkeypatch: pytest.MonkeyPatch
+    stories: MemoryPlan, free: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(stories.without_draft.total - 1_000_000)
     monkeypatch.setattr(loading, "fetch_weights", lambda *_, **__: pytest.fail("nothing may be fetched"))
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
     assert "--dtype bfloat16" in caught.value.hint
 
 
-def test_what_would_fit_does(stories: Plan, free: Any) -> None:
+def test_what_would_fit_does(stories: MemoryPlan, free: Any) -> None:
     alone = stories.without_draft
     half = peak([alone.target.footprint]) - alone.target.footprint.cache // 3
     free(half)
@@ -160,7 +160,7 @@ def test_the_draft_is_loaded_before_a_target_that_takes_all_devices(
     assert list(dict.fromkeys(told)) == [f"loading bundled:stories/{name}" for name in order]
 
 
-def test_the_command_shows_the_plan(stories: Plan) -> None:
+def test_the_command_shows_the_plan(stories: MemoryPlan) -> None:
     outcome = invoke("plan", "-m", "stories", "--quant", "none", "--dtype", "float32")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.text.startswith("target    bundled:stories/target: 30 MB of weights, 10 MB of cache, float32\n")

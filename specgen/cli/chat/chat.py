@@ -9,7 +9,8 @@ from specgen.cli.chat.reading import unechoed
 from specgen.cli.stream import play
 from specgen.core.events import Event, Failed, Finished, Renderer
 from specgen.render.terminal import ColorChoice, is_terminal, sanitize
-from specgen.session.conversation import Conversation, Talking
+from specgen.session.conversation import Conversation
+from specgen.session.interface import SessionProtocol
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class Chat:
         conversation: Conversation,
         look: Look,
         make_renderer: Callable[[Look], Renderer],
-        open_session: Callable[[str, str], Talking],
+        open_session: Callable[[str, str], SessionProtocol],
     ) -> None:
         self.conversation = conversation
         self.look = look

@@ -4,7 +4,7 @@ from specgen.cli.chat.chat import Chat
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel
 from specgen.core.types import ModelRef
-from specgen.session.conversation import Talking
+from specgen.session.interface import SessionProtocol
 
 
 def model(chat: Chat, argument: str) -> None:
@@ -53,7 +53,7 @@ def model_name(model: LoadedModel) -> str:
     return str(ModelRef.at(model.id, model.revision))
 
 
-def draft_name(session: Talking) -> str:
+def draft_name(session: SessionProtocol) -> str:
     """The draft as -d takes it."""
     draft = session.pair.loaded_draft
     return model_name(draft) if draft else session.pair.drafter_name

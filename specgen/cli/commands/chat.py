@@ -55,7 +55,7 @@ def command(
     from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.trace import Trace
-    from specgen.serve.background.client import WarmSession
+    from specgen.serve.background.client import BackgroundSession
     from specgen.session.conversation import Conversation
 
     with Recorder("chat", warn, on=not output.no_log) as recorder, Trace(output.trace) as trace:
@@ -76,8 +76,8 @@ def command(
             )
             return recorder.along(trace.along(renderer))
 
-        def session(target: str, draft: str) -> WarmSession:
-            return WarmSession(target, draft, models.engine(), seconds(keep_alive))
+        def session(target: str, draft: str) -> BackgroundSession:
+            return BackgroundSession(target, draft, models.engine(), seconds(keep_alive))
 
         conversation = Conversation(
             session(target, models.draft),

@@ -84,12 +84,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     from specgen.cli.map.results import Results
     from specgen.cli.map.run import Mapper
     from specgen.history.recorder import Recorder
-    from specgen.serve.background.client import WarmSession
+    from specgen.serve.background.client import BackgroundSession
 
     name = field or (_PROMPT if records.is_json else INPUT)
     with (
         Recorder("map", warn, on=not no_log) as recorder,
-        WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
+        BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
     ):
         Mapper(
             session=session,

@@ -31,13 +31,13 @@ def command(
     from specgen.core.progress import follow
     from specgen.render.progress import ProgressLine
     from specgen.session.draft_selection import smaller_draft
-    from specgen.session.loading import prepare
+    from specgen.session.loading import resolve_pair
     from specgen.session.memory_plan import what_fits
 
     options = models.engine()
     line = ProgressLine(sys.stderr)
     try:
-        prepared = follow(prepare(resolve(target), resolve_draft(models.draft), options), line.show)
+        prepared = follow(resolve_pair(resolve(target), resolve_draft(models.draft), options), line.show)
         plan = prepared.plan
         alternatives = [] if plan.fits else what_fits(plan, options)
         if plan.draft and not plan.fits and (smaller := follow(smaller_draft(plan, options), line.show)):

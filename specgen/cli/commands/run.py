@@ -93,13 +93,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
     from specgen.render.trace import Trace
-    from specgen.serve.background.client import WarmSession
+    from specgen.serve.background.client import BackgroundSession
 
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
     with (
         Recorder("run", warn, on=not output.no_log, template=about["template"]) as recorder,
         Trace(output.trace) as trace,
-        WarmSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
+        BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
     ):
         renderer = make_renderer(
             stdout=sys.stdout,

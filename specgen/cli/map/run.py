@@ -18,17 +18,17 @@ from specgen.render.progress import ProgressLine
 from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.terminal import put, sanitize
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 
 
 @dataclass
 class Mapper:
     """Answers records one after the other with `session`; `prompt` makes the prompt of one and raises BadFile.
 
-    `generation` is what WarmSession.generate takes beside the prompt. `quiet` leaves nothing on stderr but errors.
+    `generation` has the keyword arguments of BackgroundSession.generate. `quiet` shows only errors on stderr.
     """
 
-    session: WarmSession
+    session: BackgroundSession
     prompt: Callable[[Record], str]
     generation: dict[str, Any]
     results: Results

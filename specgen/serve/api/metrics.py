@@ -12,7 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from specgen.core.events import Event, Finished, Started, Step
 from specgen.nn.lean.model import LeanModel
 from specgen.session.loading import Pair
-from specgen.session.memory_plan import Plan
+from specgen.session.memory_plan import MemoryPlan
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -73,11 +73,11 @@ def lean_models(pair: Pair) -> list[LeanModel]:
     return [model for model in (pair.target, pair.draft) if isinstance(model, LeanModel)]
 
 
-def weights(plan: Plan) -> int:
+def weights(plan: MemoryPlan) -> int:
     return sum(model.footprint.weights + model.footprint.tokenizer for model in plan.models)
 
 
-def caches(plan: Plan) -> int:
+def caches(plan: MemoryPlan) -> int:
     return sum(model.footprint.cache for model in plan.models)
 
 

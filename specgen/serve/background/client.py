@@ -15,18 +15,29 @@ from specgen.core.types import AUTO, LOOKUP, NONE, Constraint, EngineOptions, Me
 from specgen.serve.background.connection import Broken
 from specgen.serve.background.fingerprint import Identity
 from specgen.serve.background.launcher import Alone, Keeper
-from specgen.serve.background.messages import END, GONE, KIND, Asked, Call, Opened, line, plain, read_event, read_line
+from specgen.serve.background.messages import (
+    END,
+    GONE,
+    KIND,
+    Call,
+    GenerationRequest,
+    OpenedPair,
+    line,
+    plain,
+    read_event,
+    read_line,
+)
 from specgen.serve.background.process import may_start
-from specgen.serve.background.replay import Shown
+from specgen.serve.background.replay import ShownAnswer
 
 if TYPE_CHECKING:
     from specgen.checkpoint.tokenizer import Tokenizer
 
 
-class WarmPair:
+class BackgroundPair:
     """What is known of it here, named as in loading.Pair; its tokenizer is read when it is asked for."""
 
-    def __init__(self, opened: Opened, options: EngineOptions) -> None:
+    def __init__(self, opened: OpenedPair, options: EngineOptions) -> None:
         self.loaded_target = opened.target
         self.loaded_draft = opened.draft
         self.drafter_name = opened.drafter
@@ -42,7 +53,7 @@ class WarmPair:
         return read_tokenizer(Checkpoint(ModelRef.parse(self.loaded_target.id), self._path), self._options)
 
 
-class Names:
+class ModelNames:
     """The names of the models as another process finds them, which stands in another folder."""
 
     def __init__(self, target: str, draft: str) -> None:
@@ -56,7 +67,7 @@ class Names:
         if not self._given:
             return data
         kind = data[KIND]
-        if kind in (Started.__name__, Opened.__name__):
+        if kind in (Started.__name__, OpenedPair.__name__):
             models = {role: data[role] for role in ("target", "draft") if data[role]}
             return data | {role: model | {"id": self._in_words(model["id"])} for role, model in models.items()}
         if kind in (Notice.__name__, Progress.__name__):
@@ -87,11 +98,11 @@ class Names:
 if TYPE_CHECKING:
     from specgen.core.tokens import Tokens
     from specgen.engine.text.thinking import Tags
-    from specgen.session.conversation import OpenPair
+    from specgen.session.interface import PairInfo
     from specgen.session.session import Session
 
 
-class WarmSession:
+class BackgroundSession:
     """What Session is to the commands: the same events, from a process that has the pair loaded.
 
     It is started where it is not there, and stays for `keep_alive_s` after the last question; 0 does without it. So do
@@ -110,9 +121,9 @@ class WarmSession:
         self._instead_of: str | None = None
         self._keeper = Keeper()
         self._session: Session | None = None
-        self._pair: WarmPair | None = None
+        self._pair: BackgroundPair | None = None
         self.speculating = True
-        self._names = Names(target, draft)
+        self._names = ModelNames(target, draft)
         if self._may_be_asked():
             self._identity = Identity.own()
         else:
@@ -155,12 +166,12 @@ class WarmSession:
         yield from self._here().open()
 
     @property
-    def pair(self) -> "OpenPair":
+    def pair(self) -> "PairInfo":
         """As Session.pair."""
         if self._session is not None:
             return self._session.pair
         if self._pair is None:
-            raise UsageError("the session is not open", hint="exhaust WarmSession.open() first")
+            raise UsageError("the session is not open", hint="exhaust BackgroundSession.open() first")
         return self._pair
 
     def change_draft(self, draft: str) -> Iterator[Event]:
@@ -170,7 +181,7 @@ class WarmSession:
             return
         former = self._draft, self._names, self._pair
         self._instead_of = self._names.draft
-        self._draft, self._names, self._pair, self._told = draft, Names(self._target, draft), None, False
+        self._draft, self._names, self._pair, self._told = draft, ModelNames(self._target, draft), None, False
         try:
             if not self._names.can_be_sent:
                 self._here()
@@ -197,7 +208,7 @@ class WarmSession:
             self._session.speculating = self.speculating
             yield from self._session.run(context, sampling, max_new_tokens, stop, thinking, constraint)
             return
-        asked = Asked(
+        asked = GenerationRequest(
             "",
             context=tuple(context),
             thinking=thinking,
@@ -213,15 +224,15 @@ class WarmSession:
             yield event
 
     def generate(self, prompt: str, **options: Any) -> Iterator[Event]:
-        """As Session.generate; the `options` are the other fields of Asked."""
+        """As Session.generate; the `options` are the other fields of GenerationRequest."""
         return self._answer(_asked(prompt, None, options))
 
     def go_on(self, earlier: Sequence[Message], prompt: str, **options: Any) -> Iterator[Event]:
         """The next turn of a conversation, as Conversation.say."""
         return self._answer(_asked(prompt, tuple(earlier), options))
 
-    def _answer(self, asked: Asked) -> Iterator[Event]:
-        shown = Shown()
+    def _answer(self, asked: GenerationRequest) -> Iterator[Event]:
+        shown = ShownAnswer()
         if self._session is None:
             try:
                 for event in self._ask(asked):
@@ -248,7 +259,7 @@ class WarmSession:
             self._keep_alive_s > 0 and not self._options.trust_remote_code and self._names.can_be_sent and may_start()
         )
 
-    def _ask(self, asked: Asked | None) -> Iterator[Event]:
+    def _ask(self, asked: GenerationRequest | None) -> Iterator[Event]:
         """The events of an answer from the other process. Raises Alone, once or in the middle."""
         self._id = secrets.token_hex(8)
         call = Call(
@@ -270,9 +281,9 @@ class WarmSession:
                 if data[KIND] == GONE:
                     raise Alone(data["why"])
                 over = data[KIND] == END
-                if data[KIND] == Opened.__name__:
-                    opened: Opened = read_line(Opened, self._names.as_given(data))
-                    self._pair = WarmPair(opened, self._options)
+                if data[KIND] == OpenedPair.__name__:
+                    opened: OpenedPair = read_line(OpenedPair, self._names.as_given(data))
+                    self._pair = BackgroundPair(opened, self._options)
                 elif not over:
                     yield read_event(self._names.as_given(data))
             if not over:
@@ -287,8 +298,8 @@ class WarmSession:
                 self._keeper.disconnect()
 
 
-def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> Asked:
-    return Asked(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
+def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> GenerationRequest:
+    return GenerationRequest(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
 
 
 def _notice(alone: Alone) -> Iterator[Event]:

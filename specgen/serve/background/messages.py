@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GenerationRequest:
     """A prompt, with all that Session.generate takes. With `earlier` it is the next turn of that conversation.
 
     With `context` it is what Session.run takes, and then `thinking` and `speculating` count. `code_alone`: the answer
@@ -91,7 +91,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedPair:
     """What loading.Pair has, of a pair that was loaded elsewhere; `path` is where its tokenizer is read from."""
 
     target: LoadedModel
@@ -116,7 +116,7 @@ class Call:
     target: str
     draft: str
     options: EngineOptions
-    asked: Asked | None
+    asked: GenerationRequest | None
     told: bool
     instead_of: str | None
     keep_alive_s: float

@@ -7,7 +7,7 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Notice, Progress, Span, Started, Step
 
 
-class Shown:
+class ShownAnswer:
     """What a reader has seen of an answer."""
 
     def __init__(self) -> None:

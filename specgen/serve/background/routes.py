@@ -17,7 +17,7 @@ from specgen.serve.api.errors import Ending, Refused, of_error
 from specgen.serve.api.http import Limits, cancel_when_gone, whole_body
 from specgen.serve.background.endpoint import PRIVATE
 from specgen.serve.background.fingerprint import Identity
-from specgen.serve.background.messages import END, GONE, KIND, Call, Opened, line, object_line, read
+from specgen.serve.background.messages import END, GONE, KIND, Call, OpenedPair, line, object_line, read
 from specgen.serve.worker.pool import Shelf, Wanted
 from specgen.serve.worker.worker import Engine, Job
 from specgen.session.loading import Pair
@@ -129,7 +129,7 @@ class Private:
             if session.opened and not (yield from session.is_current()):
                 self._shelf.let_go(wanted)
             if session.opened and not call.told:
-                yield from session.told
+                yield from session.notices
             with session.drafting(call.options, controllers):
                 if call.asked is None:
                     if call.instead_of is not None and session.opened is None:
@@ -145,9 +145,9 @@ class Private:
             raise Fault(f"unexpected {type(error).__name__}") from error
 
 
-def _opened(pair: Pair) -> Opened:
+def _opened(pair: Pair) -> OpenedPair:
     path = str(pair.checkpoint.path.absolute())
-    return Opened(pair.loaded_target, pair.loaded_draft, pair.drafter_name, pair.context_length, path)
+    return OpenedPair(pair.loaded_target, pair.loaded_draft, pair.drafter_name, pair.context_length, path)
 
 
 def _any_length(wanted: Wanted) -> Wanted:

@@ -17,8 +17,8 @@ from specgen.nn.memory import free_memory
 from specgen.serve.api.http import Limits
 from specgen.serve.api.metrics import Metrics, caches, give_back, lean_models, weights
 from specgen.serve.worker.worker import Engine, Job
-from specgen.session.loading import Examine, MakeRoom, Pair, open_pair
-from specgen.session.memory_plan import Plan, plan_pair
+from specgen.session.loading import Evict, Pair, PromptCheck, open_pair
+from specgen.session.memory_plan import MemoryPlan, plan_pair
 from specgen.session.session import Session
 
 _TICK_S = 0.1
@@ -41,8 +41,8 @@ class Opening(Protocol):
         target: ModelRef,
         draft: str,
         options: EngineOptions,
-        examine: Examine | None,
-        make_room: MakeRoom | None,
+        examine: PromptCheck | None,
+        make_room: Evict | None,
     ) -> Generator[Event, None, Pair]: ...
 
 
@@ -70,7 +70,7 @@ class Shelf:
         self._threads = torch.get_num_threads()
         self._kept = ContextStore(limits.contexts)
         self._engines: dict[Wanted, Engine] = {}
-        self._plans: dict[Wanted, Plan] = {}
+        self._plans: dict[Wanted, MemoryPlan] = {}
         self._one_opens = threading.Lock()
         self._closed = False
         self._idle_since = time.monotonic()
@@ -198,7 +198,7 @@ class Shelf:
 
     def _new(self, wanted: Wanted) -> Engine:
         def opener(
-            target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None
+            target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None
         ) -> Generator[Event, None, Pair]:
             return self._open(wanted, target, draft, options, examine)
 
@@ -210,12 +210,12 @@ class Shelf:
         return engine
 
     def _open(
-        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None
+        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None
     ) -> Generator[Event, None, Pair]:
         """Load a pair, one at a time: what is free is true only as long as nobody else takes it."""
-        planned: list[Plan] = []
+        planned: list[MemoryPlan] = []
 
-        def make_room(plan: Plan) -> Generator[Event, None, Plan]:
+        def make_room(plan: MemoryPlan) -> Generator[Event, None, MemoryPlan]:
             planned.append((yield from self._make_room(plan)))
             return planned[0]
 
@@ -234,7 +234,7 @@ class Shelf:
         while not self._one_opens.acquire(timeout=_TICK_S):
             yield Progress("waiting until another pair is loaded")
 
-    def _make_room(self, plan: Plan) -> Generator[Event, None, Plan]:
+    def _make_room(self, plan: MemoryPlan) -> Generator[Event, None, MemoryPlan]:
         """Let other pairs of the device go, as far as it helps, until this one fits: first those that do nothing."""
         device = plan.target.placement.device
         while True:

@@ -10,7 +10,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.types import ModelRef
-from specgen.serve.background.client import WarmSession
+from specgen.serve.background.client import BackgroundSession
 from specgen.serve.background.connection import Broken, Channel
 from specgen.serve.worker.pool import Opening, Wanted
 from specgen.serve.worker.worker import Engine
@@ -39,8 +39,8 @@ def test_another_draft_goes_on_with_the_target_that_is_loaded(
     wanted: dict[str, Any] = {"raw": True, "max_new_tokens": 8}
     with (
         running(session, tmp_path, identity=OWN, opening=either(session)) as server,
-        WarmSession(str(target), "none", OPTIONS, LONG) as caller,
-        WarmSession(str(target), "lookup", OPTIONS, LONG) as other,
+        BackgroundSession(str(target), "none", OPTIONS, LONG) as caller,
+        BackgroundSession(str(target), "lookup", OPTIONS, LONG) as other,
     ):
         expected = words(caller.generate("hello", **wanted))
         for name, drafter in ((str(draft), "hybrid"), ("lookup", "lookup")):

@@ -14,11 +14,11 @@ import pytest
 from specgen.core.errors import UsageError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import Message, SamplingChoice
-from specgen.serve.background.client import Names
+from specgen.serve.background.client import ModelNames
 from specgen.serve.background.connection import Channel
 from specgen.serve.background.fingerprint import Identity
-from specgen.serve.background.messages import Asked, Call, line, plain
-from specgen.serve.background.replay import Shown
+from specgen.serve.background.messages import Call, GenerationRequest, line, plain
+from specgen.serve.background.replay import ShownAnswer
 from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
 from tests.serve.asking import OPTIONS, OWN, warm, words
@@ -121,7 +121,7 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
             patch.undo()
             patch.setattr("specgen.serve.background.launcher._ENDS_S", 0.1)
             patch.setattr(
-                "specgen.serve.background.client.WarmSession._here", lambda _: gated(tmp_path, opened=True)[0]
+                "specgen.serve.background.client.BackgroundSession._here", lambda _: gated(tmp_path, opened=True)[0]
             )
             patch.setattr("specgen.serve.background.launcher.start", lambda: None)
             patch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
@@ -204,7 +204,7 @@ def speaking(folder: Path, script: str = TEXT) -> Session:
 def test_an_answer_that_broke_off_goes_on_where_it_was(tmp_path: Path, breaks: int) -> None:
     """What was drafted until then, and how it fell into rounds, makes no difference."""
     whole = list(speaking(tmp_path).generate("hello", raw=True, max_new_tokens=20))
-    shown = Shown()
+    shown = ShownAnswer()
     seen = [event for event in whole if isinstance(event, Step)][:breaks]
     for event in (whole[0], *seen):
         shown.add(event)
@@ -223,7 +223,7 @@ def test_an_answer_that_broke_off_goes_on_where_it_was(tmp_path: Path, breaks: i
 
 
 def test_another_answer_is_no_rest_of_it(tmp_path: Path) -> None:
-    shown = Shown()
+    shown = ShownAnswer()
     for event in speaking(tmp_path).generate("hello", raw=True, max_new_tokens=5):
         shown.add(event)
     *_, last = shown.rest(speaking(tmp_path, "quite another text").generate("hello", raw=True, max_new_tokens=5))
@@ -237,7 +237,7 @@ def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
     monkeypatch.chdir(tmp_path)
     for folder in ("m", "stories", "m/x@y"):
         (tmp_path / folder).mkdir()
-    names = Names("./m", "auto")
+    names = ModelNames("./m", "auto")
     assert (names.target, names.draft) == (f"{tmp_path}/./m", "auto")
     found = names.as_given({"type": "Failed", "error": {"message": f"no {tmp_path}/./m, {tmp_path}/m/x", "hint": ""}})
     assert found["error"]["message"] == "no ./m, m/x"
@@ -246,14 +246,25 @@ def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
     said = {"type": "Step", "spans": [{"text": f"{tmp_path}/m"}]}
     assert names.as_given(said) == said
     for name in ("stories", "org/name", "./none", str(tmp_path / "m")):
-        assert Names(name, "lookup").target == name
-    assert not Names("m/x@y", "auto").can_be_sent
+        assert ModelNames(name, "lookup").target == name
+    assert not ModelNames("m/x@y", "auto").can_be_sent
 
 
 def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
     session, _ = gated(tmp_path)
     call = plain(
-        Call("1", "x", OWN, "fake", "none", OPTIONS, Asked("hello"), told=False, instead_of=None, keep_alive_s=1.0)
+        Call(
+            "1",
+            "x",
+            OWN,
+            "fake",
+            "none",
+            OPTIONS,
+            GenerationRequest("hello"),
+            told=False,
+            instead_of=None,
+            keep_alive_s=1.0,
+        )
     )
     wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
     with running(session, tmp_path, identity=OWN) as server, Channel(server.path) as channel:

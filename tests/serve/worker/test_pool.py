@@ -20,8 +20,8 @@ from specgen.serve.api.http import Limits
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.worker.pool import Shelf, Wanted
 from specgen.serve.worker.worker import Job
-from specgen.session.loading import Examine, MakeRoom, Pair
-from specgen.session.memory_plan import ModelPlan, Plan, check
+from specgen.session.loading import Evict, Pair, PromptCheck
+from specgen.session.memory_plan import MemoryPlan, ModelPlan, check
 from specgen.session.session import Session
 from tests.fakes import fake_session
 from tests.serve.running import LONG, Gated
@@ -47,7 +47,7 @@ class Pairs:
         self.shelf = Shelf(Limits(), Metrics(), lambda _: None, opening=self.load)
 
     def load(
-        self, target: ModelRef, draft: str, options: EngineOptions, examine: Examine | None, make_room: MakeRoom | None
+        self, target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None, make_room: Evict | None
     ) -> Generator[Event, None, Pair]:
         assert make_room
         yield Progress(f"loading {target}")
@@ -55,7 +55,7 @@ class Pairs:
         pair = session.pair
         footprint = Footprint(weights=WEIGHTS, tokenizer=0, cache=0, loading=0, passing=0, layers=1)
         checkpoint = replace(pair.checkpoint, ref=target)
-        plan = Plan(ModelPlan(checkpoint, pair.placement, footprint, 64, 0), None, 64, True, 64, self.total)
+        plan = MemoryPlan(ModelPlan(checkpoint, pair.placement, footprint, 64, 0), None, 64, True, 64, self.total)
         check((yield from make_room(plan)), options)
         if target.source == "broken":
             raise SpecgenError("it is broken")
