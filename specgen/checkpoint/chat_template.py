@@ -1,7 +1,7 @@
-"""A conversation as the text its model was trained on, by the model's own jinja2 template.
+"""Render a conversation with the model's jinja2 chat template.
 
-The environment is the one of transformers (utils/chat_template_utils.py), piece by piece: templates are written
-against it. They come from strangers, so they run in jinja2's sandbox.
+The environment copies that of transformers (utils/chat_template_utils.py), for which templates are written. Templates
+are untrusted, so they run in jinja2's sandbox.
 """
 
 import json
@@ -31,13 +31,12 @@ def render(
     add_generation_prompt: bool,
     **variables: object,
 ) -> str:
-    """The text of `messages`, BOS included where the template writes it: encode it without special tokens.
+    """Render `messages` to text. The template writes BOS itself, so encode the text without special tokens.
 
-    `add_generation_prompt` ends it where the assistant's answer begins. `variables` are those the template knows
-    (enable_thinking, ...); one of the same name wins over a special token.
+    With `add_generation_prompt` the text ends at the start of the assistant's answer. `variables` are passed to the
+    template (enable_thinking, ...) and override special tokens of the same name.
 
-    Raises UsageError with the template's own words when it refuses the conversation, UnsupportedModel when the
-    template itself is broken.
+    Raises UsageError with the template's message if it refuses the conversation, UnsupportedModel if it is broken.
     """
     compiled = _compile(template)
     context: dict[str, object] = {
@@ -53,27 +52,27 @@ def render(
     except _RefusedError as error:
         raise UsageError(
             f"the model's chat template refuses these messages: {_one_line(error)}",
-            hint="change the messages, or the system prompt, to what this model knows",
+            hint="change the messages or the system prompt",
         ) from error
-    except Exception as error:  # a template is a stranger's program: it can fail in any way
+    except Exception as error:  # a template is an untrusted program: it can raise anything
         raise UnsupportedModel(
             f"the model's chat template fails: {_one_line(error)}", hint="use another revision of the model"
         ) from error
 
 
 class _RefusedError(TemplateError):
-    """Raised by the template itself, on purpose."""
+    """Raised by `raise_exception` in a template."""
 
 
 class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's own words for training; here its body is rendered as it stands."""
+    """`{% generation %}` marks the assistant's text for training. Its body is rendered unchanged."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own declaration
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block rather than the bare body: a `set` inside must not leak out.
+        # A call block has its own scope: a `set` inside must not leak out.
         return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
 
     def _body(self, caller: Macro) -> str:
@@ -81,7 +80,7 @@ class _GenerationBlock(Extension):
 
 
 class _Dict:
-    """`dict` for templates: calls and fromkeys, and no way on to the class."""
+    """`dict` for templates: calls and fromkeys, without access to the class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -91,9 +90,9 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """`namespace` for templates: no underscore names, through which Python's internals could be reached."""
+    """`namespace` for templates, without underscore names: they could reach Python's internals."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # no name for self: a template may write namespace(self=...)
+    def __init__(*args: Any, **kwargs: Any) -> None:  # self has no name: a template may write namespace(self=...)
         attributes = dict(*args[1:], **kwargs)
         for name in attributes:
             _refuse_underscore(name)
@@ -124,7 +123,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # jinja2's own filter escapes HTML, which no model was trained on.
+    # jinja2's own filter escapes HTML, which models were not trained on.
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

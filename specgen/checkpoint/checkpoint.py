@@ -1,7 +1,7 @@
-"""A model on this disk, however it got there: a hub id, a local folder, or a .gguf file.
+"""A model on disk: find it by hub id, folder or .gguf file, then fetch its weights.
 
-Two phases, because the tokenizers of a pair are compared before any weights are downloaded: `find` gets the small
-files, `fetch_weights` the rest.
+There are two phases, because the tokenizers of a pair are compared before weights are downloaded. `find` gets the
+small files, `fetch_weights` the weights.
 """
 
 import re
@@ -27,10 +27,10 @@ _BUNDLED = "bundled:"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on this disk: `path` is a folder in the hub's format, or a .gguf file.
+    """A model on disk. `path` is a folder in the hub's format, or a .gguf file.
 
-    From `find` all its small files are there, from `fetch_weights` its weights too. `commit` is the hub's full
-    commit hash, None for local files.
+    After `find` its small files are present, after `fetch_weights` its weights too. `commit` is the hub's full commit
+    hash, None for local files.
     """
 
     ref: ModelRef
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def header(self) -> Path:
-        """The .gguf file; before `fetch_weights` one that has a hole where its weights belong."""
+        """The .gguf file; before `fetch_weights` a sparse file with the same header."""
         if self.commit is None or self.path.is_file():
             return self.path
         from specgen.hub.snapshot import Snapshot  # noqa: PLC0415  0.3 s, not for local files
@@ -52,30 +52,30 @@ class Checkpoint:
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json, {} for GGUF, whose header gguf_config.py reads. Raises BadFile."""
+        """The content of config.json, {} for GGUF (see gguf/config.py). Raises BadFile."""
         return {} if self.is_gguf else read_json(self.path / CONFIG)
 
     @property
     def generation_config(self) -> dict[str, Any]:
-        """generation_config.json, {} where there is none. Raises BadFile."""
+        """The content of generation_config.json, {} without one. Raises BadFile."""
         path = self.path / "generation_config.json"
         return read_json(path) if path.is_file() else {}
 
     @property
     def weight_files(self) -> list[Path]:
-        """The files that hold the weights. Before `fetch_weights` some may not be there yet. Raises BadFile."""
+        """The weight files. Some may be missing before `fetch_weights`. Raises BadFile."""
         if self.is_gguf:
             return [self.path]
         return [self.path / name for name in weight_names(self.path, _names(self.path))]
 
     @property
     def is_complete(self) -> bool:
-        """Whether all weight files are on this disk."""
+        """Whether all weight files are on disk."""
         return all(path.is_file() for path in self.weight_files)
 
     @property
     def weight_bytes(self) -> int:
-        """The size of the weight files; before they are downloaded what the hub says, 0 if that is unknown."""
+        """The size of the weight files in bytes. Before the download it is the size on the hub, 0 if unknown."""
         sizes = {path: path.stat().st_size for path in self.weight_files if path.is_file()}
         if self.commit is not None and len(sizes) < len(self.weight_files):
             from specgen.hub.snapshot import Snapshot  # noqa: PLC0415 - as above
@@ -87,10 +87,10 @@ class Checkpoint:
 
 
 def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Reporting[Checkpoint]:
-    """The model that `ref` names, with its small files: config, tokenizer, chat template, index of the weights.
+    """Find the model `ref` and get its small files: config, tokenizer, chat template, index of the weights.
 
-    A path that exists wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises
-    ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
+    An existing path wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises ModelNotFound,
+    AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
     """
     if (bundled := _bundled(ref)) is not None:
         return _local(ref, bundled)
@@ -122,13 +122,13 @@ def _fetch_header(snapshot: "Snapshot") -> Reporting[None]:
 
 
 def fetch_weights(checkpoint: Checkpoint, *, offline: bool) -> Reporting[Checkpoint]:
-    """The same model with its weights: all of them there, every file whole. Raises what `find` raises."""
+    """Download and verify the weights. Returns the same checkpoint. Raises as `find`."""
     yield from fetch_all([checkpoint], offline=offline)
     return checkpoint
 
 
 def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[None]:
-    """The weights of several models, as one download."""
+    """Download and verify the weights of several models as one download. Raises as `find`."""
     of_hub = [(each.ref, each.commit) for each in checkpoints if each.commit is not None]
     if of_hub:
         from specgen.hub import find as hub  # noqa: PLC0415  0.3 s, not for local files
@@ -145,16 +145,16 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
 
 
 def _existing(text: str) -> Path | None:
-    """The file or folder that `text` names, an @ in its name included; None where there is none."""
+    """The existing file or folder `text`, which may contain an @; None without one."""
     try:
         path = Path(text).expanduser()
         return path if text and path.exists() else None
-    except (OSError, RuntimeError):  # a name that is too long, ~ of a user there is not
+    except (OSError, RuntimeError):  # the name is too long, or ~user is unknown
         return None
 
 
 def bundled_size(ref: ModelRef) -> int | None:
-    """The bytes of a model that comes with specgen; None for any other."""
+    """The size in bytes of a bundled model, None for any other."""
     folder = _bundled(ref)
     return None if folder is None else sum(path.stat().st_size for path in folder.iterdir())
 
@@ -200,7 +200,7 @@ def _check_gguf(path: Path) -> None:
         raise BadFile(f"{path} is not a GGUF file", hint="download it again")
 
 
-# quant_method of config.json -> what it is called, and the packages that transformers needs for it.
+# quant_method of config.json -> its name and the packages that transformers needs.
 _NEEDS = {
     "gptq": ("GPTQ", ("gptqmodel", "optimum")),
     "awq": ("AWQ", ("gptqmodel",)),
@@ -211,15 +211,18 @@ _NEEDS = {
 
 
 def quant_method(checkpoint: Checkpoint) -> str | None:
-    """How the weights are quantized; None for plain ones, and for GGUF. Raises BadFile."""
+    """The quantization method in config.json; None for unquantized weights and GGUF. Raises BadFile."""
     described = checkpoint.config.get("quantization_config")
     if not isinstance(described, dict):
         return None
-    return str(described.get("quant_method") or "bitsandbytes")  # which was the first, and did not say so
+    return str(described.get("quant_method") or "bitsandbytes")  # early bitsandbytes configs have no quant_method
 
 
 def check_backend(checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedModel where a package is missing; before the weights are downloaded. Raises BadFile."""
+    """Raise UnsupportedModel if the quantization needs a missing package. Call it before the download of weights.
+
+    Raises BadFile.
+    """
     method = quant_method(checkpoint)
     if method not in _NEEDS:
         return

@@ -1,4 +1,4 @@
-"""What differs between two commits of a model, from their small files: to look at before one replaces the other."""
+"""Compare two commits of a model by their small files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _NAMES = {"hidden_size": "hidden size", "context_length": "context length"}
 
 @dataclass(frozen=True, slots=True)
 class ModelChange:
-    """One thing that is not what it was. `risky` where a user should think twice."""
+    """One difference between two commits. `risky` ones deserve the user's attention."""
 
     what: str
     before: str
@@ -25,7 +25,7 @@ class ModelChange:
 
 
 def compare(old: Checkpoint, new: Checkpoint) -> list[ModelChange]:
-    """The changes from `old` to `new`, whose small files are here; their weights need not be. Raises BadFile."""
+    """The changes from `old` to `new`. Both need their small files, not their weights. Raises BadFile."""
     return [
         *_summaries(summarize(old), summarize(new)),
         *_weights(old, new),
@@ -37,7 +37,7 @@ def compare(old: Checkpoint, new: Checkpoint) -> list[ModelChange]:
 def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[ModelChange]:
     for name in _TOLD:
         before, after = getattr(old, name), getattr(new, name)
-        both_known = before is not None and after is not None  # the weights of one of them may not be here
+        both_known = before is not None and after is not None  # one of them may lack its weights
         if before != after and (both_known or name == "licence"):
             what = _NAMES.get(name, name)
             nc = " (not for commercial use)" if name == "licence" and is_non_commercial(after) else ""
@@ -49,7 +49,7 @@ def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     if before != after:
         yield ModelChange("weights", f"{before:,} bytes", f"{after:,} bytes")
     elif _weight_hashes(old) != _weight_hashes(new):
-        yield ModelChange("weights", f"{before:,} bytes", "as many, but others")
+        yield ModelChange("weights", f"{before:,} bytes", "other weights of the same size")
 
 
 def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
@@ -59,7 +59,7 @@ def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
 
 
 def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
-    """The first id that means another token, where the vocabularies can be read."""
+    """The change of the tokenizer, with the lowest id that differs if both vocabularies can be read."""
     if not old.is_gguf and all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
         return
     try:
@@ -77,7 +77,7 @@ def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     before, after = ours.vocabulary(), theirs.vocabulary()
     differing = min((index for token, index in before.items() ^ after.items()), default=None)
     if differing is None:
-        yield ModelChange("tokenizer", f"{len(before):,} tokens", "the same tokens, cut by other rules", risky=True)
+        yield ModelChange("tokenizer", f"{len(before):,} tokens", "the same tokens, split by other rules", risky=True)
         return
     tokens = [next((token for token, index in each.items() if index == differing), None) for each in (before, after)]
     shown = [

@@ -1,4 +1,4 @@
-"""Smaller models of the same family: by their config in the cache, by their names on the hub."""
+"""Find smaller models of a family: in the cache by config, on the hub by name."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _SCALES = {"b": 1e9, "m": 1e6}
 
 
 def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
-    """The models in the cache with the target's `model_type`, whole and smaller. Whether they fit, nobody knows yet."""
+    """The complete, smaller models in the cache with the target's `model_type`. Their tokenizers are not compared."""
     kind, size = _kind(_config(target)), _bytes(target)
     if kind is None:
         return
@@ -29,15 +29,14 @@ def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
                 if is_smaller and _kind(found.config) == kind:
                     yield found
                     break
-            except SpecgenError:  # a broken copy of another model is nobody's draft
+            except SpecgenError:  # skip a damaged copy
                 continue
 
 
 def hub_siblings(ref: ModelRef, most: int) -> list[ModelRef]:
-    """The models of the hub whose names are that of `ref` but for a smaller size, from the smallest on, `most` of them.
+    """At most `most` models of the hub whose names differ from `ref` only by a smaller size, smallest first.
 
-    One request; for a .gguf file one more each, for the file that is called like it. Raises what `explain` makes of a
-    failure.
+    Makes one request; for a .gguf file one more per model, to find its file. Raises the errors of `explain`.
     """
     owner, _, name = ref.source.partition("/")
     size = _size(name)
@@ -53,7 +52,7 @@ def hub_siblings(ref: ModelRef, most: int) -> list[ModelRef]:
 
 
 def _like(ref: ModelRef, sibling: ModelRef) -> ModelRef | None:
-    """The file of `sibling` whose name is that of the file of `ref`, but for the size that it tells."""
+    """`sibling` with the file whose name differs from that of `ref` only by the size; None without exactly one."""
     shape = _shape(ref.file or "")
     names = [name for name in api().list_repo_files(sibling.source) if _shape(name) == shape]
     return replace(sibling, file=names[0]) if len(names) == 1 else None
@@ -71,7 +70,7 @@ def _smaller(ref: ModelRef, listed: list[str], size: float) -> list[ModelRef]:
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """As the config of a folder, {} for a .gguf file that is not understood. Raises BadFile."""
+    """The model's config, {} for a .gguf file that specgen cannot convert. Raises BadFile."""
     if not checkpoint.is_gguf:
         return checkpoint.config
     from specgen.checkpoint.gguf.config import read_config  # noqa: PLC0415  0.3 s, only for GGUF
@@ -81,7 +80,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _bytes(checkpoint: Checkpoint) -> int:
-    """The size of the weights, of quantized ones in a .gguf file what it would be in two bytes a number."""
+    """The size of the weights in bytes. Weights of a .gguf file count two bytes a parameter."""
     if not checkpoint.is_gguf:
         return checkpoint.weight_bytes
     from specgen.checkpoint.gguf.header import read_header  # noqa: PLC0415 - as above
@@ -96,13 +95,13 @@ def _matched(name: str) -> re.Match[str]:
 
 
 def _size(name: str) -> float | None:
-    """How many parameters a name promises."""
+    """The number of parameters in a model's name, None without one."""
     found = _SIZE.search(name)
     return float(found[1]) * _SCALES[found[2].lower()] if found else None
 
 
 def _shape(source: str) -> str:
-    """A name without its size."""
+    """A name with its size replaced by #."""
     return _SIZE.sub("#", source, count=1).lower()
 
 

@@ -1,4 +1,4 @@
-"""What a model is, from its config and the headers of its files; no weight is read."""
+"""Summarize a model from its config and file headers, without reading weights."""
 
 import math
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ from specgen.checkpoint.weights import tensor_shapes
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """None wherever nobody says. `parameters` needs the weights here, or a GGUF header; `files` are name -> bytes,
-    of those here, `hashes` the SHA-256 of those that have a say in the text."""
+    """The properties of a model; None means unknown. `parameters` needs the weights or a GGUF header.
+
+    `files` maps names of the files on disk to bytes, `hashes` names to SHA-256.
+    """
 
     id: str
     revision: str | None
@@ -32,7 +34,7 @@ class ModelSummary:
 
 
 def summarize(checkpoint: Checkpoint) -> ModelSummary:
-    """Raises BadFile for files that cannot be read."""
+    """Summarize a model. Raises BadFile."""
     return _of_gguf(checkpoint) if checkpoint.is_gguf else _of_folder(checkpoint)
 
 
@@ -82,12 +84,12 @@ def _of_gguf(checkpoint: Checkpoint) -> ModelSummary:
 
 
 def _first(kind: type, values: Mapping[str, Any], *names: str) -> Any:
-    """The first of `names` that has a value of the kind."""
+    """The value of the first of `names` whose value has type `kind`, else None."""
     return next((values[name] for name in names if isinstance(values.get(name), kind)), None)
 
 
 def _weights(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
-    """The dtypes and the number of parameters of the weights; None when they are not all here."""
+    """The dtypes and the number of parameters of the weights; None if a weight file is missing."""
     files = checkpoint.weight_files
     if not all(file.is_file() for file in files):
         return None, None
@@ -96,7 +98,7 @@ def _weights(checkpoint: Checkpoint) -> tuple[str | None, int | None]:
     for dtype, shape in tensors:
         counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
     dtypes = sorted(counts, key=lambda dtype: -counts[dtype])
-    # Packed weights hold several parameters in one number: there the count would be wrong.
+    # Quantized checkpoints pack several parameters in one number, so the count would be wrong.
     packed = "quantization_config" in checkpoint.config
     return ", ".join(dtypes) or None, None if packed else sum(counts.values())
 

@@ -1,9 +1,9 @@
-"""Text to token ids and back, from a model's own tokenizer.json, without the cost of importing transformers.
+"""Convert text to token ids and back with tokenizer.json, without transformers.
 
-What tokenizer.json says is what happens: normalizer, pre-tokenizer, BPE and post-processor are the authors' own, and
-the other files of the folder add tokens, names and the chat template by the rules of transformers 5
-(TokenizersBackend). Some classes of transformers build a pipeline of their own instead and lose what the file says
-(GPT2Tokenizer drops SmolLM2's digit splitting); the models were trained with the file, so it wins here.
+tokenizer.json defines normalizer, pre-tokenizer, model and post-processor. The other files of the folder add tokens,
+names and the chat template by the rules of transformers 5 (TokenizersBackend). Some classes of transformers replace
+the pipeline of the file (GPT2Tokenizer drops SmolLM2's digit splitting). The models were trained with the file, so
+this module uses the file.
 """
 
 import json
@@ -19,14 +19,14 @@ from tokenizers.normalizers import NFC
 
 from specgen.core.errors import BadFile
 
-# What SentencePiece writes for a space, and for a byte that its vocabulary has no character for.
+# SentencePiece's entries for a space and for a byte without a character in the vocabulary.
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _CONTINUES = "##"
 
 
 class TokenBytes:
-    """What the tokens of one tokenizer stand for."""
+    """The bytes of the tokens of one tokenizer."""
 
     def __init__(self, backend: Backend) -> None:
         self._entry = backend.id_to_token
@@ -35,7 +35,7 @@ class TokenBytes:
         self._in_bytes = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
 
     def of(self, token: int) -> bytes:
-        """The bytes of `token`, empty for an id that stands for nothing. A special token is its own name."""
+        """The bytes of `token`, empty for an unknown id. A special token gives its name."""
         entry: str | None = self._entry(token)
         if entry is None:
             return b""
@@ -49,7 +49,7 @@ class TokenBytes:
 
 
 def _bytes_of() -> dict[str, int]:
-    """What byte-level vocabularies write for each byte: its own character where it can be seen, else one after 255."""
+    """Character -> byte in byte-level vocabularies: printable bytes as themselves, the others from U+0100 on."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(0x100) if byte not in seen]
     return {chr(byte): byte for byte in seen} | {chr(0x100 + place): byte for place, byte in enumerate(hidden)}
@@ -59,14 +59,14 @@ _BYTE_OF = _bytes_of()
 
 
 TOKEN_FLAGS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
-# These classes normalize to NFC in transformers whatever the file says, and a file made from a GGUF does not say it.
+# transformers adds NFC for these classes. A tokenizer.json made from a GGUF lacks it.
 NFC_CLASSES = ("Qwen2Tokenizer", "Qwen3_5Tokenizer")
 # transformers' clean_up_tokenization, in its order.
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Tokenizer:
-    """One model's tokenizer. `special_tokens` maps names to texts (bos_token, eos_token, ...), for chat templates."""
+    """A model's tokenizer. `special_tokens` maps names (bos_token, eos_token, ...) to texts, for chat templates."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class Tokenizer:
         special_tokens: Mapping[str, str] | None = None,
         clean_up_spaces: bool = False,
     ) -> None:
-        """Take over `backend`, whose truncation and padding are switched off.
+        """Wrap `backend` and switch off its truncation and padding.
 
-        `clean_up_spaces` removes the spaces that WordPiece leaves before punctuation; BPE ignores it, as its spaces
-        are part of the text.
+        `clean_up_spaces` removes the spaces that WordPiece leaves before punctuation. BPE ignores it, because its
+        spaces belong to the text.
         """
-        # A tokenizer saved after training may still cut or pad every text.
+        # A tokenizer saved after training may truncate or pad every text.
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -91,10 +91,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer | None":
-        """The tokenizer of a model folder, or None where there is no tokenizer.json to read.
-
-        Raises BadFile when one of its files is damaged.
-        """
+        """Read the tokenizer of a model folder. Returns None without a tokenizer.json. Raises BadFile."""
         if not (path / "tokenizer.json").is_file():
             return None
         backend = _read_backend(path / "tokenizer.json")
@@ -118,19 +115,19 @@ class Tokenizer:
         )
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """The ids of `text`. `special` adds what the model expects around a text (BOS, EOS); a rendered chat template
-        has it already. Special tokens written out in the text become their ids either way.
+        """The ids of `text`. `special` adds BOS and EOS as the model expects; a rendered chat template has them.
 
-        Raises BadFile for half a surrogate pair, which Python puts where bytes were no text.
+        Special tokens in the text become their ids in both cases. Raises BadFile for a lone surrogate, by which
+        Python represents undecodable bytes.
         """
         try:
-            # Not encode_batch: it starts threads, and then warns on stderr at every fork.
+            # encode_batch starts threads, and then warns on stderr at every fork.
             return list(self._backend.encode(text, add_special_tokens=special).ids)
         except TypeError:
             raise BadFile("the text is not valid Unicode", hint="save it as UTF-8") from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without special tokens; bytes that are no UTF-8 (yet) become U+FFFD."""
+        """The text of `ids` without special tokens. Invalid or incomplete UTF-8 becomes U+FFFD."""
         text = self._backend.decode(ids, skip_special_tokens=True)
         if self._clean_up_spaces:
             for piece in CLEAN_UP:
@@ -138,27 +135,27 @@ class Tokenizer:
         return text
 
     def to_json(self) -> str:
-        """All of it as the text of a tokenizer.json, added tokens included."""
+        """The tokenizer as the text of a tokenizer.json, with added tokens."""
         return self._backend.to_str()
 
     def token_text(self, token_id: int) -> str:
-        """The raw vocabulary entry of an id, for messages."""
+        """The vocabulary entry of an id, for messages."""
         return self._backend.id_to_token(token_id) or "(no token)"
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that an id stands for, which may be part of a character; empty where there is no such id."""
+        """The bytes of an id, which may be part of a character; empty for an unknown id."""
         return self._bytes.of(token_id)
 
     def token_id(self, text: str) -> int | None:
-        """The id of one vocabulary entry, None where there is none."""
+        """The id of a vocabulary entry, None for an unknown entry."""
         return self._backend.token_to_id(text)
 
     def vocabulary(self) -> Mapping[str, int]:
-        """Token -> id, added tokens included. Read once (0.1 s for 152,000 entries), not to be changed."""
+        """Token -> id, with added tokens. Cached (0.1 s for 152,000 entries); do not modify it."""
         return self._vocabulary
 
     def added_tokens(self) -> frozenset[str]:
-        """The tokens beside the model's own vocabulary, which text is cut at but never into: special ones, mostly."""
+        """The added tokens, mostly special ones. Text is split around them, and they are never split."""
         return frozenset(token.content for token in self._backend.get_added_tokens_decoder().values())
 
     @cached_property
@@ -178,7 +175,7 @@ def _read_backend(file: Path) -> Backend:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, empty where there is no such file."""
+    """The object in `file`, {} without the file."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -191,14 +188,14 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _token(value: str | Mapping[str, Any]) -> AddedToken:
-    """A token as the config files write one: its text, or an object with its flags."""
+    """A token of a config file, which is its text or an object with flags."""
     if isinstance(value, str):
         return AddedToken(value, special=True)
     return AddedToken(**{flag: value[flag] for flag in TOKEN_FLAGS if flag in value})
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """bos_token, eos_token and whatever else a config names (image_token, ...)."""
+    """bos_token, eos_token and the other named tokens of a config (image_token, ...)."""
     named = {name: value for name, value in config.items() if name.endswith("_token")}
     if isinstance(config.get("extra_special_tokens"), dict):
         named |= config["extra_special_tokens"]
@@ -206,7 +203,7 @@ def _named_tokens(config: Mapping[str, Any]) -> dict[str, AddedToken]:
 
 
 def _extra(config: Mapping[str, Any], older: Mapping[str, Any]) -> list[AddedToken]:
-    """Special tokens without a name of their own; the key changed its name over the years."""
+    """The special tokens without a name. Older configs use another key."""
     for source in (config, older):
         for key in ("extra_special_tokens", "additional_special_tokens"):
             if isinstance(source.get(key), list) and source[key]:
@@ -217,10 +214,10 @@ def _extra(config: Mapping[str, Any], older: Mapping[str, Any]) -> list[AddedTok
 def _add_tokens(
     backend: Backend, declared: Iterable[AddedToken], named: Mapping[str, AddedToken], extra: Iterable[AddedToken]
 ) -> None:
-    """Make `backend` treat every declared, named and extra token as one piece.
+    """Add the declared, named and extra tokens to `backend`, which then never splits them.
 
-    A declared token overrides the flags that tokenizer.json has for it; a named or extra one is added only where
-    nobody declared it. A declared token with a name is special, whatever its flags say.
+    The flags of a declared token override those in tokenizer.json. A named or extra token is added only if it is not
+    declared. A declared token with a name is always special.
     """
     present = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     adding = {token.content: token for token in declared}
@@ -234,12 +231,12 @@ def _add_tokens(
     for token in extra:
         if token.content not in present:
             adding.setdefault(token.content, token)
-    # Adding is quadratic in the library, and most tokens are there already.
+    # The library adds tokens in quadratic time, so skip those it has.
     backend.add_tokens([token for token in adding.values() if token != present.get(token.content)])
 
 
 def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
-    """The default template; those in files of their own, if any, replace the ones in the config."""
+    """The default template. Template files replace the templates in the config."""
     templates = {file.stem: file for file in path.glob("additional_chat_templates/*.jinja")}
     if (path / "chat_template.jinja").is_file():
         templates["default"] = path / "chat_template.jinja"

@@ -1,4 +1,4 @@
-"""Moving the pin of a model: on to what the hub has now, or back to the former commit. No file is ever deleted."""
+"""Move the pin of a model to the newest commit of the hub, or back to the former one."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from specgen.hub.snapshot import Snapshot, cached_commit, is_commit
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What taking the newest commit of `revision` would change. `before` is the commit in use."""
+    """The changes from the commit in use, `before`, to `after`, the newest commit of `revision`."""
 
     ref: ModelRef
     revision: str
@@ -30,12 +30,12 @@ class Update:
 
     @property
     def download_bytes(self) -> int:
-        """The size of the weights, 0 when they are here."""
+        """The size of the weights to download, in bytes."""
         return 0 if self.new.is_complete else self.new.weight_bytes
 
 
 def find_update(ref: ModelRef) -> Reporting[Update]:
-    """Ask the hub, get the small files of what is new, and compare. Raises ModelNotFound for a model never used."""
+    """Resolve the newest commit, download its small files and compare. Raises ModelNotFound for an unused model."""
     pin = pins.pin_of(ref.source)
     before = pin.commit if pin else cached_commit(replace(ref, revision=None))
     if before is None:
@@ -57,14 +57,14 @@ def find_update(ref: ModelRef) -> Reporting[Update]:
 
 
 def apply_update(update: Update) -> Reporting[None]:
-    """Download what is new, then use it."""
+    """Download the new commit and pin it."""
     yield from fetch_all([update.new], offline=False)
     Snapshot(replace(update.ref, revision=update.revision), update.after).update_ref()
     pins.move(update.ref.source, update.after, update.revision, was=update.before)
 
 
 def roll_back(ref: ModelRef, *, offline: bool) -> Reporting[tuple[str, str]]:
-    """Use the former commit again; the commits before and after. Raises UsageError where there is none."""
+    """Pin the former commit. Returns the commits before and after. Raises UsageError without a former commit."""
     pin = pins.pin_of(ref.source)
     if pin is None or not pin.former:
         raise UsageError(f"{ref.source} has no former commit", hint="`specgen show` says which one is in use")

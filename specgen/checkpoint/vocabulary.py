@@ -1,5 +1,7 @@
-"""Whether a draft speaks the target's tokens. Only ids pass between the two, so only their meaning must agree:
-how each would cut a text into tokens does not matter, nor does vocab_size, which is padding.
+"""Check that a draft shares the target's token ids.
+
+Only ids pass between the two models, so only their meaning must agree. How each tokenizer splits text does not matter,
+nor does vocab_size, which includes padding.
 """
 
 import json
@@ -11,20 +13,20 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import DraftMismatch
 
 SHOWN = 3
-# How makers of models call the tokens that they keep for later: <|reserved_special_token_2|>, <unused12>, <SPECIAL_7>.
+# Names of reserved tokens: <|reserved_special_token_2|>, <unused12>, <SPECIAL_7>.
 _UNUSED = re.compile(
     r"(?<![a-z])(reserved|unused|placeholder|dummy|extra|(special|control)_\d+)(?![a-z])", re.IGNORECASE
 )
 
 
 def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
-    """The number of ids, from 0 on, in which a draft of this tokenizer may propose: slice its logits to them.
+    """The number of ids, counted from 0, that the draft may propose. Slice its logits to this length.
 
-    A draft fits a target when every id that both have is the same token, every token that both have is the same id
-    (special tokens among them), and the draft has at least half of the target's tokens. Tokens that only one of them
-    has are fine: the draft never proposes those of the target, and its own are cut off or rejected.
+    A draft fits a target if every id that both have is the same token, every token that both have has the same id
+    (special tokens included), and the draft has at least half of the target's tokens. Tokens of only one model are
+    harmless: the draft never proposes those of the target, and its own are cut off or rejected.
 
-    Raises DraftMismatch, which names the lowest ids that differ.
+    Raises DraftMismatch, which names the lowest differing ids.
     """
     target_ids, draft_ids = target.vocabulary(), draft.vocabulary()
     pairs = list(zip_longest(_by_id(target_ids), _by_id(draft_ids)))
@@ -47,13 +49,13 @@ def shared_range(target: Tokenizer, draft: Tokenizer) -> int:
 
 
 def _unused(ours: str | None, theirs: str | None, special: Set[str]) -> bool:
-    """Whether all that an id means, in either, is a special token, and in one of them an unused one."""
+    """Whether the tokens of an id are special in both models, and reserved in at least one."""
     tokens = [token for token in (ours, theirs) if token is not None]
     return all(token in special for token in tokens) and any(_UNUSED.search(token) for token in tokens)
 
 
 def _by_id(vocabulary: Mapping[str, int]) -> list[str | None]:
-    """The token of every id, None in the gaps."""
+    """The token of every id, None for unused ids."""
     tokens: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
     for token, index in vocabulary.items():
         tokens[index] = token
@@ -63,7 +65,7 @@ def _by_id(vocabulary: Mapping[str, int]) -> list[str | None]:
 def _difference(
     index: int, ours: str | None, theirs: str | None, target_ids: Mapping[str, int], draft_ids: Mapping[str, int]
 ) -> str:
-    """Both tokens of an id; where one has none, the id at which it has the other's token."""
+    """Both tokens of an id in words. If a model has none, the id at which it has the other's token."""
     target = _quoted(ours) if ours is not None else f"has it at {target_ids[theirs or '']}"
     draft = _quoted(theirs) if theirs is not None else f"has it at {draft_ids[ours or '']}"
     return f"id {index}: target {target}, draft {draft}"

@@ -9,19 +9,19 @@ from specgen.core.errors import BadFile
 
 
 def verify(files: Iterable[Path]) -> None:
-    """Raise BadFile unless every file is a whole safetensors file: its header covers its size to the byte."""
+    """Raise BadFile unless the header of every safetensors file matches its size to the byte."""
     for path in files:
         tensor_shapes(path)
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
-    """Name -> (dtype such as BF16, shape), from the header alone. Raises BadFile."""
+    """Name -> (dtype such as BF16, shape), read from the header. Raises BadFile."""
     try:
         with safe_open(path, framework="np") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  not a mapping
             return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
-        reason = "it is not a whole safetensors file"
+        reason = "it is not a complete safetensors file"
         if isinstance(error, PermissionError):
             reason = "permission denied"
         elif _is_pointer(path):

@@ -1,4 +1,4 @@
-"""The models in the Hugging Face cache, which other tools use too: what is there, and deleting some of it."""
+"""List and delete models in the Hugging Face cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +16,12 @@ from specgen.hub.client import constants
 from specgen.hub.files import CONFIG
 from specgen.hub.snapshot import Snapshot
 
-_SHORTEST_HASH = 7  # as git abbreviates
+_SHORTEST_HASH = 7  # git abbreviates to this length
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRevision:
-    """One commit of a cached model. `names` are the branches and tags that mean it; `is_complete` says that its weights
-    are here."""
+    """One commit of a cached model. `names` are its branches and tags. `is_complete`: all its weights are cached."""
 
     commit: str
     names: tuple[str, ...]
@@ -32,7 +31,7 @@ class CachedRevision:
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A model of the hub in the cache. `size` is in bytes on disk, all revisions together."""
+    """A model of the hub in the cache. `size` is the bytes on disk of all revisions."""
 
     id: str
     path: Path
@@ -43,18 +42,18 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What deleting models from the cache would do. Nothing happens before `execute`."""
+    """A planned deletion of cached models. Nothing is deleted before `execute`."""
 
     models: tuple[str, ...]
     strategies: tuple[DeleteCacheStrategy, ...]
 
     @property
     def freed(self) -> int:
-        """In bytes."""
+        """The disk space to be freed, in bytes."""
         return sum(int(strategy.expected_freed_size) for strategy in self.strategies)
 
     def execute(self) -> None:
-        """Delete, and unpin what is gone. Raises SpecgenError when something could not be deleted."""
+        """Delete the models and their pins. Raises SpecgenError if a file could not be deleted."""
         for strategy in self.strategies:
             strategy.execute()
             left = [path for path in (*strategy.repos, *strategy.snapshots) if path.exists()]
@@ -65,25 +64,25 @@ class Removal:
 
 
 def folder() -> Path:
-    """The folder of the cache, whether or not it exists."""
+    """The cache folder, which may not exist yet."""
     return Path(constants.HF_HUB_CACHE)
 
 
 def cached_models() -> list[CachedModel]:
-    """The models in the cache that have a config.json or a .gguf file, by name."""
+    """The cached models that have a config.json or a .gguf file, sorted by name."""
     models = [_model(repo) for repo in _repositories(_scan())]
     return [model for model in models if model.revisions]
 
 
 def complete_models() -> set[str]:
-    """The ids of the models in the cache whose weights are there."""
+    """The ids of the cached models with all their weights."""
     return {model.id for model in cached_models() if any(found.is_complete for found in model.revisions)}
 
 
 def plan_removal(refs: Sequence[ModelRef]) -> Removal:
-    """How to delete `refs` from the cache: all revisions of a model, or one commit, branch or tag of it.
+    """Plan the deletion of `refs`: all revisions of a model, or one commit, branch or tag.
 
-    Raises ModelNotFound for what is not in the cache.
+    Raises ModelNotFound for a model or revision that is not cached.
     """
     scan = _scan()
     known = {repo.repo_id: repo for repo in _repositories(scan)}
@@ -91,10 +90,10 @@ def plan_removal(refs: Sequence[ModelRef]) -> Removal:
     for ref in refs:
         repo = known.get(ref.source)
         if repo is None:
-            hint = did_you_mean(ref.source, known, "`specgen list` shows what is")
+            hint = did_you_mean(ref.source, known, "`specgen list` shows the cached models")
             raise ModelNotFound(f"{ref.source} is not in the cache ({folder()})", hint=hint)
         chosen.setdefault(repo, set()).update(_commits(repo, ref.revision))
-    # Each repository by itself: a copy of it under another name has the same commits, and would go too.
+    # One strategy a repository: a renamed copy has the same commits and would be deleted too.
     strategies = [replace(scan, repos=frozenset({repo})).delete_revisions(*commits) for repo, commits in chosen.items()]
     return Removal(tuple(str(ref) for ref in refs), tuple(strategies))
 
@@ -118,13 +117,13 @@ def _commits(repo: CachedRepoInfo, revision: str | None) -> set[str]:
     }
     if not commits:
         raise ModelNotFound(
-            f"{repo.repo_id} has no revision {revision} in the cache", hint="`specgen list` shows what is"
+            f"{repo.repo_id} has no revision {revision} in the cache", hint="`specgen list` shows the cached models"
         )
     return commits
 
 
 def _abbreviates(revision: str, commit: str) -> bool:
-    """Whether `revision` is the start of a commit, long enough to mean that one."""
+    """Whether `revision` is an abbreviation of `commit`."""
     return len(revision) >= _SHORTEST_HASH and commit.startswith(revision)
 
 

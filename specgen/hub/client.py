@@ -1,6 +1,6 @@
-"""huggingface_hub, set up for specgen: silent, and quick to stop.
+"""The huggingface_hub client, configured for specgen, and its errors in words.
 
-Everything that needs huggingface_hub imports it through here. What it would say on the terminal comes as events.
+Import huggingface_hub through this module. It prints nothing: progress and warnings become events.
 """
 
 import errno
@@ -17,7 +17,7 @@ from specgen.core.errors import AccessDenied, DownloadFailed, ModelNotFound, Spe
 from specgen.core.types import ModelRef
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about deprecated HF_* variables
+    warnings.simplefilter("ignore")  # it warns of deprecated HF_* variables
     import huggingface_hub
 
 
@@ -26,34 +26,34 @@ __all__ = ["api", "constants", "headers", "huggingface_hub", "url_of"]
 
 hub_logging.set_verbosity(logging.CRITICAL)
 warnings.filterwarnings("ignore", message="Not enough free disk space", category=UserWarning)
-# Otherwise the first request of a day is preceded by one that only decorates the User-Agent header.
+# Telemetry costs one extra request a day, which only fills the User-Agent header.
 constants.HF_HUB_DISABLE_TELEMETRY = True
-# Plain HTTP goes on where a connection broke off and stops when the progress callback raises; Xet does neither.
+# Plain HTTP resumes broken downloads and stops when the progress callback raises. Xet does neither.
 constants.HF_HUB_DISABLE_XET = True
-# 10 MB by default, which is what a cut loses and how long a slow line shows no progress and cannot be stopped.
+# The default is 10 MB. A cut loses one chunk, and a slow connection reports progress only once a chunk.
 constants.DOWNLOAD_CHUNK_SIZE = 64 * 1024
 
 
 def api() -> huggingface_hub.HfApi:
-    """The client, for the endpoint and the token of the moment."""
+    """A client for the current endpoint and token."""
     return huggingface_hub.HfApi(
         endpoint=constants.ENDPOINT, library_name="specgen", library_version=specgen.__version__
     )
 
 
 def headers() -> dict[str, str]:
-    """What goes with a request that `api` does not make: the token of the moment, and who asks."""
+    """HTTP headers for requests made without `api`: the current token and the user agent."""
     return build_hf_headers(library_name="specgen", library_version=specgen.__version__)
 
 
 def url_of(model: str, name: str, commit: str) -> str:
-    """Where the hub has a file; large ones are elsewhere, and it sends there for a while."""
+    """The URL of a file on the hub, which redirects to another server for large files."""
     return huggingface_hub.hf_hub_url(model, name, revision=commit, endpoint=constants.ENDPOINT)
 
 
 _TRY_AGAIN = "try again: finished files are kept"
 
-# What the hub answered, by exception or by status: the error, what to say, what to do. The first that fits counts.
+# Exception or HTTP status of the hub -> error class, message, hint. The first match wins.
 _ANSWERS: tuple[tuple[type[Exception] | int, type[SpecgenError], str, str], ...] = (
     (
         errors.GatedRepoError,
@@ -70,7 +70,7 @@ _ANSWERS: tuple[tuple[type[Exception] | int, type[SpecgenError], str, str], ...]
     (
         errors.RemoteEntryNotFoundError,
         ModelNotFound,
-        "{ref}: a file that the hub lists is not there",
+        "{ref}: a file that the hub lists is missing",
         "try again, or see {page}",
     ),
     (
@@ -86,10 +86,10 @@ _ANSWERS: tuple[tuple[type[Exception] | int, type[SpecgenError], str, str], ...]
         "see {page} and set HF_TOKEN to a token that may read it",
     ),
     (404, ModelNotFound, "there is no model {ref.source} at {hub}, and no such path here", "check the name"),
-    (429, DownloadFailed, "{hub} limits how often it is asked (429)", "wait some minutes, or set HF_TOKEN"),
+    (429, DownloadFailed, "{hub} limits the rate of requests (429)", "wait some minutes, or set HF_TOKEN"),
 )
 
-# What kept a file from being written.
+# errno of a failed write -> message, hint.
 _DISK = {
     errno.ENOSPC: (
         "the disk is full: {ref} does not fit into {cache}",
@@ -101,11 +101,11 @@ _DISK |= {errno.EDQUOT: _DISK[errno.ENOSPC], errno.EPERM: _DISK[errno.EACCES], e
 
 
 def explain(error: Exception, ref: ModelRef) -> SpecgenError:
-    """The SpecgenError for what huggingface_hub raised while it looked for or downloaded `ref`."""
+    """Convert an exception of huggingface_hub about `ref` to a SpecgenError."""
     if isinstance(error, SpecgenError):
         return error
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # huggingface_hub's wrapper around the reason
+        error = error.__cause__  # huggingface_hub wraps the real error
     kind, message, hint = _reason(error)
     words = {
         "ref": ref,
@@ -133,7 +133,7 @@ def _reason(error: Exception) -> tuple[type[SpecgenError], str, str]:
             reason = "the download of {ref} broke off too often ({why})", _TRY_AGAIN
         case OSError() if error.errno in _DISK:
             reason = _DISK[error.errno]
-        case errors.FileMetadataError() | ValueError() | KeyError() | TypeError():  # an answer that no hub gives
+        case errors.FileMetadataError() | ValueError() | KeyError() | TypeError():  # not the answer of a hub
             reason = "{hub} does not answer like a Hugging Face hub", "check HF_ENDPOINT and the proxy"
         case _:
             reason = "the download of {ref} failed ({why})", _TRY_AGAIN

@@ -1,9 +1,8 @@
-"""Bytes from the hub: patient with a line that breaks, and sure of what arrived.
+"""Download files of the hub: retry, resume, and verify their SHA-256.
 
-huggingface_hub gives up after a few cuts, a second apart, and drops what it has; it asks the same address again, which
-is good for an hour or so; and it trusts what arrives. So its function that gets one file is wrapped here: it waits
-longer from cut to cut, goes on where it was, asks for a new address where the old one is refused, and a file whose hash
-is known is checked before it gets its name.
+huggingface_hub retries a few times at intervals of one second, then drops the partial file. It reuses a URL that
+expires after about an hour, and it does not verify hashes. This module wraps its `http_get`: the wrapper waits longer
+between tries, resumes, asks for a new URL when the old one expired, and verifies the hash before the file is renamed.
 """
 
 import hashlib
@@ -26,30 +25,30 @@ from specgen.core.words import format_bytes
 from specgen.hub.client import api, constants, explain, url_of
 from specgen.hub.snapshot import Snapshot
 
-# Seconds between two tries while not a byte arrives; after the last one it is over. Any byte starts them again.
+# Seconds to wait between tries. Any byte received restarts the sequence; after the last wait the download fails.
 RETRY_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-_WORTH_SAYING_S = 4.0
-# What a server says that will be able to answer later.
-_PASSING = (500, 502, 503, 504)
-# What the servers of large files say of an address whose time is over: CloudFront and S3, and others.
+_NOTICE_FROM_S = 4.0  # waits this long are reported
+# HTTP statuses of a temporary failure.
+_TEMPORARY = (500, 502, 503, 504)
+# HTTP statuses for an expired URL, from CloudFront, S3 and others.
 _EXPIRED = (400, 401, 403, 410)
-_LEFT_BEHIND = re.compile(r"(.+)\.[0-9a-f]{8}\.incomplete")
-_PIECE = 1 << 20
+_INCOMPLETE = re.compile(r"(.+)\.[0-9a-f]{8}\.incomplete")
+_CHUNK = 1 << 20
 
 
 class DamagedDownload(DownloadFailed):
-    """What arrived is not the file that the hub lists."""
+    """The downloaded bytes do not have the SHA-256 that the hub lists."""
 
 
 class _RetryNow(Exception):
-    """Out of http_get, which would go on by itself, back to the loop below."""
+    """Leaves the retries of huggingface_hub's http_get for the loop in `http_get_with_retries`."""
 
 
 class Transfer:
-    """The download of one file. huggingface_hub takes it for a class of tqdm bars, and for the bar.
+    """The download of one file. huggingface_hub uses it both as a tqdm class and as the bar.
 
-    `what` names the file, `sha256` is that of all of it, None where the hub does not say. `locate` asks the hub where
-    the file is now.
+    `what` names the file. `sha256` is the hash of the whole file, None if the hub does not list it. `locate` returns
+    the current URL of the file.
     """
 
     def __init__(self, meter: Meter, what: str, sha256: str | None, locate: Callable[[], str] | None = None) -> None:
@@ -62,7 +61,7 @@ class Transfer:
         return self
 
     def update(self, count: float | None = 1) -> None:
-        """Count bytes. Raises Stopped when nobody waits for them any more."""
+        """Count received bytes. Raises Stopped when the download was cancelled."""
         self.meter.add(int(count or 0))
 
     def __enter__(self) -> Self:
@@ -74,29 +73,29 @@ class Transfer:
         pass
 
     def check(self, file: BinaryIO) -> None:
-        """Raise DamagedDownload unless the file has the hash it should have."""
+        """Raise DamagedDownload unless the file has the listed hash."""
         if self.sha256 is None:
             return
         file.flush()
         digest = hashlib.sha256()
         with Path(file.name).open("rb") as written:
-            while piece := written.read(_PIECE):
-                digest.update(piece)
+            while chunk := written.read(_CHUNK):
+                digest.update(chunk)
         if digest.hexdigest() != self.sha256:
             self.update(-file.tell())
             raise DamagedDownload(
                 f"{self.what} arrived damaged twice: its SHA-256 is not the one that {constants.ENDPOINT} lists",
-                hint="try again later, or without the mirror or proxy between",
+                hint="try again later, or without the mirror or proxy",
             )
 
 
 def delete_incomplete(repository: Path) -> None:
-    """Delete the half files that killed processes left in a repository of the cache: nobody goes on with them."""
+    """Delete partial files that killed processes left in a cached repository. No process resumes them."""
     for path in (repository / "blobs").glob("*.incomplete"):
-        if named := _LEFT_BEHIND.fullmatch(path.name):
+        if named := _INCOMPLETE.fullmatch(path.name):
             lock = repository.parent / ".locks" / repository.name / f"{named[1]}.lock"
             try:
-                with FileLock(lock, timeout=0, mode=0o664):  # held by whoever downloads that file now
+                with FileLock(lock, timeout=0, mode=0o664):  # a running download holds this lock
                     path.unlink(missing_ok=True)
             except (Timeout, OSError, NotImplementedError):
                 continue
@@ -108,11 +107,11 @@ _http_get = file_download.http_get
 def http_get_with_retries(
     url: str, temp_file: BinaryIO, *, tqdm_class: Any = None, _tqdm_bar: Any = None, **options: Any
 ) -> None:
-    """huggingface_hub's http_get, see above. Raises what it raises, Stopped and DamagedDownload."""
+    """Replaces huggingface_hub's http_get. Raises what it raises, Stopped and DamagedDownload."""
     if not isinstance(tqdm_class, Transfer):
         return _http_get(url, temp_file, tqdm_class=tqdm_class, _tqdm_bar=_tqdm_bar, **options)
     if _tqdm_bar is not None:
-        raise _RetryNow  # http_get calls itself: it would try five times, always a second apart
+        raise _RetryNow  # http_get retries by calling itself, five times at intervals of one second
     options |= {"tqdm_class": tqdm_class, "_tqdm_bar": tqdm_class, "_nb_retries": 0}
     tries, had, renewed_at = 0, 0, -1
     while True:
@@ -122,10 +121,10 @@ def http_get_with_retries(
         except (_RetryNow, httpx2.TransportError, HfHubHTTPError) as error:
             tries = 0 if temp_file.tell() > had else tries
             had = temp_file.tell()
-            if tqdm_class.locate and had != renewed_at and _is_expired(error):  # once, and again after a byte
+            if tqdm_class.locate and had != renewed_at and _is_expired(error):  # once until a byte arrives
                 url, renewed_at = tqdm_class.locate(), had
                 continue
-            if tries == len(RETRY_WAITS_S) or not _passes(error):
+            if tries == len(RETRY_WAITS_S) or not _is_temporary(error):
                 raise _cause(error) from error
         _wait(tqdm_class.meter, RETRY_WAITS_S[tries])
         tries += 1
@@ -138,27 +137,27 @@ def _is_expired(error: Exception) -> bool:
     return isinstance(error, HfHubHTTPError) and error.response.status_code in _EXPIRED
 
 
-def _passes(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
+        return error.response.status_code in _TEMPORARY
     return not isinstance(error, httpx2.UnsupportedProtocol)
 
 
 def _cause(error: Exception) -> BaseException:
-    """What cut the connection, where http_get was on its way to try again."""
+    """The error of the connection; for _RetryNow the one that http_get handled."""
     return error.__context__ if isinstance(error, _RetryNow) and error.__context__ is not None else error
 
 
 def _wait(meter: Meter, seconds: float) -> None:
-    if seconds >= _WORTH_SAYING_S:
+    if seconds >= _NOTICE_FROM_S:
         meter.say(f"the connection to {constants.ENDPOINT} broke off; trying again for a minute")
     meter.pause(seconds)
 
 
 def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:
-    """Get those of the files, named by commit, that are not here. Raises AccessDenied, DownloadFailed, ModelNotFound.
+    """Download the files of each commit that are not cached. Raises AccessDenied, DownloadFailed, ModelNotFound.
 
-    What does not fit the disk is not begun.
+    Checks the free disk space first.
     """
     jobs: list[Callable[[Meter], object]] = []
     total = needed = 0
@@ -167,7 +166,7 @@ def download(wanted: Mapping[Snapshot, Sequence[str]]) -> Reporting[None]:
         here = set(snapshot.cached_names())
         missing = [name for name in names if name not in here]
         if missing:
-            listing = snapshot.listing() or {}  # unknown when the hub or the disk failed: the first file will say how
+            listing = snapshot.listing() or {}  # unknown if the hub or the disk failed: the first file then raises
             total += sum(listing.get(name, 0) for name in names)
             needed += sum(listing.get(name, 0) for name in missing)
             short.append(snapshot.ref.name)
@@ -186,7 +185,7 @@ def _check_space(what: str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadFailed(
-            f"{what}: {format_bytes(needed)} to download and {constants.HF_HUB_CACHE} has {format_bytes(free)} left",
+            f"{what}: {format_bytes(needed)} to download, but {constants.HF_HUB_CACHE} has {format_bytes(free)} left",
             hint="free some space, or set HF_HOME to another disk",
         )
 
@@ -205,12 +204,12 @@ def _get(snapshot: Snapshot, name: str, meter: Meter) -> None:
         name,
         revision=snapshot.commit,
         cache_dir=constants.HF_HUB_CACHE,
-        tqdm_class=cast("Any", transfer),  # it asks for no more than a factory
+        tqdm_class=cast("Any", transfer),  # a factory is enough
     )
     try:
         try:
             get()
-        except DamagedDownload:  # a line or a proxy may garble once
+        except DamagedDownload:  # a connection or a proxy may corrupt one download
             get()
     except Stopped:
         raise

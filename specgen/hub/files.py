@@ -31,17 +31,17 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def is_small(name: str) -> bool:
-    """Whether a model needs a file of this name beside its weights."""
+    """Whether this is the name of a small file that models need: config, tokenizer, chat template."""
     return "/" not in name and any(fnmatchcase(name, pattern) for pattern in _SMALL)
 
 
 def is_tokenizer(name: str) -> bool:
-    """Whether a tokenizer can be made of a file of this name."""
+    """Whether this is the name of a tokenizer file."""
     return any(fnmatchcase(name, pattern) for pattern in _TOKENIZERS)
 
 
 def check_parts(name: str) -> None:
-    """Raise UnsupportedModel for a .gguf file that is but one part of a model."""
+    """Raise UnsupportedModel for the name of one part of a split .gguf file."""
     if (part := _PART.search(name)) and int(part[1]) > 1:
         raise UnsupportedModel(
             f"{name} is one of {int(part[1])} parts",
@@ -50,7 +50,7 @@ def check_parts(name: str) -> None:
 
 
 def check_loadable(model: str, names: Collection[str]) -> None:
-    """Raise UnsupportedModel unless files called `names` make up a model that specgen loads."""
+    """Raise UnsupportedModel unless files of these `names` form a model that specgen loads."""
     top = [name for name in names if "/" not in name]
     if SINGLE not in top and INDEX not in top:
         raise _no_weights(model, top)
@@ -76,10 +76,10 @@ def _no_weights(model: str, names: list[str]) -> SpecgenError:
 
 
 def weight_names(folder: Path, names: Collection[str]) -> list[str]:
-    """The names of the weight files, of those in `names`, that transformers would load.
+    """The weight files among `names` that transformers would load.
 
-    model.safetensors comes before the shards of the index; what else there is (consolidated.safetensors, other
-    formats) is left alone. The index is read from `folder`. Raises BadFile when it makes no sense.
+    model.safetensors wins over the shards of the index. Other files (consolidated.safetensors, other formats) are
+    ignored. The index is read from `folder`. Raises BadFile for an invalid index.
     """
     if SINGLE in names or INDEX not in names:
         return [SINGLE]
@@ -92,7 +92,7 @@ def weight_names(folder: Path, names: Collection[str]) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    """An index comes from a stranger: it must not lead out of the model's folder."""
+    """An index is untrusted: its names must stay inside the model's folder."""
     path = PurePosixPath(name)
     return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
 
@@ -110,12 +110,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 CARD = "README.md"
-# As far as names of licences tell; the terms themselves are on the model's page.
+# Matches names of licences. Only the model's page has the terms.
 _NON_COMMERCIAL = re.compile(r"\bnc\b|non-?(commercial|production)|research|academic|\b(mnpl|mrl)\b", re.IGNORECASE)
 
 
 def read_licence(folder: Path) -> str | None:
-    """`license` of the card's front matter, the lines between two `---`."""
+    """The licence that the front matter of the model card names, None without one."""
     try:
         lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -127,5 +127,5 @@ def read_licence(folder: Path) -> str | None:
 
 
 def is_non_commercial(licence: str | None) -> bool:
-    """Whether a licence of this name does not allow commercial use."""
+    """Whether the name of a licence says that commercial use is forbidden."""
     return licence is not None and _NON_COMMERCIAL.search(licence) is not None

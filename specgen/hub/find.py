@@ -1,8 +1,8 @@
-"""Models of the Hugging Face hub: which commit is meant, which files are needed, and getting them.
+"""Resolve a model of the hub to a commit and download its files.
 
-Files lie in the cache that all tools share, under a commit's folder. A model without a revision means the commit that
-is pinned, see pins.py. A name such as main moves on to a new commit only when that commit is complete here, so that a
-download that failed leaves the older copy usable offline.
+Files are stored in the shared Hugging Face cache. A model without a revision means its pinned commit, see pins.py. A
+branch moves to a new commit only when that commit is complete in the cache, so a failed download keeps the older copy
+usable offline.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -54,7 +54,7 @@ def find(
     else:
         try:
             commit, gated = _resolve(pinned)
-        except SpecgenError as error:  # not answered, or not allowed, any more
+        except SpecgenError as error:  # offline, or access was withdrawn: a cached copy still works
             unreachable = error
             commit = cached_commit(pinned)
     if commit is None:
@@ -63,7 +63,7 @@ def find(
     wanted = _small_files(snapshot, trust_remote_code)
     if offline or unreachable:
         header = [ref.file] if ref.file and not snapshot.header.is_file() else []
-        _demand(snapshot, [name for name in wanted if name != CARD] + header, unreachable)
+        _require_cached(snapshot, [name for name in wanted if name != CARD] + header, unreachable)
     else:
         yield from download({snapshot: wanted})
         if not snapshot.is_complete():
@@ -71,7 +71,7 @@ def find(
                 yield from fetch_header(snapshot)
             yield from _terms(snapshot, gated=gated)
     if unreachable:
-        yield Notice(f"{unreachable.message}; going on with the copy of {ref} in the cache")
+        yield Notice(f"{unreachable.message}; using the cached copy of {ref}")
     if pinned == ref:
         older = cached_commit(ref)
         if older is None or not Snapshot(ref, older).is_complete():
@@ -85,14 +85,14 @@ def fetch_weights(models: Iterable[tuple[ModelRef, str]], *, offline: bool) -> R
     wanted = {snapshot: snapshot.weights() for snapshot in snapshots}
     if offline or constants.is_offline_mode():
         for snapshot, names in wanted.items():
-            _demand(snapshot, names, None)
+            _require_cached(snapshot, names, None)
     else:
         yield from download(wanted)
     return snapshots
 
 
 def pin_models(snapshots: Iterable[Snapshot]) -> None:
-    """Let the names of these models mean these commits from now on, and pin the models."""
+    """Point the revisions of these models to these commits, and pin the models."""
     for snapshot in snapshots:
         if _pinned(snapshot.ref) == snapshot.ref:
             snapshot.update_ref()
@@ -101,21 +101,23 @@ def pin_models(snapshots: Iterable[Snapshot]) -> None:
 
 
 def resolve(ref: ModelRef) -> tuple[str, bool]:
-    """The commit that `ref` means on the hub now, and whether it is gated. Raises NotCached offline, and what `find`
-    raises."""
+    """The current commit of `ref` on the hub, and whether it is gated. Raises NotCached offline, and as `find`."""
     if constants.is_offline_mode():
-        raise NotCached(f"HF_HUB_OFFLINE is set, and only the hub knows what {ref} is now", hint="unset it")
+        raise NotCached(f"HF_HUB_OFFLINE is set, so the hub cannot be asked for the commit of {ref}", hint="unset it")
     return _resolve(ref)
 
 
 def _pinned(ref: ModelRef) -> ModelRef:
-    """`ref` at the commit to which its model is pinned, if it is, and if no revision is asked for."""
+    """`ref` at the pinned commit of its model, unchanged if it has a revision or no pin."""
     pin = None if ref.revision else pins.pin_of(ref.source)
     return replace(ref, revision=pin.commit) if pin else ref
 
 
 def _resolve(ref: ModelRef) -> tuple[str, bool]:
-    """The commit that `ref` means now, its files listed, and whether it is gated. Raises what `explain` makes of it."""
+    """Resolve `ref` to a commit, and cache the list of its files. Returns the commit and whether it is gated.
+
+    Raises the errors of `explain`.
+    """
     client = api()
     gated = False
     try:
@@ -124,7 +126,7 @@ def _resolve(ref: ModelRef) -> tuple[str, bool]:
             info = client.model_info(ref.source, revision=ref.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             commit, gated = str(info.sha), bool(info.gated)
         if Snapshot(ref, commit).listing() is None:
-            # No pattern, no file: this only leaves the list of files in the cache, for this run and for offline ones.
+            # Without patterns this downloads no file. It only caches the list of files, also for offline runs.
             client.snapshot_download(
                 ref.source,
                 revision=commit,
@@ -138,7 +140,7 @@ def _resolve(ref: ModelRef) -> tuple[str, bool]:
 
 
 def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:
-    """What to know before the weights are downloaded."""
+    """Notices about the licence, before the weights are downloaded."""
     licence = read_licence(snapshot.folder)
     if is_non_commercial(licence):
         yield Notice(
@@ -149,7 +151,7 @@ def _terms(snapshot: Snapshot, *, gated: bool) -> Reporting[None]:
 
 
 def gated_notice(ref: ModelRef) -> Notice:
-    """What to know of a gated model."""
+    """The notice that a gated model has terms."""
     return Notice(f"{ref.source} is gated: you are bound by the terms that you accepted at {_page(ref)}")
 
 
@@ -161,8 +163,8 @@ def _get_online(ref: ModelRef) -> str:
     return f"get it with `specgen pull {ref}` while online (without --offline and HF_HUB_OFFLINE)"
 
 
-def _demand(snapshot: Snapshot, names: Sequence[str], unreachable: SpecgenError | None) -> None:
-    """Raise `unreachable`, or else NotCached, unless all of `names` are here."""
+def _require_cached(snapshot: Snapshot, names: Sequence[str], unreachable: SpecgenError | None) -> None:
+    """Raise `unreachable`, or NotCached if that is None, unless all of `names` are cached."""
     here = snapshot.cached_names()
     missing = [name for name in names if name not in here]
     if missing:
@@ -174,9 +176,9 @@ def _demand(snapshot: Snapshot, names: Sequence[str], unreachable: SpecgenError 
 
 
 def _small_files(snapshot: Snapshot, trust_remote_code: bool) -> list[str]:
-    """The files that a model needs before its weights. Raises UnsupportedModel where no weights will do.
+    """The files that a model needs before its weights. Raises UnsupportedModel if specgen cannot load the weights.
 
-    Where the cache does not know the names of all files, those without which no model runs are among them too.
+    If the cached file list is missing, config.json and tokenizer.json are always included.
     """
     listing = snapshot.listing()
     names = snapshot.cached_names() if listing is None else list(listing)
@@ -197,7 +199,7 @@ def _small_files(snapshot: Snapshot, trust_remote_code: bool) -> list[str]:
 
 
 def _check_file(ref: ModelRef, names: Sequence[str]) -> None:
-    """Raise ModelNotFound unless the repository has the GGUF file that is asked for."""
+    """Raise ModelNotFound unless the repository has the requested GGUF file."""
     if ref.file not in names:
         others = [name for name in names if name.endswith(".gguf")]
         raise ModelNotFound(

@@ -1,7 +1,7 @@
-"""Which commit a model of the hub means to this user: the file of pins.
+"""The file of pins: the commit of each hub model that this user runs.
 
-A name is pinned at its first use, and every later run uses that commit, without asking the hub. `specgen update` and
-`specgen rollback` move pins; nothing else does.
+A model is pinned at its first use. Later runs use that commit and do not ask the hub. Only `specgen update` and
+`specgen rollback` move pins.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from filelock import FileLock
 from specgen.config import settings
 from specgen.core.errors import BadFile, SpecgenError
 
-_HEAD = "# The commit that each model means to specgen. `specgen update` and `specgen rollback` move them.\n\n"
-_KEPT = 20  # former commits of a model
+_HEAD = "# The commit of each model that specgen uses. `specgen update` and `specgen rollback` change it.\n\n"
+_MAX_FORMER = 20  # former commits of a model
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """`commit` is in use. `revision` is the branch, tag or commit that it was; `former` came before, oldest first."""
+    """`commit` is in use; it was resolved from `revision`. `former` are earlier commits, oldest first."""
 
     commit: str
     revision: str
@@ -32,12 +32,12 @@ class Pin:
 
 
 def file() -> Path:
-    """Where the pins are, whether or not it exists."""
+    """The path of the pins, which may not exist yet."""
     return settings.folder() / "pins.toml"
 
 
 def pins() -> dict[str, Pin]:
-    """Every pin by the id of its model. Raises BadFile."""
+    """Model id -> pin. Raises BadFile."""
     try:
         tables = tomli.loads(file().read_text(encoding="utf-8"))
         return {name: _pin(table) for name, table in tables.items()}
@@ -49,23 +49,23 @@ def pins() -> dict[str, Pin]:
 
 
 def pin_of(model: str) -> Pin | None:
-    """The pin of a model, by its id. Raises BadFile."""
+    """The pin of a model id, None without one. Raises BadFile."""
     return pins().get(model)
 
 
 def add(model: str, commit: str, revision: str) -> None:
-    """Pin a model that is not pinned yet. A folder that cannot be written is no reason to fail."""
+    """Pin a model unless it has a pin. Ignores a folder that cannot be written."""
     if model not in pins():
         with contextlib.suppress(SpecgenError), _transaction() as known:
             known.setdefault(model, Pin(commit, revision))
 
 
 def move(model: str, commit: str, revision: str, was: str | None = None) -> None:
-    """Pin a model to another commit. `was` is what it meant before where it had no pin. Raises BadFile."""
+    """Pin a model to another commit. `was` is its former commit if it had no pin. Raises BadFile."""
     with _transaction() as known:
         old = known.get(model) or Pin(was or commit, revision)
         former = old.former if old.commit == commit else (*old.former, old.commit)
-        known[model] = Pin(commit, revision, former[-_KEPT:])
+        known[model] = Pin(commit, revision, former[-_MAX_FORMER:])
 
 
 def roll_back(model: str) -> None:
@@ -76,7 +76,7 @@ def roll_back(model: str) -> None:
 
 
 def remove(is_gone: Callable[[str, str], bool]) -> None:
-    """Drop the commits of which `is_gone(model, commit)`; the latest that is left is the pin. Raises BadFile."""
+    """Remove the commits for which `is_gone(model, commit)`. The latest remaining one is the pin. Raises BadFile."""
     if not any(is_gone(model, commit) for model, pin in pins().items() for commit in (*pin.former, pin.commit)):
         return
     with _transaction() as known:
@@ -90,7 +90,7 @@ def remove(is_gone: Callable[[str, str], bool]) -> None:
 
 @contextlib.contextmanager
 def _transaction() -> Iterator[dict[str, Pin]]:
-    """The pins, written back at the end unless something failed; one process at a time. Raises BadFile."""
+    """Yields the pins under a lock, and writes them back unless the body raised. Raises BadFile."""
     path = file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One commit of a repository of the hub, in the cache that all tools share."""
+"""One commit of a hub repository in the Hugging Face cache."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from specgen.hub.files import weight_names
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A commit and its folder in the cache. `ref` is how it was asked for."""
+    """A commit of the model `ref` and its folder in the cache."""
 
     ref: ModelRef
     commit: str
@@ -32,11 +32,11 @@ class Snapshot:
 
     @property
     def header(self) -> Path:
-        """Where the header of a .gguf file is kept until the file is here, see gguf_remote.py."""
+        """The path of a .gguf file's header before the file is downloaded, see checkpoint/gguf/remote.py."""
         return self.repository / "headers" / self.commit / (self.ref.file or "")
 
     def listing(self) -> dict[str, int] | None:
-        """Name -> size in bytes of all files of the commit; None when the cache does not know them."""
+        """Name -> size in bytes of all files of the commit; None if the list is not cached."""
         try:
             files = huggingface_hub.get_cached_repo_tree(
                 self.ref.source, revision=self.commit, cache_dir=constants.HF_HUB_CACHE
@@ -46,8 +46,8 @@ class Snapshot:
         return {file.path: file.size for file in files}
 
     def hashes(self) -> dict[str, str]:
-        """Name -> SHA-256 of the files for which the hub lists it: the large ones."""
-        listed = self.repository / "trees" / f"{self.commit}.json"  # of which get_cached_repo_tree tells only a part
+        """Name -> SHA-256 of the large files. The hub lists no hash for small ones."""
+        listed = self.repository / "trees" / f"{self.commit}.json"  # get_cached_repo_tree omits the hashes
         try:
             files = json.loads(listed.read_text(encoding="utf-8"))["files"]
             return {name: file["lfs_sha256"] for name, file in files.items() if "lfs_sha256" in file}
@@ -55,19 +55,19 @@ class Snapshot:
             return {}
 
     def cached_names(self) -> list[str]:
-        """The files of the commit that are in the cache."""
+        """The names of the cached files of the commit."""
         found = (path for path in self.folder.rglob("*") if path.is_file())
         return [path.relative_to(self.folder).as_posix() for path in found]
 
     def weights(self) -> list[str]:
-        """The names of the weight files, here or not. Raises BadFile."""
+        """The names of the weight files, cached or not. Raises BadFile."""
         if self.ref.file is not None:
             return [self.ref.file]
         listing = self.listing()
         return weight_names(self.folder, self.cached_names() if listing is None else listing)
 
     def is_complete(self) -> bool:
-        """Whether all weights are here."""
+        """Whether all weight files are cached."""
         here = self.cached_names()
         try:
             return all(name in here for name in self.weights())
@@ -75,29 +75,29 @@ class Snapshot:
             return False
 
     def update_ref(self) -> None:
-        """Let the revision mean this commit from now on, offline."""
+        """Point the revision to this commit in the cache, for offline runs."""
         ref = _ref_file(self.ref)
         if revision_of(self.ref) == self.commit or (ref.is_file() and ref.read_text() == self.commit):
             return
-        with suppress(OSError):  # a cache that cannot be written still serves
+        with suppress(OSError):  # a read-only cache still works
             ref.parent.mkdir(parents=True, exist_ok=True)
             new = ref.with_name(f"{ref.name}.{os.getpid()}")
             new.write_text(self.commit)
-            new.replace(ref)  # another process never reads half a hash
+            new.replace(ref)  # other processes never read a partial hash
 
 
 def revision_of(ref: ModelRef) -> str:
-    """The branch, tag or commit that `ref` asks for."""
+    """The requested branch, tag or commit."""
     return ref.revision or constants.DEFAULT_REVISION
 
 
 def is_commit(revision: str) -> bool:
-    """Whether it is a full hash, which always means the same."""
+    """Whether `revision` is a full commit hash."""
     return REGEX_COMMIT_HASH.fullmatch(revision) is not None
 
 
 def cached_commit(ref: ModelRef) -> str | None:
-    """The commit that `ref` means offline; None where the cache has none."""
+    """The cached commit of `ref`, None without one."""
     revision = revision_of(ref)
     if is_commit(revision):
         return revision if Snapshot(ref, revision).folder.is_dir() else None

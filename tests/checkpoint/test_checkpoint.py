@@ -155,8 +155,8 @@ def pointer(folder: Path) -> None:
         (outside_index, BadFile, "model.safetensors.index.json names no weight files"),
         (broken_config, BadFile, "config.json: it is not JSON"),
         (listed_config, BadFile, "config.json: it holds no object"),
-        (truncated, BadFile, "model.safetensors: it is not a whole safetensors file"),
-        (empty, BadFile, "model.safetensors: it is not a whole safetensors file"),
+        (truncated, BadFile, "model.safetensors: it is not a complete safetensors file"),
+        (empty, BadFile, "model.safetensors: it is not a complete safetensors file"),
         (pointer, BadFile, "model.safetensors: it is a Git LFS pointer"),
     ],
 )

@@ -59,7 +59,7 @@ def test_pull_says_that_the_cache_is_used(hub: HubServer, commit: str, run: Run)
     hub.failing = 502
     code, out, err = run("pull", "org/m@main")
     assert (code, out) == (0, before)
-    assert err == f"specgen: {hub.url} answered 502 for org/m@main; going on with the copy of org/m@main in the cache\n"
+    assert err == f"specgen: {hub.url} answered 502 for org/m@main; using the cached copy of org/m@main\n"
 
 
 def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
@@ -218,7 +218,7 @@ def test_show_a_gguf_file(tmp_path: Path, run: Run) -> None:
     (tmp_path / "half.gguf").write_bytes((tmp_path / "m.gguf").read_bytes()[:150])
     code, out, err = run("show", tmp_path / "half.gguf")
     assert (code, out) == (10, "")
-    assert "half.gguf: it is not a whole GGUF file; download it again" in err
+    assert "half.gguf: it is not a complete GGUF file; download it again" in err
 
 
 def test_show_offline_what_is_not_cached(hub: HubServer, commit: str, run: Run) -> None:

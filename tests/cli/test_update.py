@@ -149,7 +149,7 @@ def test_update_names_the_first_token_that_differs(hub: HubServer, tmp_path: Pat
     hub.publish("org/m", version(tmp_path / "whole", 400_000))
     run("update", "org/m", "--yes")
     hub.publish("org/m", third)
-    assert "the same tokens, cut by other rules" in run("update", "org/m", "--yes")[1]
+    assert "the same tokens, split by other rules" in run("update", "org/m", "--yes")[1]
 
 
 def test_update_says_when_nothing_of_weight_changed(

@@ -100,7 +100,7 @@ def test_what_will_not_pass_is_not_waited_for(hub: HubServer, folder: Path, wait
     hub.publish("org/m", folder)
     checkpoint = small()
     (folder / WEIGHTS).rename(folder / "elsewhere")
-    with pytest.raises(Exception, match="a file that the hub lists is not there"):
+    with pytest.raises(Exception, match="a file that the hub lists is missing"):
         follow(fetch_weights(checkpoint, offline=False), [].append)
     assert waits == []
 

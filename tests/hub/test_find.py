@@ -253,7 +253,7 @@ def test_a_hub_that_is_down_is_said_and_the_cache_used(hub: HubServer, folder: P
     hub.failing = 503
     events: list[object] = []
     assert whole("org/m@main", events=events) == online
-    said = f"{hub.url} answered 503 for org/m@main; going on with the copy of org/m@main in the cache"
+    said = f"{hub.url} answered 503 for org/m@main; using the cached copy of org/m@main"
     assert events == [Notice(said)]
     hub.stop()
     from huggingface_hub import close_session
@@ -279,7 +279,7 @@ def test_a_hub_that_refuses_what_is_cached(hub: HubServer, folder: Path) -> None
     hub.repositories["org/m"].refusal = (401, "GatedRepo")
     events: list[object] = []
     assert whole("org/m@main", events=events) == online
-    assert events == [Notice("org/m@main is gated; going on with the copy of org/m@main in the cache")]
+    assert events == [Notice("org/m@main is gated; using the cached copy of org/m@main")]
 
 
 # Terms
@@ -342,7 +342,7 @@ def fail(status: int) -> object:
         ("org/m", gate, AccessDenied, "org/m is gated; accept its terms at {hub}/org/m and set HF_TOKEN"),
         ("org/m", refuse(403), AccessDenied, "refuses org/m to this token; see {hub}/org/m"),
         ("org/m", fail(500), DownloadFailed, "{hub} answered 500 for org/m; try again later"),
-        ("org/m", fail(429), DownloadFailed, "{hub} limits how often it is asked (429); wait"),
+        ("org/m", fail(429), DownloadFailed, "{hub} limits the rate of requests (429); wait"),
     ],
 )
 def test_what_the_hub_refuses(
@@ -392,7 +392,7 @@ def test_a_disk_that_is_too_small(hub: HubServer, folder: Path, monkeypatch: pyt
     checkpoint = small()
     usage = shutil._ntuple_diskusage(100, 90, 10)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DownloadFailed, match=r"org/m: \d+ kB to download and .* has \d+ (kB|bytes) left; free some"):
+    with pytest.raises(DownloadFailed, match=r"org/m: \d+ kB to download, but .* has \d+ (kB|bytes) left; free some"):
         follow(fetch_weights(checkpoint, offline=False), [].append)
 
 

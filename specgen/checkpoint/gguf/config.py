@@ -1,7 +1,7 @@
-"""The header of a .gguf file as the config.json that the same model has on the hub.
+"""Convert the header of a .gguf file to the config.json of the same model on the hub.
 
-Names and defaults are those of llama.cpp (convert_hf_to_gguf.py, llama-model.cpp). What is not plainly understood is
-a reason to leave the file to transformers: a key that nobody here knows may change what the model computes.
+Names and defaults follow llama.cpp (convert_hf_to_gguf.py, llama-model.cpp). A file with an unknown key is left to
+transformers, because the key may change what the model computes.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from specgen.checkpoint.gguf.header import Header, open_header
 
-# Which family of the hub an architecture of llama.cpp is. Mistral's models are written as llama.
+# Architecture of llama.cpp -> model_type of the hub. Mistral's models are written as llama.
 _FAMILIES = {
     "llama": "llama",
     "qwen2": "qwen2",
@@ -55,7 +55,7 @@ _MORE_KEYS: Mapping[str, dict[str, str]] = {
     },
     "phi3": {"attention.sliding_window": "sliding_window"},
 }
-# Read below, or of no effect.
+# Read below, or without effect.
 _OTHER_KEYS = (
     "vocab_size",
     "attention.value_length",
@@ -66,17 +66,17 @@ _OTHER_KEYS = (
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
 )
-# In the largest model of these families the scale of attention is not the heads' size; nothing but its depth tells.
+# Number of layers of the largest model of a family, whose attention scale differs. The header does not state the scale.
 _LARGEST = {"gemma2": 46, "gemma3": 62}
 ROPE_FACTORS = "rope_freqs.weight"
 
 
 class _UnsupportedError(Exception):
-    """Why a header is not understood."""
+    """Why a header cannot be converted."""
 
 
 def read_config(path: Path) -> dict[str, Any] | str:
-    """The config of the model in `path`, or the reason why there is none. Raises BadFile."""
+    """The config of the model in `path`, or the reason why it cannot be converted. Raises BadFile."""
     try:
         return _config(open_header(path))
     except _UnsupportedError as reason:
@@ -87,14 +87,14 @@ def _config(header: Header) -> dict[str, Any]:
     architecture = header.values.get("general.architecture")
     if architecture not in _FAMILIES:
         raise _UnsupportedError(f"the GGUF architecture {architecture!r}")
-    given = _own(header, f"{architecture}.")
+    given = _values_under(header, f"{architecture}.")
     keys = _KEYS | _MORE_KEYS.get(architecture, {})
     if unknown := sorted(given.keys() - keys - set(_OTHER_KEYS)):
         raise _UnsupportedError(f"{architecture}.{unknown[0]} in the GGUF header")
     config = {name: given[key] for key, name in keys.items() if key in given}
-    heads, width = _count(given, "attention.head_count"), _count(given, "embedding_length")
+    heads, width = _positive(given, "attention.head_count"), _positive(given, "embedding_length")
     config.setdefault("num_key_value_heads", heads)
-    config["head_dim"] = _count(given, "attention.key_length", width // heads)
+    config["head_dim"] = _positive(given, "attention.key_length", width // heads)
     if given.get("attention.value_length", config["head_dim"]) != config["head_dim"]:
         raise _UnsupportedError("values of another size than keys")
     if "token_embd.weight" not in header.tensor:
@@ -107,27 +107,27 @@ def _config(header: Header) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_up.bias" in header.tensor,
         "rope_parameters": _rope(header, given, config["head_dim"]),
     }
-    return config | _peculiar(architecture, config, given)
+    return config | _family_values(architecture, config, given)
 
 
-def _own(header: Header, prefix: str) -> dict[str, Any]:
-    """What the header says under `prefix`."""
+def _values_under(header: Header, prefix: str) -> dict[str, Any]:
+    """The values whose names start with `prefix`, without the prefix."""
     lists = sorted(name for name in header.lengths if name.startswith(prefix))
     if lists:
         raise _UnsupportedError(f"{lists[0]} is a list")
     return {name.removeprefix(prefix): value for name, value in header.values.items() if name.startswith(prefix)}
 
 
-def _count(given: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _positive(given: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = given.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _UnsupportedError(f"{key} {value!r}")
     return value
 
 
-def _peculiar(architecture: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What only one family has."""
-    rope, turned = config["rope_parameters"], _count(given, "rope.dimension_count", config["head_dim"])
+def _family_values(architecture: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that only one family needs."""
+    rope, turned = config["rope_parameters"], _positive(given, "rope.dimension_count", config["head_dim"])
     if turned != config["head_dim"] and architecture != "phi3":
         raise _UnsupportedError("rotary dimensions that are fewer than a head's")
     match architecture:
@@ -138,7 +138,7 @@ def _peculiar(architecture: str, config: Mapping[str, Any], given: Mapping[str, 
             window = config.get("sliding_window", 4096 if architecture == "gemma2" else None)
             return {"query_pre_attn_scalar": scale, "sliding_window": window} | ropes
         case "granite":
-            if given.get("rope.scaling.finetuned", True) is not True:  # so Granite 4 says that it has no positions
+            if given.get("rope.scaling.finetuned", True) is not True:  # Granite 4 without positional encoding
                 raise _UnsupportedError("a granite without positions")
             return {"attention_multiplier": config.get("attention_multiplier")}
         case "phi3":
@@ -149,7 +149,7 @@ def _peculiar(architecture: str, config: Mapping[str, Any], given: Mapping[str, 
 
 
 def _rope(header: Header, given: Mapping[str, Any], head_size: int) -> dict[str, Any]:
-    """`rope_parameters`; those of Llama 3.1 are found in the factors that were made of them."""
+    """`rope_parameters`. Those of Llama 3.1 are recovered from the tensor of factors."""
     default = 1_000_000.0 if header.values["general.architecture"] == "gemma3" else 10_000.0
     theta = given.get("rope.freq_base", default)
     if not isinstance(theta, float) or not 0 < theta < math.inf:
@@ -168,8 +168,10 @@ def _rope(header: Header, given: Mapping[str, Any], head_size: int) -> dict[str,
 
 
 def _llama3(factors: npt.NDArray[Any], theta: float, size: int) -> dict[str, Any]:
-    """The parameters of which `factors` [size / 2] are made. Always 1 and 4 are the ends of the ramp between the pairs
-    that are kept and those that are stretched; a pair on it then tells the original length.
+    """Recover the Llama 3.1 parameters from `factors` [size / 2].
+
+    The ramp between unscaled and fully scaled pairs always ends at 1 and 4. A pair on the ramp gives the original
+    context length.
     """
     if factors.dtype != np.float32 or factors.shape != (size // 2,) or not np.all(factors >= 1):
         raise _UnsupportedError("rope factors of an unknown kind")

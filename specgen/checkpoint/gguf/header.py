@@ -1,4 +1,4 @@
-"""What a .gguf file says about the model in it, and where its tensors lie."""
+"""Read the header of a .gguf file: metadata and the location of tensors."""
 
 import struct
 from functools import lru_cache
@@ -11,26 +11,26 @@ from specgen.core.errors import BadFile
 
 MAGIC = b"GGUF"
 _STRING_LENGTH = struct.Struct("<Q")
-# What reading a file raises that is not whole.
+# The exceptions that reading a damaged file raises.
 BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error)
 
 
 class Header(GGUFReader):
-    """GGUFReader that steps over arrays, over which it takes 15 s otherwise: `array` reads one, at once.
+    """A GGUFReader that skips arrays, which cost it 15 s. `array` reads one of them.
 
-    The file is mapped: a tensor is read from the disk as it is looked at.
+    The file is memory-mapped, so tensors are read from disk on access.
     """
 
     def __init__(self, path: Path) -> None:
-        # Copy on write, because torch warns of memory that it may not write to. Nobody writes.
+        # Copy on write: torch warns of read-only memory. The memory is never written.
         super().__init__(path, "c")
         self.path = path
         self.values: dict[str, Any] = {
             name: field.contents() for name, field in self.fields.items() if not _is_array(field)
         }
-        """Texts, numbers and flags by name."""
+        """Name -> text, number or flag."""
         self.lengths = {name: int(field.parts[-1][0]) for name, field in self.fields.items() if _is_array(field)}
-        """How many items each array has."""
+        """Name -> number of items of an array."""
         self.tensor: dict[str, ReaderTensor] = {tensor.name: tensor for tensor in self.tensors}
 
     def array(self, name: str) -> list[Any]:
@@ -69,7 +69,7 @@ class Header(GGUFReader):
 
 
 def open_header(path: Path) -> Header:
-    """The header of a file; that of a pair's two files is read once. Raises BadFile."""
+    """The header of a file. The headers of the last two files are cached. Raises BadFile."""
     try:
         status = path.stat()
         return _open(path, status.st_size, status.st_mtime_ns)
@@ -78,12 +78,12 @@ def open_header(path: Path) -> Header:
 
 
 @lru_cache(maxsize=2)
-def _open(path: Path, size: int, modified: int) -> Header:  # noqa: ARG001  a file that changed is another file
+def _open(path: Path, size: int, modified: int) -> Header:  # noqa: ARG001  a changed file is read again
     return Header(path)
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The metadata by name, of an array only its length; and `parameters`, how many numbers the tensors hold.
+    """Name -> metadata, the length for an array; `parameters` is the number of elements of all tensors.
 
     Raises BadFile.
     """
@@ -100,4 +100,4 @@ def _is_array(field: Any) -> bool:
 
 
 def _broken(path: Path) -> BadFile:
-    return BadFile(f"cannot read {path}: it is not a whole GGUF file", hint="download it again")
+    return BadFile(f"cannot read {path}: it is not a complete GGUF file", hint="download it again")

@@ -1,8 +1,8 @@
-"""The header of a .gguf file of the hub, fetched without the weights behind it.
+"""Download the header of a .gguf file of the hub without its weights.
 
-A header says how large it is only by what is in it, so it is asked for in pieces, each as large as all before it. What
-comes is kept beside the commit as a file of the right size with a hole where the weights belong: whatever reads a
-.gguf file reads this one, too. It goes away when the file itself is here.
+The size of a header is unknown until it is parsed, so ranges of doubling size are requested. The result is stored
+beside the commit as a sparse file of full size, which every reader of .gguf files can read. It is deleted when the
+file itself is downloaded.
 """
 
 import os
@@ -21,26 +21,26 @@ from specgen.hub.client import constants, explain, headers, url_of
 from specgen.hub.download import Transfer, download, http_get_with_retries
 from specgen.hub.snapshot import Snapshot
 
-_FIRST = 1 << 20
-# The largest vocabularies there are take a quarter of it.
-_LONGEST = 1 << 26
-# Tensors that belong to the description of a model: a few hundred bytes.
-_DESCRIBING = (ROPE_FACTORS,)
+_FIRST_BYTES = 1 << 20
+# The largest known vocabularies take a quarter of this.
+_MAX_BYTES = 1 << 26
+# Small tensors that the config is made from, a few hundred bytes each.
+_CONFIG_TENSORS = (ROPE_FACTORS,)
 
 
 class _NoRangesError(DownloadFailed):
-    """The server sends whole files only."""
+    """The server ignores the Range header."""
 
 
 class _Prefix(Header):
-    """A header at the start of a file that may end anywhere behind it: there are no tensors."""
+    """The header in a file without tensor data."""
 
     def _build_tensors(self, start_offs: int, fields: object) -> None:
         pass
 
 
 class _RangeTransfer(Transfer):
-    """The transfer of so many bytes, and not one more."""
+    """A transfer of exactly `size` bytes. Raises _NoRangesError when more arrive."""
 
     def __init__(self, meter: Meter, what: str, size: int) -> None:
         super().__init__(meter, what, None)
@@ -61,25 +61,25 @@ def fetch_header(snapshot: Snapshot) -> Reporting[None]:
     try:
         yield from _fetch_header(snapshot)
     except _NoRangesError as error:
-        yield Notice(f"{error.message}: {snapshot.ref} is downloaded before anything is known of it")
+        yield Notice(f"{error.message}: downloading all of {snapshot.ref} before it is checked")
         yield from download({snapshot: [snapshot.ref.file or ""]})
 
 
 def _fetch_header(snapshot: Snapshot) -> Reporting[None]:
     header, size = snapshot.header, (snapshot.listing() or {}).get(snapshot.ref.file or "", 0)
-    if _is_kept(header, size):
+    if _is_complete(header, size):
         return
     new = header.with_name(f"{header.name}.{os.getpid()}")
     try:
         header.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.folder.mkdir(parents=True, exist_ok=True)  # what deletes a model looks for commits
+        snapshot.folder.mkdir(parents=True, exist_ok=True)  # deletion looks for the folders of commits
         new.touch()
-        end = yield from _beginning(snapshot, new, size)
+        end = yield from _fetch_beginning(snapshot, new, size)
         with new.open("r+b") as file:
             file.truncate(size)
-        for tensor in (open_header(new).tensor.get(name) for name in _DESCRIBING):
+        for tensor in (open_header(new).tensor.get(name) for name in _CONFIG_TENSORS):
             if tensor is not None and (start := int(tensor.data_offset)) + int(tensor.n_bytes) > end:
-                yield from _piece(snapshot, new, start, start + int(tensor.n_bytes))
+                yield from _fetch_range(snapshot, new, start, start + int(tensor.n_bytes))
         new.replace(header)
     except OSError as error:
         raise explain(error, snapshot.ref) from error
@@ -89,7 +89,7 @@ def _fetch_header(snapshot: Snapshot) -> Reporting[None]:
 
 
 def drop_headers(snapshots: Sequence[Snapshot]) -> None:
-    """Delete the headers of files that are here now. Raises BadFile where one was not that of its file."""
+    """Delete the headers of downloaded files. Raises BadFile if a header differs from that of its file."""
     for snapshot in snapshots:
         header, whole = snapshot.header, snapshot.folder / (snapshot.ref.file or "")
         if not (header.is_file() and whole.is_file()):
@@ -100,11 +100,11 @@ def drop_headers(snapshots: Sequence[Snapshot]) -> None:
             header.unlink()
         if not same:
             raise BadFile(
-                f"the header of {snapshot.ref} arrived damaged", hint="run it again: the file itself is whole"
+                f"the header of {snapshot.ref} arrived damaged", hint="run it again: the file itself is complete"
             )
 
 
-def _is_kept(header: Path, size: int) -> bool:
+def _is_complete(header: Path, size: int) -> bool:
     try:
         open_header(header)
     except BadFile:
@@ -117,20 +117,20 @@ def _read(path: Path, length: int) -> bytes:
         return file.read(length)
 
 
-def _beginning(snapshot: Snapshot, file: Path, size: int) -> Reporting[int]:
-    """Get bytes from the start of the .gguf file on, until its header is among them; how many they are."""
+def _fetch_beginning(snapshot: Snapshot, file: Path, size: int) -> Reporting[int]:
+    """Download from the start of the .gguf file until the header is complete. Returns the number of bytes."""
     end = 0
-    while end < min(size, _LONGEST):
-        start, end = end, min(2 * end or _FIRST, size, _LONGEST)
-        yield from _piece(snapshot, file, start, end)
-        if start == 0 and not _starts_well(file):
+    while end < min(size, _MAX_BYTES):
+        start, end = end, min(2 * end or _FIRST_BYTES, size, _MAX_BYTES)
+        yield from _fetch_range(snapshot, file, start, end)
+        if start == 0 and not _has_magic(file):
             break
         if _has_header(file):
             return end
     raise BadFile(f"{snapshot.ref} is not a GGUF file", hint="choose another one")
 
 
-def _starts_well(file: Path) -> bool:
+def _has_magic(file: Path) -> bool:
     return _read(file, len(MAGIC)) == MAGIC
 
 
@@ -141,7 +141,7 @@ def _has_header(file: Path) -> bool:
         return False
 
 
-def _piece(snapshot: Snapshot, file: Path, start: int, end: int) -> Reporting[None]:
+def _fetch_range(snapshot: Snapshot, file: Path, start: int, end: int) -> Reporting[None]:
     yield from run_jobs(f"the header of {snapshot.ref.name}", start, end, [partial(_get, snapshot, file, start, end)])
 
 

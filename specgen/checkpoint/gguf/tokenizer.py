@@ -1,8 +1,8 @@
-"""The tokenizer in the header of a .gguf file, built without importing transformers.
+"""Build the tokenizer in the header of a .gguf file, without transformers.
 
-A header has the vocabulary, the merges or scores, and the name of the way in which text is split before; the splits
-themselves are those of the hub's tokenizer.json files and of llama.cpp's llama-vocab.cpp, which agree. A
-SentencePiece vocabulary becomes the same pipeline as in transformers (integrations/gguf/gguf_tokenizer_mapping.py).
+A header has the vocabulary, the merges or scores, and the name of the pre-tokenizer. The patterns are those of the
+hub's tokenizer.json files and of llama.cpp's llama-vocab.cpp, which agree. A SentencePiece vocabulary gets the same
+pipeline as in transformers (integrations/gguf/gguf_tokenizer_mapping.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ _NAMED = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-_SPACE = "\u2581"  # SentencePiece's mark of a space
+_SPACE = "\u2581"  # SentencePiece's space
 
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -43,60 +43,60 @@ _GPT4O = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Split:
-    """What a `tokenizer.ggml.pre` stands for. `pattern` None is GPT-2's, which ByteLevel brings along."""
+class _PreTokenizer:
+    """The pre-tokenizer for a value of `tokenizer.ggml.pre`. `pattern` None is GPT-2's, built into ByteLevel."""
 
     pattern: str | None
     digits: bool = False
-    """Whether every digit is a piece of its own, before anything else is split."""
+    """Whether every digit is split off first."""
     whole_words: bool = False
-    """Whether a piece that is a token is one, whatever the merges make of it."""
+    """Whether a word in the vocabulary is one token, regardless of the merges (`ignore_merges`)."""
     bos: bool = False
-    """Whether texts begin with BOS where the header does not say."""
+    """Whether texts begin with BOS if the header does not say."""
     nfc: bool = False
 
 
-_GPT2_SPLIT, _DIGITS_SPLIT = _Split(None), _Split(None, digits=True)
-_LLAMA3_SPLIT = _Split(_LLAMA3, whole_words=True, bos=True)
-_SPLITS: Mapping[str, _Split] = {
-    "default": _GPT2_SPLIT,
-    "gpt-2": _GPT2_SPLIT,
-    "phi-2": _GPT2_SPLIT,
-    "olmo": _GPT2_SPLIT,
-    "smollm": _DIGITS_SPLIT,
-    "starcoder": _DIGITS_SPLIT,
-    "refact": _DIGITS_SPLIT,
-    "llama3": _LLAMA3_SPLIT,
-    "llama-v3": _LLAMA3_SPLIT,
-    "llama-bpe": _LLAMA3_SPLIT,
-    "falcon3": _LLAMA3_SPLIT,
-    "dbrx": _Split(_LLAMA3),
-    "smaug-bpe": _Split(_LLAMA3),
-    "qwen2": _Split(_QWEN2, nfc=True),
-    "deepseek-r1-qwen": _Split(_QWEN2),
-    "tekken": _Split(_TEKKEN, whole_words=True, bos=True),
-    "gpt-4o": _Split(_GPT4O),
+_GPT2, _DIGITS = _PreTokenizer(None), _PreTokenizer(None, digits=True)
+_LLAMA3_BPE = _PreTokenizer(_LLAMA3, whole_words=True, bos=True)
+_PRE_TOKENIZERS: Mapping[str, _PreTokenizer] = {
+    "default": _GPT2,
+    "gpt-2": _GPT2,
+    "phi-2": _GPT2,
+    "olmo": _GPT2,
+    "smollm": _DIGITS,
+    "starcoder": _DIGITS,
+    "refact": _DIGITS,
+    "llama3": _LLAMA3_BPE,
+    "llama-v3": _LLAMA3_BPE,
+    "llama-bpe": _LLAMA3_BPE,
+    "falcon3": _LLAMA3_BPE,
+    "dbrx": _PreTokenizer(_LLAMA3),
+    "smaug-bpe": _PreTokenizer(_LLAMA3),
+    "qwen2": _PreTokenizer(_QWEN2, nfc=True),
+    "deepseek-r1-qwen": _PreTokenizer(_QWEN2),
+    "tekken": _PreTokenizer(_TEKKEN, whole_words=True, bos=True),
+    "gpt-4o": _PreTokenizer(_GPT4O),
 }
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer of the model in `path`, None where it is of a kind that is not built here. Raises BadFile."""
+    """The tokenizer of the model in `path`, None for an unsupported kind. Raises BadFile."""
     header = open_header(path)
     values = {name.removeprefix(_PREFIX): value for name, value in header.values.items() if name.startswith(_PREFIX)}
     tokens: list[str] = header.array(_PREFIX + "tokens") if _PREFIX + "tokens" in header.lengths else []
     model = values.get("model")
-    split = _SPLITS.get(values.get("pre", "default")) if model == "gpt2" else None
+    split = _PRE_TOKENIZERS.get(values.get("pre", "default")) if model == "gpt2" else None
     if (split is None and model != "llama") or not tokens or len(set(tokens)) < len(tokens):
         return None
     try:
         backend = _byte_level(header, tokens, split) if split else _sentencepiece(header, tokens, values)
-    except Exception:  # the library raises nothing narrower, here for merges that do not fit the vocabulary
+    except Exception:  # the library raises plain Exception, here for merges outside the vocabulary
         return None
     indices = {name: values.get(key) for name, key in _NAMED.items()}
     named = {name: tokens[i] for name, i in indices.items() if isinstance(i, int) and 0 <= i < len(tokens)}
     _add_tokens(backend, header, tokens, named)
     bos = values.get("add_bos_token", split.bos if split else True)
-    _surround(backend, named, bos=bos is True, eos=values.get("add_eos_token") is True)
+    _add_bos_and_eos(backend, named, bos=bos is True, eos=values.get("add_eos_token") is True)
     template = header.values.get("tokenizer.chat_template")
     return Tokenizer(backend, chat_template=template if isinstance(template, str) else None, special_tokens=named)
 
@@ -105,15 +105,15 @@ def _ids(tokens: list[str]) -> dict[str, int]:
     return {token: index for index, token in enumerate(tokens)}
 
 
-def _given_merges(header: Header) -> list[tuple[str, str]]:
-    """A space may be part of what is merged, but it never begins with one."""
+def _listed_merges(header: Header) -> list[tuple[str, str]]:
+    """The merges as pairs. The left part may contain a space, but not start with one."""
     merges: list[str] = header.array(_PREFIX + "merges")
     cuts = [merge.find(" ", 1) for merge in merges]
     return [(merge[:cut], merge[cut + 1 :]) for merge, cut in zip(merges, cuts, strict=True)]
 
 
-def _byte_level(header: Header, tokens: list[str], split: _Split) -> Backend:
-    backend = Backend(BPE(vocab=_ids(tokens), merges=_given_merges(header), ignore_merges=split.whole_words))
+def _byte_level(header: Header, tokens: list[str], split: _PreTokenizer) -> Backend:
+    backend = Backend(BPE(vocab=_ids(tokens), merges=_listed_merges(header), ignore_merges=split.whole_words))
     steps: list[pre_tokenizers.PreTokenizer] = []
     if split.digits:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
@@ -131,14 +131,14 @@ def _sentencepiece(header: Header, tokens: list[str], values: Mapping[str, Any])
     prefix = values.get("add_space_prefix", True) is True
     architecture = str(header.values.get("general.architecture"))
     gemma = architecture.startswith("gemma")
-    if gemma:  # several spaces are written as such, while the pipeline looks for their marks
+    if gemma:  # tokens of several spaces are written as spaces; the pipeline replaces spaces by _SPACE
         tokens = [_SPACE * len(token) if " " in token and not token.strip() else token for token in tokens]
     if _PREFIX + "merges" in header.lengths:
-        merges = _given_merges(header)
+        merges = _listed_merges(header)
     else:
-        # Gemma's scores do not tell in which order to merge, but its ids do.
+        # Gemma's scores do not give the order of merges, but its ids do.
         scores = [-float(index) for index in range(len(tokens))] if gemma else header.array(_PREFIX + "scores")
-        merges = _merges(tokens, scores)
+        merges = _scored_merges(tokens, scores)
     unknown = {"unk_token": "<unk>"} if gemma else {}
     backend = Backend(BPE(vocab=_ids(tokens), merges=merges, fuse_unk=True, byte_fallback=True, **unknown))
     replace = normalizers.Replace(" ", _SPACE)
@@ -157,8 +157,8 @@ def _sentencepiece(header: Header, tokens: list[str], values: Mapping[str, Any])
     return backend
 
 
-def _merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
-    """The merges that make a vocabulary, the best first, in the order of transformers' generate_merges."""
+def _scored_merges(tokens: list[str], scores: list[float]) -> list[tuple[str, str]]:
+    """The merges of a vocabulary, best first, in the order of transformers' generate_merges."""
     ids = _ids(tokens)
     found = [
         ((score, len(left), len(right)), (left, right))
@@ -176,7 +176,10 @@ def _halves(token: str, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Mapping[str, str]) -> None:
-    """Make `backend` treat control, user-defined and named tokens as one piece; user-defined ones are text."""
+    """Add control, user-defined and named tokens to `backend`, which then never splits them.
+
+    User-defined tokens are not special: they are part of decoded text.
+    """
     kinds = header.array(_PREFIX + "token_type") if _PREFIX + "token_type" in header.lengths else []
     special = {*named.values(), *(token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL)}
     known = set(backend.get_vocab())
@@ -189,8 +192,8 @@ def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Mapp
     backend.add_tokens([AddedToken(token, normalized=False, special=special) for token, special in pieces])
 
 
-def _surround(backend: Backend, named: Mapping[str, str], *, bos: bool, eos: bool) -> None:
-    """What goes around a text that no chat template wrote."""
+def _add_bos_and_eos(backend: Backend, named: Mapping[str, str], *, bos: bool, eos: bool) -> None:
+    """Add BOS and EOS to encoded text that has no chat template."""
     before = [named["bos_token"]] if bos and "bos_token" in named else []
     after = [named["eos_token"]] if eos and "eos_token" in named else []
     backend.post_processor = processors.TemplateProcessing(

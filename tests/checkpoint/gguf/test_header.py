@@ -80,7 +80,9 @@ def test_a_file_that_is_cut_anywhere_is_one_clear_error(tmp_path: Path) -> None:
         path = tmp_path / f"{length}.gguf"
         path.write_bytes(whole[:length])
         for read in (read_config, read_tokenizer):
-            with pytest.raises(BadFile, match=rf"cannot read .*{length}\.gguf: it is not a whole GGUF file; download"):
+            with pytest.raises(
+                BadFile, match=rf"cannot read .*{length}\.gguf: it is not a complete GGUF file; download"
+            ):
                 read(path)
 
 

@@ -214,7 +214,7 @@ def test_a_mirror_that_sends_whole_files_only(hub: HubServer, folder: Path, piec
     hub.resumes = False
     told: list[object] = []
     assert small("org/m:m-Q8_0.gguf", events=told).is_complete
-    text = f"{hub.url} sends no parts of files: org/m:m-Q8_0.gguf is downloaded before anything is known of it"
+    text = f"{hub.url} sends no parts of files: downloading all of org/m:m-Q8_0.gguf before it is checked"
     assert Notice(text) in told
 
 
