@@ -20,7 +20,7 @@ def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.nn.kernels.pack_file.folder", lambda: folder)
-        patch.setattr("specgen.checkpoint.provenance._store", lambda: folder / "hashes.json")
+        patch.setattr("specgen.checkpoint.provenance._hashes_file", lambda: folder / "hashes.json")
         yield
 
 

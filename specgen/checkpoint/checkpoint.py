@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
+from specgen.core.files import read_object
 from specgen.core.progress import Reporting
 from specgen.core.types import ModelRef
-from specgen.hub.files import CONFIG, check_loadable, check_parts, read_json, weight_names
+from specgen.hub.files import CONFIG, DAMAGED, check_loadable, check_parts, weight_names
 
 if TYPE_CHECKING:
     from specgen.hub.snapshot import Snapshot
@@ -53,13 +54,14 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json, {} for GGUF (see gguf/config.py). Raises BadFile."""
-        return {} if self.is_gguf else read_json(self.path / CONFIG)
+        return {} if self.is_gguf else read_object(self.path / CONFIG, hint=DAMAGED)
 
     @property
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json, {} without one. Raises BadFile."""
-        path = self.path / "generation_config.json"
-        return read_json(path) if path.is_file() else {}
+        if self.is_gguf:
+            return {}
+        return read_object(self.path / "generation_config.json", hint=DAMAGED, missing_ok=True)
 
     @property
     def weight_files(self) -> list[Path]:

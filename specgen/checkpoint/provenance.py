@@ -3,15 +3,13 @@
 import contextlib
 import hashlib
 import json
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
-
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import LoadedModel
+from specgen.core.files import cache_folder, read_json, replace_file
 from specgen.hub.files import is_small, read_licence
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,13 +83,13 @@ def _hash(path: Path, size: int, modified: int) -> str:
 
 
 def _hashes_file() -> Path:
-    return platformdirs.user_cache_path("specgen") / "hashes.json"
+    return cache_folder() / "hashes.json"
 
 
 def _stored_hashes() -> dict[str, list[object]]:
     """Path -> size in bytes, modification time in ns, hash."""
     with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(_hashes_file().read_text(encoding="utf-8"))
+        kept = read_json(_hashes_file())
         if isinstance(kept, dict):
             return {name: value for name, value in kept.items() if isinstance(value, list) and len(value) == 3}
     return {}
@@ -99,7 +97,4 @@ def _stored_hashes() -> dict[str, list[object]]:
 
 def _store_hashes(hashes: dict[str, list[object]]) -> None:
     with contextlib.suppress(OSError):  # the next run computes it again
-        _hashes_file().parent.mkdir(parents=True, exist_ok=True)
-        new = _hashes_file().with_name(f"hashes.{os.getpid()}")
-        new.write_text(json.dumps(hashes), encoding="utf-8")
-        new.replace(_hashes_file())
+        replace_file(_hashes_file(), json.dumps(hashes))

@@ -6,7 +6,6 @@ the pipeline of the file (GPT2Tokenizer drops SmolLM2's digit splitting). The mo
 this module uses the file.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -18,6 +17,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import NFC
 
 from specgen.core.errors import BadFile
+from specgen.core.files import read_object, read_small
+from specgen.core.words import reason
+from specgen.hub.files import DAMAGED
 
 # SentencePiece's entries for a space and for a byte without a character in the vocabulary.
 _SPACE = "\u2581"
@@ -95,7 +97,7 @@ class Tokenizer:
         if not (path / "tokenizer.json").is_file():
             return None
         backend = _read_backend(path / "tokenizer.json")
-        config = _read_json(path / "tokenizer_config.json")
+        config = read_object(path / "tokenizer_config.json", hint=DAMAGED, missing_ok=True)
         if backend.normalizer is None and str(config.get("tokenizer_class")).removesuffix("Fast") in NFC_CLASSES:
             backend.normalizer = NFC()
         if "added_tokens_decoder" in config:
@@ -103,7 +105,7 @@ class Tokenizer:
             older: dict[str, Any] = {}
         else:
             declared = backend.get_added_tokens_decoder()
-            older = _read_json(path / "special_tokens_map.json")
+            older = read_object(path / "special_tokens_map.json", hint=DAMAGED, missing_ok=True)
         named = _named_tokens(config) | _named_tokens(older)
         _add_tokens(backend, [token for _, token in sorted(declared.items())], named, _extra(config, older))
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
@@ -169,22 +171,11 @@ class Tokenizer:
 
 def _read_backend(file: Path) -> Backend:
     try:
-        return Backend.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise BadFile(f"{file} is damaged: {error}", hint="download the model again") from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, {} without the file."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{file} is damaged: {error}", hint="download the model again") from error
-    if not isinstance(content, dict):
-        raise BadFile(f"{file} is damaged: not a JSON object", hint="download the model again")
-    return content
+        return Backend.from_buffer(read_small(file))
+    except OSError as error:
+        raise BadFile(f"cannot read {file}: {reason(error)}", hint=DAMAGED) from error
+    except Exception as error:  # the library raises plain Exception
+        raise BadFile(f"{file} is damaged: {reason(error)}", hint=DAMAGED) from error
 
 
 def _token(value: str | Mapping[str, Any]) -> AddedToken:

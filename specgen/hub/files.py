@@ -1,17 +1,17 @@
 """The files of a repository that a model needs, and the licence in its model card."""
 
-import json
 import re
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from specgen.core.errors import BadFile, SpecgenError, UnsupportedModel
+from specgen.core.files import read_object, read_small
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+DAMAGED = "download the model again"  # the hint for a damaged file
 _SMALL = (
     CONFIG,
     "generation_config.json",
@@ -83,11 +83,11 @@ def weight_names(folder: Path, names: Collection[str]) -> list[str]:
     """
     if SINGLE in names or INDEX not in names:
         return [SINGLE]
-    index = read_json(folder / INDEX)
+    index = read_object(folder / INDEX, hint=DAMAGED)
     weight_map = index.get("weight_map")
     shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
     if not shards or not all(isinstance(shard, str) and _is_inside(shard) for shard in shards):
-        raise BadFile(f"{folder / INDEX} names no weight files", hint="download the model again")
+        raise BadFile(f"{folder / INDEX} names no weight files", hint=DAMAGED)
     return sorted(shards)
 
 
@@ -95,18 +95,6 @@ def _is_inside(name: str) -> bool:
     """An index is untrusted: its names must stay inside the model's folder."""
     path = PurePosixPath(name)
     return name.endswith(".safetensors") and not path.is_absolute() and ".." not in path.parts
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises BadFile when there is none to be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
-        raise BadFile(f"cannot read {path}: {reason}", hint="download the model again") from error
-    if not isinstance(value, dict):
-        raise BadFile(f"cannot read {path}: it holds no object", hint="download the model again")
-    return value
 
 
 CARD = "README.md"
@@ -117,7 +105,7 @@ _NON_COMMERCIAL = re.compile(r"\bnc\b|non-?(commercial|production)|research|acad
 def read_licence(folder: Path) -> str | None:
     """The licence that the front matter of the model card names, None without one."""
     try:
-        lines = (folder / CARD).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_small(folder / CARD).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     end = lines.index("---", 1) if lines[:1] == ["---"] and "---" in lines[1:] else 0

@@ -5,7 +5,6 @@ A model is pinned at its first use. Later runs use that commit and do not ask th
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ import tomli
 import tomli_w
 from filelock import FileLock
 
-from specgen.config import settings
 from specgen.core.errors import BadFile, SpecgenError
+from specgen.core.files import config_folder, read_text, replace_file
+from specgen.core.words import reason
 
 _HEAD = "# The commit of each model that specgen uses. `specgen update` and `specgen rollback` change it.\n\n"
 _MAX_FORMER = 20  # former commits of a model
@@ -33,19 +33,19 @@ class Pin:
 
 def file() -> Path:
     """The path of the pins, which may not exist yet."""
-    return settings.folder() / "pins.toml"
+    return config_folder() / "pins.toml"
 
 
 def pins() -> dict[str, Pin]:
     """Model id -> pin. Raises BadFile."""
     try:
-        tables = tomli.loads(file().read_text(encoding="utf-8"))
+        tables = tomli.loads(read_text(file()))
         return {name: _pin(table) for name, table in tables.items()}
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it does not hold pins"
-        raise BadFile(f"cannot read {file()}: {reason}", hint="correct it, or delete it") from error
+        why = reason(error) if isinstance(error, OSError) else "it does not hold pins"
+        raise BadFile(f"cannot read {file()}: {why}", hint="correct it, or delete it") from error
 
 
 def pin_of(model: str) -> Pin | None:
@@ -98,11 +98,9 @@ def _transaction() -> Iterator[dict[str, Pin]]:
             known = pins()
             yield known
             tables = {name: _table(pin) for name, pin in sorted(known.items())}
-            new = path.with_name(f"{path.name}.{os.getpid()}")
-            new.write_text(_HEAD + tomli_w.dumps(tables), encoding="utf-8")
-            new.replace(path)
+            replace_file(path, _HEAD + tomli_w.dumps(tables))
     except OSError as error:
-        raise BadFile(f"cannot write {path}: {error.strerror}", hint="check its permissions") from error
+        raise BadFile(f"cannot write {path}: {reason(error)}", hint="check its permissions") from error
 
 
 def _table(pin: Pin) -> dict[str, Any]:

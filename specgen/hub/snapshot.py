@@ -1,7 +1,5 @@
 """One commit of a hub repository in the Hugging Face cache."""
 
-import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 
 from specgen.core.errors import SpecgenError
+from specgen.core.files import read_json, replace_file
 from specgen.core.types import ModelRef
 from specgen.hub.client import constants, huggingface_hub
 from specgen.hub.files import weight_names
@@ -49,7 +48,7 @@ class Snapshot:
         """Name -> SHA-256 of the large files. The hub lists no hash for small ones."""
         listed = self.repository / "trees" / f"{self.commit}.json"  # get_cached_repo_tree omits the hashes
         try:
-            files = json.loads(listed.read_text(encoding="utf-8"))["files"]
+            files = read_json(listed)["files"]
             return {name: file["lfs_sha256"] for name, file in files.items() if "lfs_sha256" in file}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
@@ -80,10 +79,7 @@ class Snapshot:
         if revision_of(self.ref) == self.commit or (ref.is_file() and ref.read_text() == self.commit):
             return
         with suppress(OSError):  # a read-only cache still works
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            new = ref.with_name(f"{ref.name}.{os.getpid()}")
-            new.write_text(self.commit)
-            new.replace(ref)  # other processes never read a partial hash
+            replace_file(ref, self.commit)
 
 
 def revision_of(ref: ModelRef) -> str:

@@ -154,7 +154,7 @@ def pointer(folder: Path) -> None:
         (missing_shard, ModelNotFound, "model-00002-of-00002.safetensors is missing"),
         (outside_index, BadFile, "model.safetensors.index.json names no weight files"),
         (broken_config, BadFile, "config.json: it is not JSON"),
-        (listed_config, BadFile, "config.json: it holds no object"),
+        (listed_config, BadFile, "config.json: it is not a JSON object"),
         (truncated, BadFile, "model.safetensors: it is not a complete safetensors file"),
         (empty, BadFile, "model.safetensors: it is not a complete safetensors file"),
         (pointer, BadFile, "model.safetensors: it is a Git LFS pointer"),

@@ -27,7 +27,7 @@ def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         "hashlib.file_digest", lambda file, name: (names.append(Path(file.name).name), digest(file, name))[1]
     )
     monkeypatch.setattr(provenance, "_LARGE", 10_000)
-    monkeypatch.setattr(provenance, "_store", lambda: tmp_path / "specgen" / "hashes.json")
+    monkeypatch.setattr(provenance, "_hashes_file", lambda: tmp_path / "specgen" / "hashes.json")
     provenance._hash.cache_clear()
     return names
 

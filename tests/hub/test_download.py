@@ -203,7 +203,7 @@ def test_a_pair_that_does_not_fit_the_disk_is_not_begun(
     hub.publish("org/draft", write_model(tmp_path / "d", size=400_000))
     pair = [small("org/target"), small("org/draft")]
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 0, 1_000_000))  # room for one
-    with pytest.raises(DownloadFailed, match=r"org/target and org/draft: 1 MB to download .* free some space"):
+    with pytest.raises(DownloadFailed, match=r"org/target and org/draft: 1 MB to download, but .* free some space"):
         follow(fetch_all(pair, offline=False), [].append)
     assert not hub.asked("cdn")
 

@@ -196,7 +196,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_weights_are_downloaded(
 @pytest.fixture
 def gguf_pair(hub: HubServer, checkpoints: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """org/g has t.gguf and a draft for it, and foreign.gguf, whose tokens are others."""
-    monkeypatch.setattr(gguf_remote, "_FIRST", 1 << 12)
+    monkeypatch.setattr(gguf_remote, "_FIRST_BYTES", 1 << 12)
     folder = tmp_path / "g"
     folder.mkdir()
     large = checkpoints.make("large", "llama", num_hidden_layers=8, hidden_size=64, intermediate_size=256)

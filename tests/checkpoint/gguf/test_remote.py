@@ -134,7 +134,7 @@ def test_a_file_that_is_none(hub: HubServer, folder: Path) -> None:
 
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_remote, "_FIRST", 8192)
+    monkeypatch.setattr(gguf_remote, "_FIRST_BYTES", 8192)
 
 
 def test_the_header_comes_without_the_weights(hub: HubServer, folder: Path, pieces: None) -> None:
