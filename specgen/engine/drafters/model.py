@@ -5,6 +5,7 @@ import torch
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.interface import DraftPlan, Proposal
+from specgen.engine.sampling.sampler import NonFiniteLogits
 from specgen.nn.interface import LanguageModel
 
 
@@ -47,7 +48,10 @@ class ModelDrafter:
         while going_on:
             row = self._model.forward(view + drafted, 1)[:, : self._shared_vocab]
             before = context + drafted
-            drafted += plan.sampler.pick(row, before)
+            try:
+                drafted += plan.sampler.pick(row, before)
+            except NonFiniteLogits as error:
+                raise NonFiniteLogits("draft", "choose another draft, or --draft none") from error
             confidences.append(_probability(plan.sampler.narrow(row[0], before), drafted[-1]))
             going_on = len(drafted) < limit and drafted[-1] not in plan.end_ids and plan.goes_on(confidences)
             going_on = going_on and not plan.sampler.is_forced(context + drafted)

@@ -5,6 +5,8 @@ import torch
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 class Penalties:
     """Penalises tokens of the context.
@@ -22,7 +24,10 @@ class Penalties:
         self._generated: dict[int, int] = {}
 
     def apply(self, logits: torch.Tensor, context: Tokens) -> torch.Tensor:
-        """A penalised copy of `logits`, float32 [vocab], the scores of the position after `context`."""
+        """A penalised copy of `logits`, float32 [vocab], the scores of the position after `context`.
+
+        Finite logits stay finite: a penalty beyond the range of float32 acts as the largest of that range.
+        """
         self._count(context)
         vocab = logits.numel()
         params = self._params
@@ -30,13 +35,15 @@ class Penalties:
         if params.repetition_penalty != 1.0 and self._seen:
             ids = torch.tensor([i for i in self._seen if i < vocab], device=logits.device, dtype=torch.long)
             seen = logits[ids]
-            factor = params.repetition_penalty
-            logits[ids] = torch.where(seen < 0, seen * factor, seen / factor)
+            factor = min(max(params.repetition_penalty, 1 / _LARGEST), _LARGEST)
+            logits[ids] = _limited(torch.where(seen < 0, seen * factor, seen / factor), seen)
         if self._generated and (params.presence_penalty or params.frequency_penalty):
             pairs = [(i, n) for i, n in self._generated.items() if i < vocab]
             ids = torch.tensor([i for i, _ in pairs], device=logits.device, dtype=torch.long)
-            counts = torch.tensor([n for _, n in pairs], device=logits.device, dtype=logits.dtype)
-            logits[ids] -= params.presence_penalty + params.frequency_penalty * counts
+            penalties = [params.presence_penalty + params.frequency_penalty * n for _, n in pairs]
+            limited = [min(max(each, -_LARGEST), _LARGEST) for each in penalties]
+            seen = logits[ids]
+            logits[ids] = _limited(seen - torch.tensor(limited, device=logits.device, dtype=logits.dtype), seen)
         return logits
 
     def _count(self, context: Tokens) -> None:
@@ -54,3 +61,8 @@ class Penalties:
         else:
             self._seen.update(new)
         self._counted = context
+
+
+def _limited(penalised: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """`penalised`, limited to finite numbers if the logit was finite `before`."""
+    return torch.where(before.isfinite(), penalised.clamp(-_LARGEST, _LARGEST), penalised)

@@ -6,29 +6,44 @@ of the warps is that of transformers' `generate`: penalties, temperature, top-k,
 tokens before the warps, so that the warps apply to the tokens that remain.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
+from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.constraint import Follower
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.penalties import Penalties
 
+# Temperatures beyond these would become 0 or infinity in float32, and then make NaN.
+_COLDEST, _HOTTEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 # Number of largest logits that top-p inspects before it sorts the vocabulary. Sorting 152,000 logits takes 13 ms.
 _SHORTLIST = 1024
+
+
+class NonFiniteLogits(UnsupportedModel):
+    """The logits of a model are NaN, or the largest is infinite: no token can be picked from them."""
+
+    def __init__(self, model: str = "target", hint: str = "try --dtype float32, or download the model again") -> None:
+        super().__init__(f"the {model} model computes no usable scores: its logits are NaN or infinite", hint=hint)
 
 
 def warp(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
     """The tokens of one row that temperature, top-k, top-p and min-p keep.
 
     logits: float32 [vocab], penalties applied. The temperature must be above 0. Returns (log-probabilities up to a
-    constant, ids), both [kept]. They are in falling order of probability if top-k or top-p sorted them.
+    constant, ids), both [kept]. They are in falling order of probability if top-k or top-p sorted them. Raises
+    NonFiniteLogits.
     """
+    largest = logits.max()  # NaN if any logit is
+    if not largest.isfinite():
+        raise NonFiniteLogits
     # Subtract before the division: a tiny temperature then overflows to -inf only.
-    scores = (logits - logits.max()) / params.temperature
+    scores = (logits - largest) / min(max(params.temperature, _COLDEST), _HOTTEST)
     if params.top_k > 0:
         scores, ids = torch.topk(scores, min(params.top_k, scores.numel()))
         if params.top_p < 1.0:
@@ -39,7 +54,7 @@ def warp(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, to
     else:
         ids = torch.arange(scores.numel(), device=scores.device)
     if params.min_p > 0.0:
-        likely = scores >= scores.max() + torch.log(torch.tensor(params.min_p)).item()
+        likely = scores >= scores.max() + math.log(params.min_p)
         scores, ids = scores[likely], ids[likely]
     return scores, ids
 
@@ -75,19 +90,17 @@ class Sampler:
 
         logits: float32 [rows, vocab], rows = len(drafted) + 1. Row i scores the token after `context + drafted[:i]`.
         With a constraint the picks end with the first that differs from its drafted token, because the constraint
-        may be unable to follow the drafted tokens after it.
+        may be unable to follow the drafted tokens after it. Raises NonFiniteLogits.
         """
-        picks: list[int]
         if self._constraint is not None:
-            picks = []
+            picks: list[int] = []
             for i, row in enumerate(logits):
                 picks.append(self._pick_one(row, context + drafted[:i]))
                 if picks[i : i + 1] != list(drafted[i : i + 1]):
                     break
             return picks
         if self.params.greedy and self._penalties is None:
-            picks = logits.argmax(-1).tolist()  # one transfer from the device for all rows
-            return picks
+            return _largest(logits)
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
 
     def narrow(self, row: torch.Tensor, context: Tokens) -> torch.Tensor:
@@ -103,9 +116,18 @@ class Sampler:
             row = self._penalties.apply(row, context)
         row = self.narrow(row, context)
         if self.params.greedy:
-            return int(row.argmax())
+            return _largest(row[None])[0]
         scores, ids = warp(row, self.params)
         return int(ids[torch.argmax(scores + gumbel(self.params.seed, len(context), ids))])
+
+
+def _largest(logits: torch.Tensor) -> list[int]:
+    """The id of the largest logit of every row, float32 [rows, vocab]. Raises NonFiniteLogits."""
+    largest, ids = logits.max(-1)  # NaN if any logit of the row is
+    picks: list[int] = torch.where(largest.isfinite(), ids, -1).tolist()  # one transfer from the device for all rows
+    if -1 in picks:
+        raise NonFiniteLogits
+    return picks
 
 
 class Scores(NamedTuple):

@@ -24,7 +24,7 @@ from specgen.engine.drafters.interface import Drafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.sampling.penalties import Penalties
-from specgen.engine.sampling.sampler import Sampler, warp
+from specgen.engine.sampling.sampler import NonFiniteLogits, Sampler, warp
 from specgen.engine.verify import Verdict
 from tests.fakes import Scripted, TableModel, rounds, tokens_of
 
@@ -299,3 +299,54 @@ def test_a_pick_does_not_depend_on_who_asks() -> None:
         together = Sampler(params, 3).pick(logits, context, drafted)
         single = Sampler(params, 3)
         assert together == [single.pick(logits[i : i + 1], context + drafted[:i])[0] for i in range(4)]
+
+
+EXTREMES = [
+    SamplingParams(temperature=1e-46, min_p=0.1),
+    SamplingParams(temperature=5e-324),
+    SamplingParams(temperature=1e-46, top_k=2, top_p=0.5),
+    SamplingParams(temperature=1e300, min_p=1e-300),
+    SamplingParams(temperature=1.0, top_p=5e-324),
+    SamplingParams(temperature=1.0, min_p=1.0),
+    SamplingParams(temperature=1.0, top_k=2**62),
+    SamplingParams(temperature=1.0, repetition_penalty=1e-300),
+    SamplingParams(temperature=1.0, repetition_penalty=1e300),
+    SamplingParams(temperature=1.0, presence_penalty=1e300, frequency_penalty=-1e300),
+    SamplingParams(presence_penalty=-1e300),
+    SamplingParams(frequency_penalty=1e300),
+]
+
+
+@pytest.mark.parametrize("params", EXTREMES, ids=str)
+def test_extreme_values_pick_a_token_of_the_vocabulary(params: SamplingParams) -> None:
+    row = torch.tensor([[1.0, 3.0, 0.0, -2.0, -torch.inf]])
+    context = Tokens([0, 1]).grow([3, 3, 1])
+    (token,) = Sampler(params, 2).pick(row, context)
+    assert 0 <= token < 4
+    if params.temperature < 1e-40 or params.top_p < 1.0 or params.min_p == 1.0:
+        assert params.greedy or token == 1
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize(
+    "params", [SamplingParams(), SamplingParams(temperature=1.0), SamplingParams(repetition_penalty=1.2)], ids=str
+)
+def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, broken: float) -> None:
+    class Broken(TableModel):
+        def row(self, ids: Sequence[int]) -> torch.Tensor:
+            row = super().row(ids)
+            if len(ids) > 4:
+                row = row.clone()
+                row[slice(None) if broken == -torch.inf else 3] = broken
+            return row
+
+    with pytest.raises(NonFiniteLogits, match="the target model computes no usable scores"):
+        rounds(Broken(8), [1, 2], params)
+    with pytest.raises(NonFiniteLogits, match=r"the draft model .*--draft none"):
+        rounds(TableModel(8), [1, 2], params, drafter=ModelDrafter(Broken(8), 8, 100), k=4)
+
+
+def test_the_first_of_equal_logits_is_picked() -> None:
+    rows = torch.randint(0, 3, (50, 40_000), generator=torch.Generator().manual_seed(0)).float()
+    first = [int((row == row.max()).nonzero()[0]) for row in rows]
+    assert Sampler(SamplingParams(), 1).pick(rows, Tokens([1]), [2] * 49) == first
