@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = [
-    f"specgen/models/bundled/stories/{model}/{name}"
+    f"specgen/checkpoint/bundled/stories/{model}/{name}"
     for model in ("target", "draft")
     for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "README.md")
 ]

@@ -8,14 +8,15 @@ from typing import Any
 
 from specgen.bench.files import read_report
 from specgen.core.errors import BadFile, UsageError
-from specgen.history import store as history
+from specgen.core.files import data_folder, replace_file
+from specgen.core.words import reason
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def folder() -> Path:
     """Where they are, whether or not it exists."""
-    return history.folder() / "baselines"
+    return data_folder() / "baselines"
 
 
 def check_name(name: str) -> None:
@@ -28,12 +29,9 @@ def save(name: str, report: Mapping[str, Any]) -> Path:
     """Keep `report`, in place of an older one of that name. Raises BadFile."""
     path = folder() / f"{name}.json"
     try:
-        folder().mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(report), encoding="utf-8")
-        part.replace(path)
+        replace_file(path, json.dumps(report))
     except OSError as error:
-        raise BadFile(f"cannot write {path}: {error.strerror}", hint="name a file with --output instead") from error
+        raise BadFile(f"cannot write {path}: {reason(error)}", hint="name a file with --output instead") from error
     return path
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import typer
 
-from specgen.cli.inspecting import check_text, place, write
+from specgen.cli.inspecting import check_text, place
 from specgen.cli.ui import agreed
 from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.files import replace_file
 from specgen.render.terminal import is_terminal, sanitize
 
 _NEW = """# Settings of specgen: options of specgen run and chat by their long names; docs/configuration.md lists them.
@@ -47,7 +48,7 @@ def edit_settings(project: bool) -> tuple[Path, bool]:
             if not _again(error):
                 raise BadFile(error.message, hint=f"nothing was saved; what you wrote is in {copy}") from error
             continue
-        write(path, text)
+        replace_file(path, text)
         copy.unlink()
         return path, True
 

@@ -1,6 +1,5 @@
 """The settings beside the options they set: what each is now, and changing one in a file."""
 
-import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -15,6 +14,7 @@ from specgen.cli.configured import checked, configurable
 from specgen.config import settings
 from specgen.config.settings import Setting, SettingsFile, Source
 from specgen.core.errors import BadFile, UsageError
+from specgen.core.files import replace_file
 
 _COMMANDS = ("run", "chat")
 
@@ -60,7 +60,7 @@ def change(key: str, values: Sequence[str] | None, *, profile: str | None, proje
         table[key] = _value(key, values)
     new = document.as_string()
     check_text(new, path, project, only=key)
-    write(path, new)
+    replace_file(path, new)
     return path
 
 
@@ -79,20 +79,6 @@ def check_text(text: str, path: Path, project: bool, only: str | None = None) ->
         for key, setting in table.items():
             if only in (None, key):
                 _checked(*options[key], setting)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a link to it stays one."""
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8")
-        if path.exists():
-            part.chmod(path.stat().st_mode)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _value(key: str, words: Sequence[str]) -> Any:

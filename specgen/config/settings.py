@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.files import config_folder
 from specgen.core.words import did_you_mean, nearest
 
 KEYS = (
@@ -65,7 +66,6 @@ PREFIX = "SPECGEN_"
 _PROFILES = "profiles"
 _PATHS = ("model", "draft")
 _NEAR = 0.8  # a variable of the environment that is less like a key is somebody else's
-_FOLDER = "SPECGEN_CONFIG_DIR"
 
 
 class Source(StrEnum):
@@ -117,7 +117,7 @@ class SettingsFile:
     @classmethod
     def parse(cls, text: str, path: Path, source: Source) -> "SettingsFile":
         """The same of a text that is or will be the content of `path`."""
-        import tomli  # noqa: PLC0415 - as platformdirs below
+        import tomli  # noqa: PLC0415 - --help needs no settings
 
         try:
             tables = tomli.loads(text)
@@ -185,16 +185,9 @@ def profile_names() -> tuple[str, ...]:
     return tuple(names)
 
 
-def folder() -> Path:
-    """The user's folder for what specgen keeps of their wishes, whether or not it exists."""
-    import platformdirs  # noqa: PLC0415 - --help needs no setting, and should be there at once
-
-    return Path(os.environ.get(_FOLDER) or platformdirs.user_config_path("specgen")).expanduser()
-
-
 def user_file() -> Path:
     """The user's own settings, whether or not the file exists."""
-    return folder() / "config.toml"
+    return config_folder() / "config.toml"
 
 
 def project_file() -> Path | None:

@@ -1,6 +1,5 @@
 """Templates: a prompt with places to fill, and options, under a name: a TOML file of the user's config folder."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import Any
 import tomli
 import tomli_w
 
-from specgen.config import settings
 from specgen.core.errors import BadFile, UsageError
+from specgen.core.files import config_folder, replace_file
 from specgen.core.words import did_you_mean
 
 INPUT = "input"
@@ -84,7 +83,7 @@ class Template:
 
 def folder() -> Path:
     """Where the templates are, whether or not it exists."""
-    return settings.folder() / "templates"
+    return config_folder() / "templates"
 
 
 def names() -> list[str]:
@@ -118,13 +117,7 @@ def save(template: Template) -> Path:
     path = location(template.name)
     template.variables  # noqa: B018 - raises where braces make no sense
     table = {key: value for key in _KEYS if (value := getattr(template, key))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        part.write_text(tomli_w.dumps(table, multiline_strings=True), encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    replace_file(path, tomli_w.dumps(table, multiline_strings=True))
     return path
 
 

@@ -133,11 +133,9 @@ def read_object(path: Path, *, hint: str, missing_ok: bool = False) -> dict[str,
     """The JSON object in a small file; with `missing_ok`, {} for a missing file. Raises BadFile with `hint`."""
     try:
         value = read_json(path)
-    except FileNotFoundError as error:
-        if missing_ok:
-            return {}
-        raise BadFile(f"cannot read {path}: {reason(error)}", hint=hint) from error
     except OSError as error:
+        if missing_ok and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return {}
         raise BadFile(f"cannot read {path}: {reason(error)}", hint=hint) from error
     except ValueError as error:
         raise BadFile(f"cannot read {path}: it is not JSON: {reason(error)}", hint=hint) from error

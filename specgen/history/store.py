@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import platformdirs
-
+from specgen.core.files import data_folder
 from specgen.core.types import Message
 
 Kind = Literal["run", "chat", "map"]
@@ -86,14 +85,9 @@ class Sample:
     speed_up: float | None
 
 
-def folder() -> Path:
-    """Where the history is, whether or not it exists. SPECGEN_DATA_DIR names another folder."""
-    return Path(os.environ.get("SPECGEN_DATA_DIR") or platformdirs.user_data_path("specgen")).expanduser()
-
-
 def location() -> Path:
     """The file, whether or not it exists."""
-    return folder() / "history.db"
+    return data_folder() / "history.db"
 
 
 def logging_is_on() -> bool:
@@ -105,12 +99,12 @@ def switch_logging(on: bool) -> None:
     if on:
         _switch().unlink(missing_ok=True)
     else:
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         _switch().touch()
 
 
 def _switch() -> Path:
-    return folder() / "history.off"
+    return data_folder() / "history.off"
 
 
 class History:

@@ -1,15 +1,14 @@
 """A chat in a file of JSON: messages, models with their revisions, sampling."""
 
-import contextlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from specgen.core.errors import BadFile
+from specgen.core.files import parse_json, read_text, replace_file, resolved
 from specgen.core.types import Message, ModelRef, SamplingChoice
+from specgen.core.words import reason
 
 VERSION = 1
 _ROLES = ("system", "user", "assistant")
@@ -42,28 +41,17 @@ def write(path: Path, chat: SavedChat) -> None:
     }
     text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     try:
-        path = path.expanduser().resolve()
-        descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-        try:
-            with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:  # noqa: PTH123
-                file.write(text)
-            os.replace(beside, path)  # noqa: PTH105
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)  # noqa: PTH108
-            raise
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"cannot save to {path}: {reason}", hint="check the path and its permissions") from error
+        replace_file(path, text, private=True)
+    except OSError as error:
+        raise BadFile(f"cannot save to {path}: {reason(error)}", hint="check the path and its permissions") from error
 
 
 def read(path: Path) -> SavedChat:
     """The chat in `path`. Raises BadFile for a file that cannot be read, is no chat, or is a newer specgen's."""
     try:
-        data = json.loads(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
+        data = parse_json(read_text(resolved(path)))
+    except OSError as error:
+        raise BadFile(f"cannot read {path}: {reason(error)}", hint="check the path and its permissions") from error
     except ValueError:
         raise _broken(path) from None
     version = data.get("version") if isinstance(data, dict) else None

@@ -83,7 +83,7 @@ def test_the_families_are_there() -> None:
 
 
 def test_sizes_of_the_bundled_pair_are_those_of_its_files() -> None:
-    folder = Path(specgen.__file__).parent / "models" / "bundled"
+    folder = Path(specgen.__file__).parent / "checkpoint" / "bundled"
     for model in models_of(curated()["stories"]):
         assert model.bytes == (folder / model.id.removeprefix("bundled:") / "model.safetensors").stat().st_size
 

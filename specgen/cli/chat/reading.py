@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specgen.cli.inputs import as_text
 from specgen.core.errors import BadFile
-from specgen.history.store import folder
+from specgen.core.files import data_folder
 from specgen.render.terminal import can_draw, is_terminal, put
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def reader(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[
 
 def history_file() -> Path:
     """Where the lines typed in chats are kept, for this user alone. Raises OSError."""
-    folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder() / "chat_history"
+    data_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = data_folder() / "chat_history"
     os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
     file.chmod(0o600)
     return file

@@ -172,12 +172,13 @@ def on() -> None:
 
 def _switch(to: bool) -> None:
     from specgen.core.errors import BadFile
-    from specgen.history.store import folder, switch_logging
+    from specgen.core.files import data_folder
+    from specgen.history.store import switch_logging
 
     try:
         switch_logging(to)
     except OSError as error:
-        raise BadFile(f"cannot write to {folder()}: {error.strerror}", hint="check its permissions") from error
+        raise BadFile(f"cannot write to {data_folder()}: {error.strerror}", hint="check its permissions") from error
     typer.echo("answers are logged" if to else "answers are not logged; specgen log on logs them again", err=True)
 
 

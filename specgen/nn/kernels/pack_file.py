@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-import platformdirs
+from specgen.core.files import cache_folder, read_json, replace_file
+from specgen.core.words import reason
 
 # A file's content is told by its size, its time and so many places of so many bytes: hashing all takes seconds.
 _PLACES, _PLACE_BYTES = 64, 4096
@@ -94,9 +95,7 @@ class PackedWriter:
         try:
             self._file.close()
             Path(self._part).replace(self._base.with_suffix(".bin"))
-            part = self._base.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(index), encoding="utf-8")
-            part.replace(self._base.with_suffix(".json"))
+            replace_file(self._base.with_suffix(".json"), json.dumps(index))
             self._file = None
         except OSError as error:
             self._fail(error)
@@ -120,21 +119,21 @@ class PackedWriter:
         self.close()
 
     def _fail(self, error: OSError) -> None:
-        self.failure = error.strerror or str(error)
+        self.failure = reason(error)
         with contextlib.suppress(OSError):  # closing writes what is left, and fails again on a full disk
             self.close()
 
 
 def folder() -> Path:
     """Where the entries are, whether or not it exists."""
-    return platformdirs.user_cache_path("specgen") / "packed"
+    return cache_folder() / "packed"
 
 
 def find(weights: Sequence[Path], form: str) -> PackedFile | None:
     """The entry of these weight files in this format, None where there is none that is whole."""
     path = (folder() / _key(weights, form)).with_suffix(".json")
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
         sections = {name: Section(**part) for name, part in index["parts"].items()}
         file = path.with_suffix(".bin").open("rb", buffering=0)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -156,7 +155,7 @@ def _indexes() -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in folder().glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = read_json(path)
             if isinstance(index, dict) and isinstance(index.get("weights"), list):
                 found.append((path, index))
     return found

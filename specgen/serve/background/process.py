@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
-
 import specgen
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Notice
+from specgen.core.files import state_folder
 from specgen.serve.background.connection import Broken, Channel
 from specgen.serve.background.endpoint import own_path, take_place
 from specgen.serve.background.fingerprint import Identity
@@ -78,8 +77,8 @@ def start() -> Channel | None:
 def _log() -> Iterator[int]:
     """Where it writes what goes wrong; nowhere, where it cannot."""
     try:
-        folder = platformdirs.user_state_path("specgen", appauthor=False, ensure_exists=True)
-        file = folder / "serve.log"
+        file = state_folder() / "serve.log"
+        file.parent.mkdir(parents=True, exist_ok=True)
         large = file.exists() and file.stat().st_size > _LARGEST_LOG
         log = os.open(file, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if large else os.O_APPEND), 0o600)
     except OSError:

@@ -15,7 +15,7 @@ from specgen.session.session import Session
 from tests.fakes import CHAT_TEMPLATE, Speaker, encode, fake_session
 from tests.serve.running import running
 
-TARGET = Path(specgen.__file__).parent / "models" / "bundled" / "stories" / "target"
+TARGET = Path(specgen.__file__).parent / "checkpoint" / "bundled" / "stories" / "target"
 PROMPT = "Once upon a time"
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 # Drafts always, so that there are drafted tokens among those that are scored.
