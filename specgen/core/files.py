@@ -51,16 +51,17 @@ def _folder(variable: str) -> Path | None:
     return Path(os.path.expanduser(value)) if value else None  # noqa: PTH111 - Path's raises for an unknown user
 
 
-def replace_file(path: Path, content: str | bytes, *, private: bool = False) -> None:
+def replace_file(path: Path, content: str | bytes, *, private: bool = False, parents: bool = True) -> None:
     """Write `content` to `path`, all or nothing: readers see the old file or the new one, also after a crash.
 
-    Text is written as UTF-8; lone surrogates become escapes. Missing folders are created. A symbolic link stays one.
-    A replaced file keeps its mode; `private` sets mode 0600. Raises OSError; then the old file is unchanged.
+    Text is written as UTF-8; lone surrogates become escapes. `parents` creates missing folders. A symbolic link stays
+    one. A replaced file keeps its mode; `private` sets mode 0600. Raises OSError; then the old file is unchanged.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     path = resolved(path)
     mode = _mode(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f".{_APP}-{os.urandom(8).hex()}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(beside, flags, 0o600 if private else 0o666)

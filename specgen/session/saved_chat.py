@@ -41,7 +41,7 @@ def write(path: Path, chat: SavedChat) -> None:
     }
     text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     try:
-        replace_file(path, text, private=True)
+        replace_file(path, text, private=True, parents=False)
     except OSError as error:
         raise BadFile(f"cannot save to {path}: {reason(error)}", hint="check the path and its permissions") from error
 
