@@ -21,7 +21,7 @@ from specgen.engine.pacing.controller import Controller, Fixed
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
 from specgen.nn.interface import LanguageModel
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 
 VOCAB = 320

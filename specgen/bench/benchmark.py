@@ -32,7 +32,7 @@ from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
 from specgen.core.types import EngineOptions
 from specgen.nn.device import Placement
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session, memory_errors
 
 _PREFILLS = 3

@@ -16,7 +16,7 @@ from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.pacing.controller import make_controller
 from specgen.nn.interface import LanguageModel
-from specgen.session.loading import UNLIMITED, Pair
+from specgen.session.pair import UNLIMITED, Pair
 from specgen.session.session import Session
 
 PLAIN = "plain"

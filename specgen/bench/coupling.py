@@ -16,7 +16,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.interface import Runner
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 
 SEEDS = (1, 2, 3)
 

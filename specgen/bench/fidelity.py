@@ -11,7 +11,8 @@ from specgen.core.events import Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import Dtype, EngineOptions, Quant
 from specgen.nn.interface import Runner
-from specgen.session.loading import Pair, open_pair
+from specgen.session.loading import open_pair
+from specgen.session.pair import Pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from specgen.core.errors import UsageError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import Message
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.prompt import chat_prompt
 
 

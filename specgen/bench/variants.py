@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
 from specgen.bench.settings import BenchSettings
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 
 DRAFTERS = {"none": PLAIN, MODEL: MODEL, LOOKUP: LOOKUP, HYBRID: HYBRID}
 """Name on the command line -> kind."""

@@ -12,7 +12,7 @@ from specgen.check.judge import Difference, Recorder, Text, compare
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
 from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.prompt import chat_prompt
 from specgen.session.session import Session, memory_errors
 

@@ -16,7 +16,7 @@ from specgen.core.words import format_bytes
 from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
 from specgen.session.memory_plan import MemoryPlan, ModelPlan, plan_pair
-from specgen.session.prompt import compare
+from specgen.session.prompt import compare_tokenizers
 
 Origin = Literal["curated", "cached", "hub"]
 
@@ -32,14 +32,14 @@ class Candidate:
     """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction for the
     acceptance rate that is `expected`.
 
-    `compared` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
+    `comparison` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
     draft, None where it is one; what is None could not be found out before that.
     """
 
     ref: ModelRef
     origin: Origin
     checkpoint: Checkpoint | None = None
-    compared: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, int] | None = None
     plan: MemoryPlan | None = None
     speed_up: float | None = None
     draft_length: int | None = None
@@ -51,12 +51,12 @@ class Candidate:
 class Chosen:
     """The draft that was chosen, None for lookup, and why in a sentence, empty where there is nothing to say.
 
-    `compared` is the target's tokenizer and what it shares with the draft's, where they have been compared already.
+    `comparison` is the target's tokenizer and what it shares with the draft's, where they have been compared already.
     """
 
     checkpoint: Checkpoint | None
     why: str
-    compared: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, int] | None = None
 
 
 def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[Chosen]:
@@ -79,10 +79,10 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
         candidates = yield from search(target, options, device)
         if best := next((each for each in candidates if each.rejected is None), None):
             assert best.checkpoint is not None  # noqa: S101
-            assert best.compared is not None  # noqa: S101
+            assert best.comparison is not None  # noqa: S101
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
             words += f" (~{best.speed_up:.1f}x for {best.expected.rate:.0%} accepted, {best.expected.basis})"
-            return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.compared)
+            return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.comparison)
     # Of a local file lookup is what people expect; a line at every start would only be in the way.
     tells = options.verbose or target.commit is not None
     why = f"lookup drafts for {target.ref.name}: no smaller model with its tokens was found"
@@ -125,12 +125,12 @@ def smaller_draft(
     assert plan.draft is not None  # noqa: S101
     for each in (yield from rank_drafts(plan.target.checkpoint, options, plan.target.placement.device)):
         fits = each.plan is not None and (each.plan.draft_fits if target_is_loaded else each.plan.fits)
-        if fits and each.compared and each.ref.name != plan.draft.checkpoint.ref.name:
+        if fits and each.comparison and each.ref.name != plan.draft.checkpoint.ref.name:
             return each.ref
     return None
 
 
-def check_draft(plan: MemoryPlan, options: EngineOptions) -> Reporting[None]:
+def check_draft_memory(plan: MemoryPlan, options: EngineOptions) -> Reporting[None]:
     """Raise OutOfMemory where the draft does not fit beside a target that is loaded already."""
     if plan.draft is None or plan.draft_fits:
         return
@@ -216,7 +216,7 @@ def _assess(
 
         if speed_up <= 1:
             return rejected("it is not small enough to gain anything")
-        found = replace(found, compared=compare(target, draft, options))
+        found = replace(found, comparison=compare_tokenizers(target, draft, options))
         if not plan.fits:
             return rejected(f"both take {format_bytes(plan.total)} of memory, and {format_bytes(plan.free)} are free")
     except DraftMismatch as error:

@@ -1,8 +1,9 @@
-"""Opening a pair: find both models, prove that they fit, load them."""
+"""Open a pair: find both models, choose the draft, check memory, download and load."""
 
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
+from threading import Thread
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -11,100 +12,67 @@ from specgen.checkpoint.checkpoint import Checkpoint, check_backend, fetch_all, 
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError
-from specgen.core.events import Event, LoadedModel, Notice, Progress
+from specgen.core.events import Event, Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
-from specgen.engine.drafters.hybrid import HybridDrafter
-from specgen.engine.drafters.interface import Drafter, NoDrafter
-from specgen.engine.drafters.lookup import LookupDrafter
-from specgen.engine.drafters.model import ModelDrafter
+from specgen.engine.drafters.interface import NoDrafter
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
-from specgen.session.draft_selection import check_draft, choose_draft, smaller_draft
-from specgen.session.memory_plan import MemoryPlan, check, plan_pair
-from specgen.session.prompt import compare
+from specgen.session.draft_selection import check_draft_memory, choose_draft, smaller_draft
+from specgen.session.memory_plan import MemoryPlan, check_memory, plan_pair, read_early_architecture
+from specgen.session.pair import UNLIMITED, Pair
+from specgen.session.prompt import compare_tokenizers
 
-# The context of a model that names no limit of its own (recurrent ones).
-UNLIMITED = 1 << 20
+# Interval of Progress events while a thread is waited for, in seconds.
+_TICK_S = 0.1
 
 T = TypeVar("T")
 PromptCheck: TypeAlias = Callable[[Tokenizer, int], object]
-"""Looks at a prompt with the target's tokenizer and the length of the context, and raises what is wrong with it."""
+"""Checks a prompt with the target's tokenizer and the context length in tokens; raises what is wrong with it."""
 Evict: TypeAlias = Callable[[MemoryPlan], Generator[Event, None, MemoryPlan]]
-"""Frees memory for a pair where others hold it. Gives the plan with what is free then."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A target and its drafter, loaded. `context_length` is in tokens, prompt and answer together.
-
-    `draft` is the model that the drafter drafts with, None for other drafters; `shared_vocab` see ModelDrafter.
-    `options` are those it was opened with.
-    """
-
-    target: Runner
-    checkpoint: Checkpoint
-    tokenizer: Tokenizer
-    drafter: Drafter
-    drafter_name: str
-    draft_checkpoint: Checkpoint | None
-    placement: Placement
-    context_length: int
-    draft: Runner | None = None
-    draft_placement: Placement | None = None
-    shared_vocab: int = 0
-    options: EngineOptions = field(default_factory=EngineOptions)
-
-    @property
-    def loaded_target(self) -> LoadedModel:
-        return loaded_model(self.checkpoint)
-
-    @property
-    def loaded_draft(self) -> LoadedModel | None:
-        return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
-
-
+"""Evicts other loaded pairs until the plan fits; returns the plan with the memory now free."""
 Opener: TypeAlias = Callable[[ModelRef, str, EngineOptions, PromptCheck | None], Generator[Event, None, Pair]]
-"""Loads a pair as open_pair does."""
+"""Loads a pair like open_pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPair:
-    """A pair before anything large is fetched or loaded. `drafter` is what was asked for, `auto` settled.
+    """A pair that was found but not downloaded or loaded. `drafter` is never `auto`.
 
-    `compared` is what prompt.compare gives, where choosing a draft took it.
+    `draft` is None for `lookup` and `none`. `comparison` is the result of compare_tokenizers, where the choice of the
+    draft computed it.
     """
 
-    checkpoint: Checkpoint
+    target: Checkpoint
     drafter: str
     draft: Checkpoint | None
     plan: MemoryPlan
     device: torch.device
-    compared: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, int] | None = None
 
 
 def resolve_pair(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[ResolvedPair]:
-    """Find both models, choosing the draft where that is left to specgen, and plan the memory for them."""
+    """Find both models, choose the draft for `auto`, and plan the memory. Raises SpecgenError."""
     device = choose_device(options.device)
-    checkpoint = yield from _find(target, options)
-    draft, draft_checkpoint, compared = yield from _settled(draft, checkpoint, options, device)
-    for each in filter(None, (checkpoint, draft_checkpoint)):
+    found = yield from _find(target, options)
+    drafter, draft_found, comparison = yield from _resolve_draft(draft, found, options, device)
+    for each in filter(None, (found, draft_found)):
         check_backend(each)
-    plan = plan_pair(checkpoint, draft_checkpoint, options, device)
-    return ResolvedPair(checkpoint, draft, draft_checkpoint, plan, device, compared)
+    plan = plan_pair(found, draft_found, options, device)
+    return ResolvedPair(found, drafter, draft_found, plan, device, comparison)
 
 
-def _settled(
+def _resolve_draft(
     draft: str, target: Checkpoint, options: EngineOptions, device: torch.device
 ) -> Reporting[tuple[str, Checkpoint | None, tuple[Tokenizer, int] | None]]:
-    """What `draft` asks for, `auto` settled; its model, if any; what tokenizing.compare gave, if choosing took it."""
+    """The drafter without `auto`, its model, and the comparison of tokenizers where the choice computed it."""
     if draft == AUTO:
         chosen = yield from choose_draft(target, options, device)
         if chosen.why:
             yield Notice(chosen.why)
-        return LOOKUP, chosen.checkpoint, chosen.compared
+        return LOOKUP, chosen.checkpoint, chosen.comparison
     if draft in (LOOKUP, NONE):
         return draft, None, None
     return draft, (yield from _find(ModelRef.parse(draft), options)), None
@@ -114,124 +82,137 @@ def open_pair(
     target: ModelRef,
     draft: str,
     options: EngineOptions,
-    examine: PromptCheck | None = None,
-    make_room: Evict | None = None,
+    check_prompt: PromptCheck | None = None,
+    evict: Evict | None = None,
 ) -> Generator[Event, None, Pair]:
-    """Load `target` with `draft` (a model, `lookup`, `none` or `auto`), yielding what a person should know meanwhile.
+    """Load `target` with `draft`: a model, `lookup`, `none` or `auto`. Raises SpecgenError.
 
-    Tokenizers are read and compared while weights are loaded, but before any are downloaded: a draft may not fit. So
-    is the memory that both take: a draft that does not fit beside the target gives way to lookup. A target that takes
-    what several devices have is loaded after its draft. `examine` is called
-    as soon as the tokenizer is there, and what it raises ends the loading.
+    Tokenizers are compared and memory is planned before any download, since the draft may be rejected. Lookup replaces
+    a draft that does not fit beside the target. `check_prompt` is called as soon as the tokenizer is read; its
+    exception ends the loading.
     """
-    prepared = yield from resolve_pair(target, draft, options)
-    draft, device = prepared.drafter, prepared.device
+    resolved = yield from resolve_pair(target, draft, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    checkpoint, draft_checkpoint = prepared.checkpoint, prepared.draft
-    plan = (yield from make_room(prepared.plan)) if make_room else prepared.plan
-    if dropped := check(plan, options):
-        smaller = yield from smaller_draft(plan, replace(options, offline=True))
-        yield Notice(f"{dropped}; a draft that fits: -d {smaller}" if smaller else dropped)
-        draft, draft_checkpoint = LOOKUP, None
-    models = [checkpoint] if draft_checkpoint is None else [checkpoint, draft_checkpoint]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        comparing = pool.submit(_compared, prepared, checkpoint, draft_checkpoint, options, examine)
-        if not all(each.is_complete for each in models):
-            comparing.result()
-            yield from fetch_all(models, offline=options.offline)
-        for each in models:  # a large file that was never hashed is read while it is loaded
-            pool.submit(loaded_model, each)
-        before: tuple[Runner, Placement] | None = None
-        try:
-            if draft_checkpoint and plan.target.placement.spread:  # over all that is free then
-                before = yield from _unless_failed(comparing, _ready(draft_checkpoint, device, options))
-            model, placement = yield from _unless_failed(comparing, _ready(checkpoint, device, options))
-        except SpecgenError:
-            comparing.result()  # what is wrong with the prompt or the pair would be wrong with whole weights, too
-            raise
-        tokenizer, shared = comparing.result()
+    if evict:
+        resolved = replace(resolved, plan=(yield from evict(resolved.plan)))
+    resolved = yield from _drop_large_draft(resolved, options)
+    comparison = _in_thread(lambda: _compare(resolved, options, check_prompt))
+    return (yield from _load_pair(resolved, options, comparison))
+
+
+def _drop_large_draft(resolved: ResolvedPair, options: EngineOptions) -> Reporting[ResolvedPair]:
+    """Replace the draft by lookup where only the target fits the memory. Raises OutOfMemory."""
+    if (why := check_memory(resolved.plan, options)) is None:
+        return resolved
+    smaller = yield from smaller_draft(resolved.plan, replace(options, offline=True))
+    yield Notice(f"{why}; a draft that fits: -d {smaller}" if smaller else why)
+    return replace(resolved, drafter=LOOKUP, draft=None)
+
+
+def _load_pair(
+    resolved: ResolvedPair, options: EngineOptions, comparison: Future[tuple[Tokenizer, int]]
+) -> Generator[Event, None, Pair]:
+    """Download and load both models while `comparison` is computed."""
+    target, draft, device = resolved.target, resolved.draft, resolved.device
+    models = [target] if draft is None else [target, draft]
+    # Under transformers only loading shows whether the target can verify. If not, the draft is not needed.
+    verifies = not isinstance(read_early_architecture(target), str)
+    if not all(each.is_complete for each in models):
+        comparison.result()
+        yield from fetch_all(models if verifies else [target], offline=options.offline)
+    hashes = _in_thread(lambda: _hash_files(models, comparison))
+    loaded_draft: tuple[Runner, Placement] | None = None
+    try:
+        if draft and resolved.plan.target.placement.spread:  # accelerate fills the memory that is left then
+            loaded_draft = yield from _stop_on_error(comparison, _fetch_and_load(draft, device, options))
+        model, placement = yield from _stop_on_error(comparison, _fetch_and_load(target, device, options))
+    except SpecgenError:
+        comparison.result()  # a fault of the prompt or the pair is reported before one of the weights
+        raise
+    tokenizer, shared = comparison.result()
+    yield from _wait(hashes, Progress(f"hashing {target.ref.name}"))
     pair = Pair(
         target=model,
-        checkpoint=checkpoint,
+        checkpoint=target,
         tokenizer=tokenizer,
-        drafter=LookupDrafter() if draft == LOOKUP else NoDrafter(),
-        drafter_name=draft,
-        draft_checkpoint=draft_checkpoint,
+        drafter=NoDrafter(),
+        drafter_name=NONE,
+        draft_checkpoint=None,
         placement=placement,
         context_length=min(options.ctx_size or UNLIMITED, model.context_length or UNLIMITED),
         options=options,
     )
-    if draft != NONE and not model.can_verify:
-        yield Notice(f"{target} cannot take back a rejected token, so nothing is drafted")
-        return replace(pair, drafter=NoDrafter(), drafter_name=NONE, draft_checkpoint=None)
-    if draft_checkpoint is None:
+    if resolved.drafter != NONE and not model.can_verify:
+        yield _cannot_verify(target)
         return pair
-    drafting = before or (yield from _ready(draft_checkpoint, device, options))
-    return _with_model(pair, draft_checkpoint, drafting, shared, options)
+    if draft is None:
+        return pair.without_model(resolved.drafter)
+    loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, options))
+    return pair.with_model(draft, *loaded_draft, shared)
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
-    """`pair` with another draft (named as for open_pair), its target as it is. Raises SpecgenError."""
+    """`pair` with another draft, named as for open_pair. The target is not loaded again. Raises SpecgenError."""
     device = choose_device(options.device)
-    draft, checkpoint, compared = yield from _settled(draft, pair.checkpoint, options, device)
-    # The target goes on as it was loaded.
+    drafter, checkpoint, comparison = yield from _resolve_draft(draft, pair.checkpoint, options, device)
+    if drafter != NONE and not pair.target.can_verify:
+        yield _cannot_verify(pair.checkpoint)
+        drafter, checkpoint = NONE, None
+    # The loaded target keeps its threads and its number format.
     options = replace(options, threads=pair.options.threads, quant=pair.options.quant)
-    if draft != NONE and not pair.target.can_verify:
-        yield Notice(f"{pair.checkpoint.ref} cannot take back a rejected token, so nothing is drafted")
-        draft, checkpoint = NONE, None
-    alone = replace(
-        pair,
-        drafter=LookupDrafter() if draft == LOOKUP else NoDrafter(),
-        drafter_name=draft,
-        draft_checkpoint=None,
-        draft=None,
-        draft_placement=None,
-        shared_vocab=0,
-        options=options,
-    )
+    pair = replace(pair, options=options).without_model(drafter)
     if checkpoint is None:
-        return alone
+        return pair
     check_backend(checkpoint)
-    _, shared = compared or compare(pair.checkpoint, checkpoint, options)
-    yield from check_draft(plan_pair(pair.checkpoint, checkpoint, options, device), options)
-    drafting = yield from _ready(checkpoint, device, options)
-    return _with_model(alone, checkpoint, drafting, shared, options)
+    _, shared = comparison or compare_tokenizers(pair.checkpoint, checkpoint, options)
+    yield from check_draft_memory(plan_pair(pair.checkpoint, checkpoint, options, device), options)
+    model, placement = yield from _fetch_and_load(checkpoint, device, options)
+    return pair.with_model(checkpoint, model, placement, shared)
 
 
-def _with_model(
-    pair: Pair, checkpoint: Checkpoint, loaded: tuple[Runner, Placement], shared: int, options: EngineOptions
-) -> Pair:
-    """`pair` with the model of `checkpoint`, whose first `shared` ids mean the same, as its draft."""
-    model, placement = loaded
-    shared = min(shared, pair.target.vocab_size)
-    by_model = ModelDrafter(model, shared, model.context_length or UNLIMITED)
-    return replace(
-        pair,
-        drafter=HybridDrafter(LookupDrafter(), by_model) if options.lookup else by_model,
-        drafter_name="hybrid" if options.lookup else "model",
-        draft_checkpoint=checkpoint,
-        draft=model,
-        draft_placement=placement,
-        shared_vocab=shared,
-    )
+def _cannot_verify(target: Checkpoint) -> Notice:
+    return Notice(f"{target.ref} cannot take back a rejected token, so nothing is drafted")
 
 
-def _compared(
-    prepared: ResolvedPair,
-    target: Checkpoint,
-    draft: Checkpoint | None,
-    options: EngineOptions,
-    examine: PromptCheck | None,
-) -> tuple[Tokenizer, int]:
-    tokenizer, shared = prepared.compared or compare(target, draft, options)
-    if examine and prepared.plan.longest:
-        examine(tokenizer, prepared.plan.longest)
+def _compare(resolved: ResolvedPair, options: EngineOptions, check_prompt: PromptCheck | None) -> tuple[Tokenizer, int]:
+    """Compare the tokenizers, and check the prompt where the context length is known before loading."""
+    tokenizer, shared = resolved.comparison or compare_tokenizers(resolved.target, resolved.draft, options)
+    if check_prompt and resolved.plan.longest:
+        check_prompt(tokenizer, resolved.plan.longest)
     return tokenizer, shared
 
 
-def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Generator[Event, None, T]:
-    """`events` and their result; what `other` raises, once it has, ends them."""
+def _hash_files(models: list[Checkpoint], after: Future[Any]) -> None:
+    """Hash large files while they are loaded: loaded_model keeps the hashes."""
+    wait([after])
+    for each in models:
+        if each.is_complete:
+            loaded_model(each)
+
+
+def _in_thread(function: Callable[[], T]) -> Future[T]:
+    """Call `function` in a daemon thread, which delays neither Ctrl-C nor the exit of the process."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # belongs to the caller's thread
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return future
+
+
+def _wait(future: Future[Any], progress: Progress) -> Reporting[None]:
+    """Wait until `future` has ended, well or badly."""
+    while not wait([future], _TICK_S).done:
+        yield progress
+
+
+def _stop_on_error(other: Future[Any], events: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    """Run `events` to their result, unless `other` fails first; its exception is raised here."""
     try:
         while True:
             event = next(events)
@@ -245,19 +226,14 @@ def _unless_failed(other: Future[Any], events: Generator[Event, None, T]) -> Gen
         events.close()
 
 
-def find_again(checkpoint: Checkpoint, options: EngineOptions) -> Reporting[Checkpoint]:
-    """What the name of a model that is loaded means now."""
-    return (yield from _find(checkpoint.ref, options))
-
-
 def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
     return find(ref, offline=options.offline, trust_remote_code=options.trust_remote_code)
 
 
-def _ready(
+def _fetch_and_load(
     checkpoint: Checkpoint, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
-    """The model of `checkpoint`, fetched if need be, and loaded."""
+    """Download the weights where they are missing, and load them."""
     yield from fetch_weights(checkpoint, offline=options.offline)
     return (yield from _load(checkpoint, device, options))
 
@@ -265,7 +241,7 @@ def _ready(
 def _load(
     checkpoint: Checkpoint, device: torch.device, options: EngineOptions
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
-    """Our own decoder where it knows the model, else transformers."""
+    """Load a model with the lean decoder, or with transformers where that cannot."""
     yield Progress(f"loading {checkpoint.ref.name}")
     architecture = read_checkpoint_architecture(checkpoint)
     lean = not isinstance(architecture, str)
@@ -278,11 +254,11 @@ def _load(
             context = min(options.ctx_size or UNLIMITED, architecture.context_length)
             model = yield from load_decoder(checkpoint, architecture, placement, context, new_capture)
             return model, placement
-        except NotImplementedError as error:  # how torch says that a device lacks an operation
+        except NotImplementedError as error:  # torch: the device lacks an operation
             architecture = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"
     if options.verbose or options.compile:
         without = ", without --compile" if options.compile else ""
         yield Notice(f"{checkpoint.ref.name} runs on transformers{without}: {architecture}")
-    from specgen.nn.transformers.model import load_model  # noqa: PLC0415 - seconds that most models need not wait
+    from specgen.nn.transformers.model import load_model  # noqa: PLC0415 - takes seconds, and few models need it
 
     return load_model(checkpoint, placement, trust_remote_code=options.trust_remote_code), placement

@@ -114,7 +114,7 @@ def _plan(
     )
 
 
-def check(plan: MemoryPlan, options: EngineOptions) -> str | None:
+def check_memory(plan: MemoryPlan, options: EngineOptions) -> str | None:
     """None where the pair fits; a sentence for the user where only the target does.
 
     Raises OutOfMemory, with what would fit, where it does not.

@@ -109,7 +109,7 @@ def too_long(tokens: str, longest: int) -> PromptTooLong:
     )
 
 
-def compare(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
+def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
     """The target's tokenizer, and how many leading ids mean the same to the draft. Raises DraftMismatch."""
     tokenizer = read_tokenizer(target, options)
     return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options)) if draft else 0

@@ -14,7 +14,7 @@ from specgen.bench.suites import SuitePrompt
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.fakes import VOCAB, TableModel, encode, fake_session, rounds, tokens_of
 

@@ -19,7 +19,7 @@ from specgen.core.types import EngineOptions, SamplingParams
 from specgen.engine.drafters.interface import Proposal
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.verify import Verdict
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from tests.fakes import VOCAB, TableModel, fake_session, rounds, tokens_of
 
 PROMPT = SuitePrompt("7", "code", "the quick brown fox")

@@ -60,7 +60,7 @@ def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
     monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
     monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: LONG)
-    monkeypatch.setattr("specgen.session.session.find_again", _found)
+    monkeypatch.setattr("specgen.serve.worker.shared_session.find_again", _found)
 
 
 def _found(checkpoint: Checkpoint, _: object) -> Generator[Event, None, Checkpoint]:

@@ -22,7 +22,7 @@ from specgen.serve.api.http import Limits
 from specgen.serve.background.endpoint import take_place
 from specgen.serve.server import Server
 from specgen.serve.worker.pool import Opening, Wanted
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session
 

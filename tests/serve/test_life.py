@@ -23,7 +23,7 @@ import pytest
 from specgen.core.events import Event, Failed, Finished, Progress
 from specgen.core.types import EngineOptions
 from specgen.serve.worker.pool import Opening, Wanted
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.serve.running import ASK, LONG, Running, gated, opening_of, running

@@ -23,7 +23,7 @@ from specgen.nn.lean import model as decoder
 from specgen.nn.memory import peak
 from specgen.session import loading
 from specgen.session import memory_plan as planning
-from specgen.session.memory_plan import MemoryPlan, check, plan_pair, what_fits
+from specgen.session.memory_plan import MemoryPlan, check_memory, plan_pair, what_fits
 from specgen.session.session import Session
 from tests.cli.command import invoke
 from tests.fakes import END
@@ -99,7 +99,7 @@ def test_models_of_transformers_are_counted_by_their_files(checkpoints: Any) -> 
 
 
 def test_a_pair_that_fits_is_let_through(stories: MemoryPlan) -> None:
-    assert check(stories, FLOAT32) is None
+    assert check_memory(stories, FLOAT32) is None
 
 
 def test_lookup_takes_the_place_of_a_draft_that_does_not_fit(stories: MemoryPlan, free: Any) -> None:
@@ -251,8 +251,8 @@ def test_a_gguf_pair_of_the_hub_runs(gguf_pair: HubServer) -> None:
 
 def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     finished = threading.Event()
-    compared = loading.compare
-    monkeypatch.setattr(loading, "compare", lambda *given: (compared(*given), finished.set())[0])
+    compared = loading.compare_tokenizers
+    monkeypatch.setattr(loading, "compare_tokenizers", lambda *given: (compared(*given), finished.set())[0])
 
     def slow(*_: object) -> Iterator[Progress]:
         yield Progress("loading", 0, 10)

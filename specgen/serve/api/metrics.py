@@ -11,8 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from specgen.core.events import Event, Finished, Started, Step
 from specgen.nn.lean.model import LeanModel
-from specgen.session.loading import Pair
 from specgen.session.memory_plan import MemoryPlan
+from specgen.session.pair import Pair
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 

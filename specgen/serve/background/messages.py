@@ -92,7 +92,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class OpenedPair:
-    """What loading.Pair has, of a pair that was loaded elsewhere; `path` is where its tokenizer is read from."""
+    """The facts about a loaded pair that a client needs. `path` is the checkpoint that has its tokenizer."""
 
     target: LoadedModel
     draft: LoadedModel | None

@@ -19,9 +19,9 @@ from specgen.serve.background.endpoint import PRIVATE
 from specgen.serve.background.fingerprint import Identity
 from specgen.serve.background.messages import END, GONE, KIND, Call, OpenedPair, line, object_line, read
 from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.worker.shared_session import SharedSession
 from specgen.serve.worker.worker import Engine, Job
-from specgen.session.loading import Pair
-from specgen.session.session import Session
+from specgen.session.pair import Pair
 
 
 class Fault(SpecgenError):
@@ -123,14 +123,14 @@ class Private:
         return controllers
 
     def _work(
-        self, call: Call, wanted: Wanted, controllers: dict[int | None, Controller], session: Session
+        self, call: Call, wanted: Wanted, controllers: dict[int | None, Controller], session: SharedSession
     ) -> Generator[Event, None, None]:
         try:
             if session.opened and not (yield from session.is_current()):
                 self._shelf.let_go(wanted)
             if session.opened and not call.told:
                 yield from session.notices
-            with session.drafting(call.options, controllers):
+            with session.drafting(call.options.num_draft_tokens, controllers):
                 if call.asked is None:
                     if call.instead_of is not None and session.opened is None:
                         yield from self._shelf.open_instead_of(self._wanted(call, call.instead_of), wanted)

@@ -16,10 +16,11 @@ from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
 from specgen.serve.api.http import Limits
 from specgen.serve.api.metrics import Metrics, caches, give_back, lean_models, weights
+from specgen.serve.worker.shared_session import SharedSession
 from specgen.serve.worker.worker import Engine, Job
-from specgen.session.loading import Evict, Pair, PromptCheck, open_pair
+from specgen.session.loading import Evict, PromptCheck, open_pair
 from specgen.session.memory_plan import MemoryPlan, plan_pair
-from specgen.session.session import Session
+from specgen.session.pair import Pair
 
 _TICK_S = 0.1
 
@@ -41,8 +42,8 @@ class Opening(Protocol):
         target: ModelRef,
         draft: str,
         options: EngineOptions,
-        examine: PromptCheck | None,
-        make_room: Evict | None,
+        check_prompt: PromptCheck | None,
+        evict: Evict | None,
     ) -> Generator[Event, None, Pair]: ...
 
 
@@ -91,7 +92,7 @@ class Shelf:
     def open(self, wanted: Wanted) -> Job:
         """Load a pair that nobody has asked yet."""
 
-        def work(session: Session) -> Generator[Event, None, None]:
+        def work(session: SharedSession) -> Generator[Event, None, None]:
             yield from session.open()
             yield Finished("end", "", Stats())
 
@@ -198,11 +199,11 @@ class Shelf:
 
     def _new(self, wanted: Wanted) -> Engine:
         def opener(
-            target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None
+            target: ModelRef, draft: str, options: EngineOptions, check_prompt: PromptCheck | None
         ) -> Generator[Event, None, Pair]:
-            return self._open(wanted, target, draft, options, examine)
+            return self._open(wanted, target, draft, options, check_prompt)
 
-        session = Session(wanted.target, wanted.draft, wanted.options, opener=opener)
+        session = SharedSession(wanted.target, wanted.draft, wanted.options, opener=opener)
         threads = wanted.options.threads or self._threads
         engine = Engine(session, threads, self._limits.waiting, self._metrics, self._show)
         if self._closed:
@@ -210,18 +211,18 @@ class Shelf:
         return engine
 
     def _open(
-        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None
+        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, check_prompt: PromptCheck | None
     ) -> Generator[Event, None, Pair]:
         """Load a pair, one at a time: what is free is true only as long as nobody else takes it."""
         planned: list[MemoryPlan] = []
 
-        def make_room(plan: MemoryPlan) -> Generator[Event, None, MemoryPlan]:
+        def evict(plan: MemoryPlan) -> Generator[Event, None, MemoryPlan]:
             planned.append((yield from self._make_room(plan)))
             return planned[0]
 
         yield from self._take_turn()
         try:
-            pair = yield from self._opening(target, draft, options, examine, make_room)
+            pair = yield from self._opening(target, draft, options, check_prompt, evict)
             if planned:
                 self._plans[wanted] = planned[0] if pair.draft_checkpoint else planned[0].without_draft
         finally:

@@ -14,14 +14,14 @@ from specgen.core.events import Event, Failed, Finished, Notice, Progress, Start
 from specgen.serve.api.errors import Ending, Refused, of_error
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.worker.queue import Turns
-from specgen.session.session import Session
+from specgen.serve.worker.shared_session import SharedSession
 
 # Of the time that an answer takes, how much the latest one says.
 _LATEST = 0.3
 # How often it is looked whether the answer that runs has ended.
 _TICK_S = 0.05
 
-Work: TypeAlias = Callable[[Session], Iterator[Event]]
+Work: TypeAlias = Callable[[SharedSession], Iterator[Event]]
 """What a caller asks of a session, which it opens itself. Ends in `Finished` or `Failed`, or raises SpecgenError."""
 
 
@@ -75,7 +75,7 @@ class Engine:
     """
 
     def __init__(
-        self, session: Session, threads: int, waiting: int, metrics: Metrics, show: Callable[[Event], None]
+        self, session: SharedSession, threads: int, waiting: int, metrics: Metrics, show: Callable[[Event], None]
     ) -> None:
         self.session = session
         self._threads = threads

@@ -15,7 +15,7 @@ from specgen.serve.background.connection import Broken, Channel
 from specgen.serve.worker.pool import Opening, Wanted
 from specgen.serve.worker.worker import Engine
 from specgen.session import loading
-from specgen.session.loading import Pair
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, opening_of, running

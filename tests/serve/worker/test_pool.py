@@ -20,8 +20,9 @@ from specgen.serve.api.http import Limits
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.worker.pool import Shelf, Wanted
 from specgen.serve.worker.worker import Job
-from specgen.session.loading import Evict, Pair, PromptCheck
-from specgen.session.memory_plan import MemoryPlan, ModelPlan, check
+from specgen.session.loading import Evict, PromptCheck
+from specgen.session.memory_plan import MemoryPlan, ModelPlan, check_memory
+from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.fakes import fake_session
 from tests.serve.running import LONG, Gated
@@ -56,7 +57,7 @@ class Pairs:
         footprint = Footprint(weights=WEIGHTS, tokenizer=0, cache=0, loading=0, passing=0, layers=1)
         checkpoint = replace(pair.checkpoint, ref=target)
         plan = MemoryPlan(ModelPlan(checkpoint, pair.placement, footprint, 64, 0), None, 64, True, 64, self.total)
-        check((yield from make_room(plan)), options)
+        check_memory((yield from make_room(plan)), options)
         if target.source == "broken":
             raise SpecgenError("it is broken")
         self.loads.append(target.source)

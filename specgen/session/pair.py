@@ -1,0 +1,74 @@
+"""A loaded pair: the target, its tokenizer and its drafter."""
+
+from dataclasses import dataclass, field, replace
+
+from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.provenance import loaded_model
+from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.core.events import LoadedModel
+from specgen.core.types import LOOKUP, EngineOptions
+from specgen.engine.drafters.hybrid import HybridDrafter
+from specgen.engine.drafters.interface import Drafter, NoDrafter
+from specgen.engine.drafters.lookup import LookupDrafter
+from specgen.engine.drafters.model import ModelDrafter
+from specgen.nn.device import Placement
+from specgen.nn.interface import Runner
+
+# Context length in tokens of a model whose config states none, such as a recurrent one.
+UNLIMITED = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A target and its drafter, loaded with `options`.
+
+    `context_length` is in tokens, prompt and answer together. `draft` is the draft model, None for other drafters;
+    the first `shared_vocab` token ids mean the same to both models.
+    """
+
+    target: Runner
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    drafter: Drafter
+    drafter_name: str
+    draft_checkpoint: Checkpoint | None
+    placement: Placement
+    context_length: int
+    draft: Runner | None = None
+    draft_placement: Placement | None = None
+    shared_vocab: int = 0
+    options: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def loaded_target(self) -> LoadedModel:
+        return loaded_model(self.checkpoint)
+
+    @property
+    def loaded_draft(self) -> LoadedModel | None:
+        return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
+
+    def with_model(self, checkpoint: Checkpoint, model: Runner, placement: Placement, shared_vocab: int) -> "Pair":
+        """This pair with `model` as its draft, helped by lookup where the options say so."""
+        shared = min(shared_vocab, self.target.vocab_size)
+        drafter = ModelDrafter(model, shared, model.context_length or UNLIMITED)
+        return replace(
+            self,
+            drafter=HybridDrafter(LookupDrafter(), drafter) if self.options.lookup else drafter,
+            drafter_name="hybrid" if self.options.lookup else "model",
+            draft_checkpoint=checkpoint,
+            draft=model,
+            draft_placement=placement,
+            shared_vocab=shared,
+        )
+
+    def without_model(self, drafter_name: str) -> "Pair":
+        """This pair without a draft model: `drafter_name` is `lookup` or `none`."""
+        return replace(
+            self,
+            drafter=LookupDrafter() if drafter_name == LOOKUP else NoDrafter(),
+            drafter_name=drafter_name,
+            draft_checkpoint=None,
+            draft=None,
+            draft_placement=None,
+            shared_vocab=0,
+        )
