@@ -140,8 +140,7 @@ class Server:
             "keep_alive_s": self._keep_alive_s,
             "background": self._background,
             "url": self._place.url,
-            "socket": str(self._place.path) if self._place.port is None else None,
-            "port_file": str(self._place.path) if self._place.port else None,
+            "socket": str(self._place.path) if self._place.path else None,
         }
 
     async def _run(self) -> None:

@@ -22,10 +22,6 @@ class Terminal(io.StringIO):
         return True
 
 
-every_way = pytest.mark.parametrize("either_way", ["in process", "kept", "kept, at a port"], indirect=True)
-"""As the fixture `either_way`, and as on a system without Unix sockets."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     code: int

@@ -1,6 +1,5 @@
 """Fixtures for tests of commands."""
 
-import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,25 +30,12 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A runtime folder where the process that keeps pairs is a thread of this one."""
-    with keeping(tmp_path_factory.mktemp("keeper"), unix_sockets=True) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="session")
-def keeper_at_a_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same as on a system without Unix sockets."""
-    with keeping(tmp_path_factory.mktemp("keeper"), unix_sockets=False) as folder:
-        yield folder
-
-
-@contextlib.contextmanager
-def keeping(folder: Path, *, unix_sockets: bool) -> Iterator[Path]:
     from specgen.serve.background.endpoint import take_place
     from specgen.serve.server import Server
 
+    folder = tmp_path_factory.mktemp("keeper")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        patch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: unix_sockets)
         with take_place(None, has_key=False) as place:
             server = Server(place, background=True, identity=ALIKE)
             thread = threading.Thread(target=server.run)
@@ -74,10 +60,7 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
 
     here = BackgroundSession._here
     if request.param != "in process":
-        at_a_port = request.param == "kept, at a port"
-        keeper = request.getfixturevalue("keeper_at_a_port" if at_a_port else "keeper")
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(keeper))
-        monkeypatch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: not at_a_port)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(request.getfixturevalue("keeper")))
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
         monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 600.0)
         monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: ALIKE)

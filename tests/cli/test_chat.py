@@ -9,7 +9,7 @@ import pexpect
 import pyte
 import pytest
 
-from tests.cli.command import Outcome, every_way, invoke, terminal
+from tests.cli.command import Outcome, invoke, terminal
 from tests.render.streams import Screen
 
 
@@ -22,7 +22,6 @@ def chat(target: Path, *lines: str) -> Outcome:
     return invoke("chat", "-m", target, "-n", 8, stdin="\n".join([*lines, ""]).encode())
 
 
-@every_way
 def test_each_line_is_a_turn_and_each_answer_a_line(target: Path) -> None:
     one = chat(target, "hello")
     two = chat(target, "hello", "", "again")
@@ -139,7 +138,6 @@ def test_commands_change_the_conversation(target: Path, tmp_path: Path) -> None:
     ]
 
 
-@every_way
 def test_another_pair_goes_on_with_the_conversation_and_a_failure_keeps_the_old(
     target: Path, checkpoints: Any, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from specgen.core.errors import TERMINATED, SomeFailed
 from specgen.history.store import History, location
-from tests.cli.command import Outcome, Stdin, every_way, invoke, terminal
+from tests.cli.command import Outcome, Stdin, invoke, terminal
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -53,7 +53,6 @@ def objects(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.decode().split("\n")[:-1]]
 
 
-@every_way
 def test_every_line_has_its_answer_in_one_line(mapped: Any, answer: Any) -> None:
     outcome = mapped(stdin="\n".join(LINES).encode())
     assert (outcome.code, outcome.err) == (0, "")

@@ -16,7 +16,7 @@ from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
 from specgen.core.types import Message
 from specgen.history.recorder import Recorder
 from specgen.history.store import Answer, History, location, switch_logging
-from tests.cli.command import Outcome, every_way, invoke
+from tests.cli.command import Outcome, invoke
 from tests.render.samples import STARTED
 
 pytestmark = pytest.mark.usefixtures("either_way")
@@ -59,7 +59,6 @@ def said(number: int) -> list[str]:
 # The history
 
 
-@every_way
 def test_an_answer_is_logged(run: Any, target: Path) -> None:
     outcome = run("-s", "be brief", "--temp", 0.8, "--seed", 3, "-k", 2, PROMPT)
     (answer,) = answers()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from specgen.core.errors import UsageError
-from tests.cli.command import Outcome, every_way, invoke
+from tests.cli.command import Outcome, invoke
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -72,7 +72,6 @@ def test_the_draft_length_is_a_number_or_auto(run: Any, checkpoints: Any) -> Non
         assert "give a number of tokens, or auto" in outcome.err
 
 
-@every_way
 def test_stats_go_to_stderr(run: Any) -> None:
     plain, outcome = run(PROMPT), run(PROMPT, "--stats", "-d", "lookup")
     assert outcome.out == plain.out
@@ -85,7 +84,6 @@ def test_no_stream_writes_the_same_text_at_once(run: Any) -> None:
     assert run(PROMPT, "--no-stream").out == run(PROMPT).out
 
 
-@every_way
 def test_json_lines(run: Any, target: Path) -> None:
     outcome = run(PROMPT, "--json", "--temp", 0.8, "--seed", 3)
     started, *steps, finished = events(outcome)
@@ -229,7 +227,6 @@ def test_a_draft_that_does_not_fit(target: Path, checkpoints: Any, tmp_path: Pat
     assert "id 10" in failure(outcome)
 
 
-@every_way
 def test_prompt_too_long(run: Any) -> None:
     outcome = run(PROMPT, "--ctx-size", 4)
     assert outcome.code == 9

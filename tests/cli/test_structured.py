@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from specgen.core.errors import Incomplete, UsageError
-from tests.cli.command import Outcome, every_way, invoke
+from tests.cli.command import Outcome, invoke
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -29,7 +29,6 @@ def run(checkpoints: Any) -> Any:
     return specgen
 
 
-@every_way
 def test_the_answer_is_of_the_schema_with_any_draft(run: Any, checkpoints: Any, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text(SCHEMA)
     plain = run(PROMPT, "-j", tmp_path / "schema.json", "-d", "none")

@@ -43,19 +43,6 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way of a system without Unix sockets."""
-    monkeypatch.setattr("specgen.serve.background.endpoint.has_unix_sockets", lambda: False)
-
-
-@pytest.fixture(params=["socket", "port"])
-def either_place(request: pytest.FixtureRequest) -> None:
-    """At a Unix socket, and as on a system without."""
-    if request.param == "port":
-        request.getfixturevalue("loopback")
-
-
-@pytest.fixture
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
     monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)

@@ -92,6 +92,7 @@ def running(
             thread = threading.Thread(target=server.run)
             thread.start()
             assert place.url
+            assert place.path
             try:
                 assert not wait or answers.wait(LONG)
                 yield Running(server, place.url, place.path, thread, told)

@@ -31,7 +31,7 @@ def command(
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     for row in rows if found["pairs"] else []:
         typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    address = " and ".join(filter(None, (found["url"], found["socket"], found["port_file"])))
+    address = " and ".join(filter(None, (found["url"], found["socket"])))
     about = f"process {found['pid']}, {format_bytes(found['memory'])} of memory, at {address}"
     typer.echo(f"{'' if found['pairs'] else 'no pair is loaded: '}{about}")
 

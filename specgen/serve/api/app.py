@@ -23,7 +23,6 @@ from specgen.serve.api.responses import Answer
 from specgen.serve.api.sse import Stream
 from specgen.serve.background.endpoint import PRIVATE, Place
 from specgen.serve.background.routes import Private
-from specgen.serve.port import NONCE, PROOF
 from specgen.serve.worker.pool import Shelf, Wanted
 from specgen.serve.worker.worker import Job
 
@@ -77,10 +76,6 @@ def make_app(parts: Parts) -> ASGIApp:
         parts.stop()
         return JSONResponse({"status": "ending"})
 
-    async def proof(request: Request) -> Response:
-        port = parts.place.port
-        return JSONResponse({"proof": port.proof(request.headers.get(NONCE, "")) if port else None})
-
     async def broken(request: Request, error: Exception) -> Response:
         parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
         return response(Refused(f"unexpected {type(error).__name__}", status=500))
@@ -95,13 +90,11 @@ def make_app(parts: Parts) -> ASGIApp:
             Route("/metrics", metrics),
             Route(f"{PRIVATE}status", status),
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
-            Route(PROOF, proof),
             *parts.private.routes(),
         ],
         exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
     )
-    place = parts.place
-    return Guard(app, key=parts.key, hosts=place.hosts, port=place.port, metrics=parts.metrics)
+    return Guard(app, key=parts.key, hosts=parts.place.hosts, metrics=parts.metrics)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

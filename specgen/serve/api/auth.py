@@ -9,8 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specgen.serve.api.errors import Refused
 from specgen.serve.api.metrics import Metrics
-from specgen.serve.background.endpoint import LOOPBACK, PRIVATE
-from specgen.serve.port import HOST, PROOF, Port
+from specgen.serve.background.endpoint import PRIVATE
 
 # What a load balancer asks without a key.
 _OPEN = "/health"
@@ -22,15 +21,11 @@ class Guard:
 
     Where `hosts` are given, a request must call the server by one of them: else a page of another site could, under a
     name that it points here (DNS rebinding). For the same reason a body must be declared as JSON, for which browsers
-    ask first, and get no answer. At the user's own `port` there is nothing without its token but the proof that it is
-    the user's own.
+    ask first, and get no answer.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, key: str | None, hosts: frozenset[str] | None, port: Port | None, metrics: Metrics
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, key: str | None, hosts: frozenset[str] | None, metrics: Metrics) -> None:
         self._app = app
-        self._port = port
         self._key = key
         self._hosts = hosts
         self._metrics = metrics
@@ -42,30 +37,23 @@ class Guard:
                 self._metrics.answered(endpoint, message["status"])
             await send(message)
 
-        refused = None
-        if is_tcp(scope):
-            refused = self._fault(scope, self._port) if self._is_own(scope) else self._fault(scope, None)
+        refused = self._fault(scope) if is_tcp(scope) else None
         if refused is not None:
             await response(refused)(scope, receive, counting)
         else:
             await self._app(scope, receive, counting)
 
-    def _is_own(self, scope: Scope) -> bool:
-        return self._port is not None and scope["server"] == (HOST, self._port.number)
-
-    def _fault(self, scope: Scope, port: Port | None) -> Refused | None:
-        """What is wrong with a request; `port` is where it has come in, where that is the user's own."""
+    def _fault(self, scope: Scope) -> Refused | None:
+        """What is wrong with a request."""
         headers = Headers(scope=scope)
-        hosts = LOOPBACK if port else self._hosts
-        if hosts is not None and _hostname(headers.get("host", "")) not in hosts:
+        if self._hosts is not None and _hostname(headers.get("host", "")) not in self._hosts:
             return Refused("this server answers to localhost alone", status=403, code="unknown_host")
         path = scope["path"]
-        if path.startswith(PRIVATE) and not port:
+        if path.startswith(PRIVATE):
             return Refused(f"no such path: {path}", status=404)
-        key, is_open = (port.token, path == PROOF) if port else (self._key, path == _OPEN)
-        if key is not None and not is_open:
+        if self._key is not None and path != _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = secrets.compare_digest(given.strip().encode("latin-1"), key.encode())
+            right = secrets.compare_digest(given.strip().encode("latin-1"), self._key.encode())
             if scheme.lower() != "bearer" or not right:
                 words = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
                 return Refused(words, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

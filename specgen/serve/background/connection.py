@@ -1,8 +1,6 @@
 """A connection to the user's own server: a request goes, lines of JSON come."""
 
-import hmac
 import json
-import secrets
 import socket
 import sys
 import time
@@ -14,9 +12,7 @@ import h11
 from filelock import Timeout
 
 from specgen.core.errors import SpecgenError
-from specgen.serve.background import endpoint as place
-from specgen.serve.background.endpoint import PRIVATE, clear_away, is_own, lock, own_path
-from specgen.serve.port import HOST, NONCE, PROOF, Port, read
+from specgen.serve.background.endpoint import PRIVATE, has_unix_sockets, is_own, lock, own_path
 
 _PIECE = 1 << 16
 _LARGEST = 1 << 20
@@ -27,16 +23,10 @@ class Broken(Exception):
 
 
 class Channel:
-    """One connection, for one request after the other. All of it raises Broken where the other end fails.
-
-    At a port nothing is said before the other end has proved to be the user's own server.
-    """
+    """One connection, for one request after the other. All of it raises Broken where the other end fails."""
 
     def __init__(self, path: Path) -> None:
-        """Connect to the socket at `path`, or to the port that it names.
-
-        Raises FileNotFoundError or ConnectionRefusedError where nobody listens.
-        """
+        """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError where nobody listens."""
         try:
             own = is_own(path)
         except FileNotFoundError:
@@ -45,12 +35,10 @@ class Channel:
             raise Broken from error
         if not own:
             raise Broken
-        self._port: Port | None = None
-        self._is_proven = False
         self._end: float | None = None
         self._http = h11.Connection(h11.CLIENT)
         try:
-            self._socket = self._connected(path)
+            self._socket = _connected(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise
         except OSError as error:
@@ -73,10 +61,6 @@ class Channel:
         """
         self._end = time.monotonic() + wait_s
         headers = [("Host", "localhost")]
-        if self._port is not None:
-            if not self._is_proven:
-                self._prove(self._port)
-            headers.append(("Authorization", f"Bearer {self._port.token}"))
         if body is not None:
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         status = self._request(f"{PRIVATE}{what}", headers, body)
@@ -104,30 +88,6 @@ class Channel:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise Broken from error
-
-    def _connected(self, path: Path) -> socket.socket:
-        address: str | tuple[str, int]
-        if place.has_unix_sockets() and sys.platform != "win32":
-            connection, address = socket.socket(socket.AF_UNIX), str(path)
-        else:
-            self._port = read(path)
-            connection, address = socket.socket(), (HOST, self._port.number)
-        try:
-            connection.connect(address)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _prove(self, port: Port) -> None:
-        """Have the other end prove that it knows the token, which it is not told before."""
-        nonce = secrets.token_urlsafe(32)
-        status = self._request(PROOF, [("Host", "localhost"), (NONCE, nonce)], None)
-        answer = self.whole() if status == 200 else None
-        said = answer.get("proof") if isinstance(answer, dict) else None
-        if not hmac.compare_digest(str(said).encode(errors="replace"), port.proof(nonce).encode()):
-            raise Broken
-        self._is_proven = True
 
     def _request(self, target: str, headers: list[tuple[str, str]], body: bytes | None) -> int:
         request = h11.Request(method="GET" if body is None else "POST", target=target, headers=headers)
@@ -176,6 +136,18 @@ class Channel:
         self._socket.settimeout(left)
 
 
+def _connected(path: Path) -> socket.socket:
+    if not has_unix_sockets() or sys.platform == "win32":
+        raise FileNotFoundError(path)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 _ANSWER_S = 10.0
 # Longer than a server may take to end.
 _END_S = 30.0
@@ -208,8 +180,6 @@ def _ask(what: str, body: bytes | None) -> dict[str, Any] | None:
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     except (Broken, TimeoutError) as error:
-        if clear_away():
-            return None
         why = "it takes too long" if isinstance(error, TimeoutError) else "it broke off"
         hint = "it may still be loading its models; try again"
         raise SpecgenError(f"the server does not answer: {why}", hint=hint) from error

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 from platformdirs import user_runtime_path
 
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.serve import port
-from specgen.serve.port import Port
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# The paths that are reached only by the user: at the Unix socket, or at the port with its token.
+# The paths that are reached only by the user: at the Unix socket.
 PRIVATE = "/specgen/"
 _BACKLOG = 128
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -32,30 +30,29 @@ class Place:
     """Sockets to listen at. `url` is the address of HTTP over TCP for others, None without.
 
     `hosts` are the names under which a request may call it, None where any will do. `path` is that of the user's
-    socket, or the file that names the user's `port`.
+    socket, None on a system without Unix sockets.
     """
 
     sockets: list[socket.socket]
-    path: Path
-    port: Port | None
+    path: Path | None
     url: str | None
     hosts: frozenset[str] | None
 
     def __str__(self) -> str:
-        return " and ".join([f"{self.url}/v1"] * bool(self.url) + [str(self.path)])
+        return " and ".join([f"{self.url}/v1"] * bool(self.url) + [str(self.path)] * bool(self.path))
 
 
 def has_unix_sockets() -> bool:
-    """Whether the user's own server listens at one, or at a loopback port."""
+    """Whether Python can open Unix sockets here; it cannot on Windows."""
     return hasattr(socket, "AF_UNIX")
 
 
 def own_path() -> Path:
-    """The one socket of this user, or the file that names the port."""
+    """The one socket of this user."""
     with warnings.catch_warnings():  # where the system has no such folder another does as well
         warnings.simplefilter("ignore")
         folder = user_runtime_path("specgen", appauthor=False)
-    return folder / ("serve.sock" if has_unix_sockets() else "serve.port")
+    return folder / "serve.sock"
 
 
 def lock() -> "FileLock":
@@ -73,20 +70,6 @@ def is_own(path: Path) -> bool:
     return not stat.S_ISLNK(found.st_mode)
 
 
-def clear_away() -> bool:
-    """Remove the file of a server that was killed, and whose port is somebody else's now. Whether it was there."""
-    from filelock import Timeout  # noqa: PLC0415 - as above
-
-    if has_unix_sockets():  # nobody else listens there
-        return False
-    try:
-        with lock():
-            port.remove(own_path())
-    except (Timeout, OSError):
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
     """Listen for the user, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
@@ -94,19 +77,19 @@ def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
     Raises UsageError for an address that is none, or that others reach where there is no key, and SpecgenError where
     another server of this user runs, or the port is taken.
     """
+    has_socket = has_unix_sockets()
+    if not has_socket and http is None:
+        raise UsageError("this system has no Unix sockets", hint="listen at an address: --http 127.0.0.1:8080")
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
-        url, hosts, path, own = None, None, own_path(), None
+        url, hosts, path = None, None, own_path()
         if http is not None:
             listener, url, hosts = _tcp(http, has_key=has_key)
             sockets.append(stack.enter_context(listener))
         stack.enter_context(_held(path.parent))
-        if has_unix_sockets():
+        if has_socket:
             sockets.append(stack.enter_context(_unix(path)))
-        else:
-            listener, own = stack.enter_context(port.listen(path, _BACKLOG))
-            sockets.append(listener)
-        yield Place(sockets, path, own, url, hosts)
+        yield Place(sockets, path if has_socket else None, url, hosts)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 from specgen.core.events import Event, Progress
 from specgen.serve.background.connection import Broken, Channel
-from specgen.serve.background.endpoint import clear_away, own_path
+from specgen.serve.background.endpoint import own_path
 from specgen.serve.background.process import start
 
 # How long it may take to hear a question: one that is new imports torch first.
@@ -47,8 +47,6 @@ class Keeper:
         except Broken:
             pass
         except TimeoutError:
-            if clear_away():
-                raise Alone from None
             raise Alone("the background process does not answer: specgen stop ends it") from None
         raise Alone
 
@@ -77,13 +75,12 @@ def _connected() -> Generator[Event, None, Channel]:
 
 
 def _until_gone() -> None:
-    """Give a process that ends a moment for it; one that does not, and is not ours, is forgotten."""
+    """Give a process that ends a moment for it."""
     end = time.monotonic() + _ENDS_S
     with contextlib.suppress(OSError, Broken):
         while time.monotonic() < end:
             Channel(own_path()).close()
             time.sleep(_TICK_S)
-        clear_away()
 
 
 def _patience() -> float:

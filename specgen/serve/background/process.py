@@ -13,7 +13,7 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.files import state_folder
 from specgen.serve.background.connection import Broken, Channel
-from specgen.serve.background.endpoint import own_path, take_place
+from specgen.serve.background.endpoint import has_unix_sockets, own_path, take_place
 from specgen.serve.background.fingerprint import Identity
 
 # Until the first question says how long it stays.
@@ -24,19 +24,16 @@ _ENDS_S = 5.0
 _TICK_S = 0.02
 _LARGEST_LOG = 1 << 20
 
-# So that the end of the terminal, or Ctrl-C there, is none of its business; elsewhere a session of its own does that.
-_DETACHED = 0
-if sys.platform == "win32":
-    _DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
-
 # Python warns of a process that nobody waits for.
 _started: list["subprocess.Popen[bytes]"] = []
 
 
 def may_start() -> bool:
-    """Whether a process may stay behind: not of a job that has neither a terminal nor a home."""
+    """Whether a process may stay behind: not without Unix sockets, nor of a job without a terminal and a home."""
+    if not has_unix_sockets():
+        return False
     streams = (sys.stdin, sys.stdout, sys.stderr)
-    home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
+    home = os.environ.get("HOME")
     if not home and not any(stream and stream.isatty() for stream in streams):
         return False
     folder = own_path().parent
@@ -56,8 +53,7 @@ def start() -> Channel | None:
                 stdout=log,
                 stderr=log,
                 cwd=Path(specgen.__file__).parents[1],
-                creationflags=_DETACHED,
-                start_new_session=True,
+                start_new_session=True,  # neither the end of the terminal nor Ctrl-C there ends it
             )
     except OSError:
         return None

@@ -42,7 +42,7 @@ def without_times(events: Iterator[Event]) -> list[Event]:
     return kept
 
 
-def test_the_events_are_those_of_a_session(either_place: None, tmp_path: Path) -> None:
+def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     wanted: dict[str, Any] = {"max_new_tokens": 5, "system": "be brief", "sampling": SamplingChoice(seed=1)}
     expected = without_times(session.generate("hello", **wanted))
@@ -58,7 +58,7 @@ def test_the_events_are_those_of_a_session(either_place: None, tmp_path: Path) -
         list(caller.open())
 
 
-def test_an_interrupt_ends_the_answer_after_its_round(either_place: None, tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
     session, model = gated(tmp_path)
     with running(session, tmp_path, identity=OWN), warm() as caller:
         events = caller.generate("hello")
@@ -71,7 +71,7 @@ def test_an_interrupt_ends_the_answer_after_its_round(either_place: None, tmp_pa
         assert (last.reason, last.text) == ("interrupted", seen.text * 2)
 
 
-def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(either_place: None, tmp_path: Path) -> None:
+def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) -> None:
     session, model = gated(tmp_path)
     with running(session, tmp_path, identity=OWN) as server:
         with warm() as caller:
@@ -141,7 +141,7 @@ def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) 
         assert not server.server._asked_to_stop.is_set()
 
 
-def test_who_asks_says_how_long_it_stays(either_place: None, tmp_path: Path) -> None:
+def test_who_asks_says_how_long_it_stays(tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     with running(session, tmp_path, identity=OWN, background=True) as server:
         with warm(keep_alive_s=0.3) as caller:

@@ -23,7 +23,7 @@ def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
     assert not place.path.exists()
 
 
-def test_a_second_server_is_refused(either_place: None, runtime: Path) -> None:
+def test_a_second_server_is_refused(runtime: Path) -> None:
     with take_place(None, has_key=False) as place:
         with pytest.raises(SpecgenError, match="a server runs already"), take_place(None, has_key=False):
             pass
