@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
+from specgen.core.defaults import DRAFT, SUITE, SUITE_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingParams
 
-QUICK = "quick"
 RegressionKind = Literal["speed", "acceptance", "output"]
 
 
@@ -55,14 +55,14 @@ class BenchSettings:
     """
 
     target: str
-    draft: str = "auto"
+    draft: str = DRAFT
     engine: EngineOptions = field(default_factory=EngineOptions)
-    suite: str = QUICK
+    suite: str = SUITE
     categories: tuple[str, ...] = ()
     prompts: int | None = None
     drafters: tuple[str, ...] | None = None
     sweep: Sweep = field(default_factory=Sweep)
-    max_new_tokens: int = 64
+    max_new_tokens: int = SUITE_TOKENS
     repeat: int = 1
     sampling: SamplingParams = field(default_factory=SamplingParams)
     transformers: bool = False

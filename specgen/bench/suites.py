@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from specgen.bench.settings import QUICK
+from specgen.core.defaults import SUITE
 from specgen.core.errors import BadFile, UsageError
 
 FULL = "full"
@@ -38,14 +38,14 @@ def read_suite(name: str) -> list[SuitePrompt]:
     an answer), or with the keys `prompt` and, if there is one, `category`; either may have `distribution`, in or out.
     Blank lines count for nothing.
     """
-    if name in (QUICK, FULL):
+    if name in (SUITE, FULL):
         prompts = _parse(files("specgen.bench").joinpath("full.jsonl").read_text(encoding="utf-8"), name)
-        return choose(prompts, [], _QUICK if name == QUICK else None)
+        return choose(prompts, [], _QUICK if name == SUITE else None)
     try:
         text = Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of a user there is not
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
-        raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes {QUICK}, {FULL} or a file") from error
+        raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes {SUITE}, {FULL} or a file") from error
     return _parse(text, name)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
-from specgen.bench.settings import QUICK
 from specgen.bench.suites import SuitePrompt, choose, in_turn, read_suite
 from specgen.check.judge import Difference, Recorder, Text, compare
+from specgen.core.defaults import DRAFT, SUITE, SUITE_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
 from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
@@ -28,15 +28,15 @@ class CheckSettings:
     """
 
     target: str
-    draft: str = "auto"
+    draft: str = DRAFT
     engine: EngineOptions = dataclasses.field(default_factory=EngineOptions)
     texts: tuple[str, ...] = ()
-    suite: str = QUICK
+    suite: str = SUITE
     categories: tuple[str, ...] = ()
     most: int | None = None
     last: int | None = None
     drafters: tuple[str, ...] = ()
-    max_new_tokens: int = 64
+    max_new_tokens: int = SUITE_TOKENS
     samplings: tuple[SamplingParams, ...] = (SamplingParams(),)
 
 

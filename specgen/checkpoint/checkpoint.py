@@ -15,7 +15,7 @@ from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
 from specgen.core.files import read_object
 from specgen.core.progress import Reporting
-from specgen.core.types import ModelRef
+from specgen.core.types import BUNDLED, ModelRef
 from specgen.hub.files import CONFIG, DAMAGED, check_loadable, check_parts, weight_names
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _GGUF_MAGIC = b"GGUF"
-_BUNDLED = "bundled:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +161,9 @@ def bundled_size(ref: ModelRef) -> int | None:
 
 
 def _bundled(ref: ModelRef) -> Path | None:
-    if not ref.source.startswith(_BUNDLED):
+    if not ref.source.startswith(BUNDLED):
         return None
-    return Path(__file__).parent / "bundled" / ref.source.removeprefix(_BUNDLED)
+    return Path(__file__).parent / "bundled" / ref.source.removeprefix(BUNDLED)
 
 
 def _names(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from specgen.cli import completion as completing
 from specgen.cli.configured import configure, given
 from specgen.cli.templating import preset
 from specgen.config import templates
+from specgen.core.defaults import DRAFT
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingChoice
@@ -116,7 +117,7 @@ class ModelOptions:
             help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of the"
             " curated pair, else a smaller model of the family, else lookup.",
         ),
-    ] = "auto"
+    ] = DRAFT
     num_draft_tokens: Annotated[
         int | None,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from specgen.core.types import Message, ModelRef
+from specgen.core.types import BUNDLED, Message, ModelRef
 from specgen.history.store import Answer
 
 _MODEL_WIDTH = 24
@@ -74,7 +74,7 @@ def _model(model: Mapping[str, Any]) -> str:
 
 
 def _short(id: str) -> str:  # noqa: A002
-    name = id.removeprefix("bundled:").removesuffix("/target") if id.startswith("bundled:") else id.rpartition("/")[2]
+    name = id.removeprefix(BUNDLED).removesuffix("/target") if id.startswith(BUNDLED) else id.rpartition("/")[2]
     return _cut(name, _MODEL_WIDTH)
 
 

@@ -1,19 +1,21 @@
-"""The value types that every layer shares, and the one place where a default is written down."""
+"""Value types that every room shares: models, options, sampling parameters, messages."""
 
+import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-# Drafters that are no models.
+from specgen.core.errors import UsageError
+
+# Drafts without a model of their own.
 LOOKUP = "lookup"
 NONE = "none"
-# Let specgen choose the draft.
+# specgen chooses the draft.
 AUTO = "auto"
-# The context that memory is planned for where nobody asks for one: caches grow as they are used, and few answers fill
-# the longest context that a model allows.
-PLANNED_CONTEXT = 4096
-# How long models stay loaded after the last question.
-KEEP_ALIVE = "5m"
+# Prefix of the models that come with the package.
+BUNDLED = "bundled:"
 
 
 class Device(StrEnum):
@@ -39,10 +41,10 @@ class Dtype(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """Where a model comes from: a hub id `org/name`, a local folder, a `.gguf` file, or `bundled:` with a folder.
+    """The source of a model: a hub id `org/name`, a local folder, a `.gguf` file, or `bundled:` with a folder.
 
-    `revision` is a branch, tag or commit of the hub, `file` a `.gguf` file of the repository; neither means anything
-    for a local path.
+    `revision` is a branch, tag or commit of the hub. `file` is a `.gguf` file of the repository. Local paths have
+    neither.
     """
 
     source: str
@@ -51,7 +53,7 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> "ModelRef":
-        """Read `org/name[@revision][:file.gguf]` or a path, which keeps its `@` and `:`."""
+        """Read `org/name[@revision][:file.gguf]`, or a path. A path keeps its `@` and `:`."""
         if text.startswith((".", "/", "~")) or "\\" in text:
             return cls(text)
         model, colon, file = text.partition(":")
@@ -64,12 +66,12 @@ class ModelRef:
 
     @classmethod
     def at(cls, name: str, revision: str | None) -> "ModelRef":
-        """The model of that `name`, see there, at a revision."""
+        """The model with this `name` (see there) at a revision."""
         return replace(cls.parse(name), revision=revision)
 
     @property
     def name(self) -> str:
-        """Which model it is, whatever its revision."""
+        """The model without its revision."""
         return f"{self.source}:{self.file}" if self.file else self.source
 
     def __str__(self) -> str:
@@ -79,10 +81,10 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelPair:
-    """A curated target with the draft that fits it, None where lookup does; see pairs.toml.
+    """A curated target with its draft; None means lookup. See pairs.toml.
 
-    `about` and `why` are sentences for the user: what the target is, and why this draft. `chats`
-    is false for a target that only continues text.
+    `about` describes the target to the user, `why` the choice of the draft. `chats` is false for a base model, which
+    only continues text.
     """
 
     name: str
@@ -95,12 +97,48 @@ class ModelPair:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How a token is drawn from the target's logits. Zero temperature is greedy.
+class NumberRange:
+    """The values that a number may have, `low` and `high` included. `words` describes them to the user."""
 
-    `top_k` 0, `top_p` 1 and `min_p` 0 keep every token; a `repetition_penalty` of 1 and `presence_penalty`
-    and `frequency_penalty` of 0 change nothing. The repetition penalty (Keskar et al. 2019, CTRL) counts the
-    prompt too, the other two only what was generated.
+    low: float
+    high: float
+    words: str
+    integer: bool = False
+
+    def check(self, name: str, value: object) -> float | int:
+        """`value` as int or float. Raises UsageError for another type, for NaN, infinity, or outside the range."""
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        if not self.low <= number <= self.high or (self.integer and number != int(number)):  # NaN fails too
+            raise UsageError(f"{name} cannot be {value}", hint=f"it takes {self.words}")
+        return int(number) if self.integer else float(number)
+
+
+_LARGEST = sys.float_info.max
+_LARGEST_INT = (1 << 63) - 1
+SAMPLING_RANGES: Mapping[str, NumberRange] = {
+    "temperature": NumberRange(0.0, _LARGEST, "0 (greedy) or more"),
+    "top_k": NumberRange(0, _LARGEST_INT, "a number of tokens, 0 for all", integer=True),
+    "top_p": NumberRange(0.0, 1.0, "0 to 1"),
+    "min_p": NumberRange(0.0, 1.0, "0 to 1"),
+    "repetition_penalty": NumberRange(0.01, _LARGEST, "0.01 or more, 1 for none"),
+    "presence_penalty": NumberRange(-_LARGEST, _LARGEST, "a number, 0 for none"),
+    "frequency_penalty": NumberRange(-_LARGEST, _LARGEST, "a number, 0 for none"),
+    "seed": NumberRange(0, _LARGEST_INT, "a whole number from 0 to 2^63 - 1", integer=True),
+}
+
+
+def check_sampling(name: str, value: object) -> float | int:
+    """`value` of the sampling parameter `name` as int or float. Raises UsageError outside of SAMPLING_RANGES."""
+    return SAMPLING_RANGES[name].check(name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn from the target's logits. The values are finite; see check_sampling.
+
+    Temperature 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 keep every token. A `repetition_penalty` of 1, and a
+    `presence_penalty` and `frequency_penalty` of 0, change nothing. The repetition penalty (Keskar et al. 2019, CTRL)
+    counts the prompt too. The other two count only generated tokens.
     """
 
     temperature: float = 0.0
@@ -123,7 +161,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class SamplingChoice:
-    """What the user asked for; None leaves it to the model's own recommendation."""
+    """Sampling parameters from the user. None leaves a value to the model's recommendation. Raises UsageError."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -134,10 +172,15 @@ class SamplingChoice:
     frequency_penalty: float | None = None
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in SAMPLING_RANGES:
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_sampling(name, value))
+
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer must be: JSON of a schema, a whole match of a regex, or a text of a grammar (Lark or GBNF)."""
+    """The form of an answer: JSON of a schema, a full match of a regex, or a text of a grammar (Lark or GBNF)."""
 
     kind: Literal["json-schema", "regex", "grammar"]
     text: str
@@ -145,10 +188,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a pair is opened and run.
+    """How a pair is loaded and run.
 
-    `num_draft_tokens` is drafted in every round; None leaves it to what pays. With `lookup` a draft model is helped by
-    n-grams of the prompt and the output.
+    `num_draft_tokens` is a fixed draft length; None adapts it in every round. With `lookup`, n-grams of the prompt and
+    the output draft too, beside a draft model.
     """
 
     device: Device = Device.AUTO

@@ -11,7 +11,7 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.progress import Reporting
-from specgen.core.types import EngineOptions, ModelRef
+from specgen.core.types import BUNDLED, EngineOptions, ModelRef
 from specgen.core.words import format_bytes
 from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
@@ -71,7 +71,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
         try:
             draft = yield from find(pair.draft, offline=options.offline)
             if draft.is_complete or not _is_offline(options):
-                bundled = pair.draft.source.startswith("bundled:")
+                bundled = pair.draft.source.startswith(BUNDLED)
                 return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
         except SpecgenError:  # offline and not cached, or gone from the hub: look for another
             pass

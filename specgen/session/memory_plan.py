@@ -6,8 +6,9 @@ import torch
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.config.pairs import models_of
+from specgen.core.defaults import PLANNED_CONTEXT
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
-from specgen.core.types import PLANNED_CONTEXT, Dtype, EngineOptions, ModelPair, Quant
+from specgen.core.types import Dtype, EngineOptions, ModelPair, Quant
 from specgen.core.words import format_bytes
 from specgen.nn.device import Placement, place
 from specgen.nn.kernels.int8 import choose_kernel

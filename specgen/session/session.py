@@ -9,6 +9,7 @@ import torch
 
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import resolve, resolve_draft
+from specgen.core.defaults import DRAFT
 from specgen.core.errors import OutOfMemory, UsageError
 from specgen.core.events import Event, Finished, Notice, Progress, Reason, Started, failing, with_messages
 from specgen.core.tokens import Tokens
@@ -50,7 +51,7 @@ class Session:
     """
 
     def __init__(
-        self, target: str, draft: str = "auto", options: EngineOptions | None = None, *, opener: Opener = open_pair
+        self, target: str, draft: str = DRAFT, options: EngineOptions | None = None, *, opener: Opener = open_pair
     ) -> None:
         self.target = target
         self._target, self._draft = resolve(target), resolve_draft(draft)

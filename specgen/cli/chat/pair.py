@@ -1,6 +1,7 @@
 """The chat's pair: /model, /draft and /spec."""
 
 from specgen.cli.chat.chat import Chat
+from specgen.core.defaults import DRAFT
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel
 from specgen.core.types import ModelRef
@@ -13,7 +14,7 @@ def model(chat: Chat, argument: str) -> None:
         chat.tell(model_name(chat.conversation.session.pair.loaded_target))
         return
     target, _, draft = argument.partition(" ")
-    open_pair(chat, target, draft.strip() or "auto")
+    open_pair(chat, target, draft.strip() or DRAFT)
     chat.tell(f"{model_name(chat.conversation.session.pair.loaded_target)} goes on with the conversation")
 
 

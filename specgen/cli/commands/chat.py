@@ -18,7 +18,7 @@ from specgen.cli.options import (
     seconds,
 )
 from specgen.cli.ui import warn
-from specgen.core.types import KEEP_ALIVE
+from specgen.core.defaults import KEEP_ALIVE
 
 
 @grouped

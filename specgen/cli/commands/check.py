@@ -7,10 +7,10 @@ import typer
 
 from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
+from specgen.core.defaults import SUITE, SUITE_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.types import SamplingParams
 
-_SUITE = "quick"
 _SAMPLING = SamplingParams()
 _TEMPERATURE = 0.8
 
@@ -39,7 +39,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Tokens to generate at most.")
-    ] = 64,
+    ] = SUITE_TOKENS,
     seeds: Annotated[
         str, typer.Option(metavar="LIST", help="Seeds of the sampled runs, beside the greedy one.")
     ] = "1,2",
@@ -77,7 +77,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         draft=models.draft,
         engine=models.engine(),
         texts=tuple(prompt or ()),
-        suite=suite or _SUITE,
+        suite=suite or SUITE,
         categories=tuple(category or ()),
         most=prompts,
         last=last,

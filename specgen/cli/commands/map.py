@@ -20,8 +20,8 @@ from specgen.cli.options import (
     seconds,
 )
 from specgen.cli.ui import warn
+from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import UsageError
-from specgen.core.types import KEEP_ALIVE
 from specgen.render.terminal import is_terminal
 
 _PROMPT = "prompt"

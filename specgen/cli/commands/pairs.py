@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.ui import print_json
-from specgen.core.types import LOOKUP, Device
+from specgen.core.types import BUNDLED, LOOKUP, Device
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
     rows = []
     for pair in curated().values():
         models = models_of(pair)
-        here = [model.id in cached or model.id.startswith("bundled:") for model in models]
+        here = [model.id in cached or model.id.startswith(BUNDLED) for model in models]
         rows.append(
             {
                 "name": pair.name,

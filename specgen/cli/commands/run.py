@@ -26,9 +26,9 @@ from specgen.cli.options import (
 )
 from specgen.cli.templating import current, filled, save
 from specgen.cli.ui import warn
+from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
 from specgen.core.events import Failed, Finished, Renderer
-from specgen.core.types import KEEP_ALIVE
 from specgen.render.terminal import is_terminal, put, put_exact, sanitize
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from specgen.core.defaults import COMPLETION_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.events import Event, Notice
 from specgen.core.tokens import Tokens
@@ -16,8 +17,6 @@ from specgen.serve.api.errors import Refused, of_body, unsupported
 from specgen.session.prompt import chat_prompt, raw_prompt
 from specgen.session.session import Session
 
-# What OpenAI's API generates where /v1/completions says nothing.
-_COMPLETION_TOKENS = 16
 _NEUTRAL: tuple[object, ...] = (None, False, [], {})
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -190,7 +189,7 @@ def read_completion(body: bytes, stops: int) -> Question:
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if len(prompts) != 1:
         raise Refused(f"prompt has {len(prompts)} texts; send one in a request", param="prompt")
-    return _question(asked, None, prompts[0], asked.max_tokens or _COMPLETION_TOKENS, stops, asked.logprobs)
+    return _question(asked, None, prompts[0], asked.max_tokens or COMPLETION_TOKENS, stops, asked.logprobs)
 
 
 def _constraint(form: _Text | _Object | _Schema | None) -> Constraint | None:
