@@ -1,10 +1,10 @@
-"""Measure what a pair that stays loaded brings: the table of docs/serve.md.
+"""Measure what the background process gains: the table of docs/serve.md.
 
-    python docs/bench/kept.py stories                # the first token, and the speed through the other process
+    python docs/bench/kept.py stories                # first token, and speed through the background process
     python docs/bench/kept.py TARGET DRAFT --long    # also ten questions about a long text
-    python docs/bench/kept.py stories --http 1000    # also so many requests from 8 callers
+    python docs/bench/kept.py stories --http 1000    # also 1000 requests from 8 callers
 
-It uses a runtime folder of its own, so that nothing that runs already is in the way.
+It uses its own runtime folder, so a running server does not interfere.
 """
 
 import argparse
@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from startup import seconds_to_first_byte
 
 from specgen import Session
 from specgen.core.events import Failed, Step
@@ -40,19 +42,8 @@ def row(name: str, figure: str) -> None:
     print(f"{name:38} {figure}", flush=True)
 
 
-def seconds_to_first_byte(arguments: list[str]) -> float:
-    """From the start of a process to the first byte on its stdout."""
-    began = time.perf_counter()
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout
-        process.stdout.read(1)
-        taken = time.perf_counter() - began
-        process.stdout.read()
-    return taken
-
-
 def start_up(models: list[str]) -> None:
-    """Time to the first token of a new command, and of what it cannot be faster than."""
+    """Time the first byte of a new command, and of the Python start below it."""
     specgen = [sys.executable, "-m", "specgen"]
     ask = [*specgen, *models, "-n", "1", "--temp", "0", "hi"]
     seconds_to_first_byte(ask)
@@ -71,7 +62,7 @@ def start_up(models: list[str]) -> None:
 
 
 def answer(session: Session | BackgroundSession, prompt: str, limit: int) -> tuple[float, float]:
-    """Seconds to the first token, and tokens a second after it."""
+    """Return seconds to the first token, and tokens per second after it."""
     began = time.perf_counter()
     first, tokens = 0.0, 0
     for event in session.generate(prompt, sampling=SamplingChoice(temperature=0.0), max_new_tokens=limit):
@@ -84,8 +75,8 @@ def answer(session: Session | BackgroundSession, prompt: str, limit: int) -> tup
 
 
 def throughput(target: str, draft: str) -> None:
-    """Tokens a second through the other process over those of the same session here, in turn."""
-    options = EngineOptions(num_draft_tokens=3)  # the same work in both, whatever was learnt
+    """Compare tokens per second through the background process with those in this process, in turn."""
+    options = EngineOptions(num_draft_tokens=3)  # fixed, so that both do the same work
     with BackgroundSession(target, draft, options, 600) as warm, Session(target, draft, options) as here:
         for session in (warm, here):
             answer(session, STORY, 8)
@@ -96,8 +87,8 @@ def throughput(target: str, draft: str) -> None:
 
 
 def questions(target: str, draft: str) -> None:
-    """Time to the first token of ten questions about one long text: the first reads it, the others do not."""
-    prose = (Path(__file__).parents[2] / "specgen" / "bench" / "prose.txt").read_text(encoding="utf-8").split()
+    """Time the first token of ten questions about one long text. Only the first question reads the text."""
+    prose = (Path(__file__).parent / "prose.txt").read_text(encoding="utf-8").split()
     text = " ".join((prose * (1 + LONG_WORDS // len(prose)))[:LONG_WORDS])
     times = []
     with BackgroundSession(target, draft, EngineOptions(), 600) as warm:
@@ -111,7 +102,7 @@ def questions(target: str, draft: str) -> None:
 
 @contextmanager
 def server(models: list[str]) -> Iterator[str]:
-    """`specgen serve` with HTTP; its address."""
+    """Run `specgen serve` with HTTP and yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "specgen", "serve", *models, "--http", address]
@@ -125,7 +116,7 @@ def server(models: list[str]) -> Iterator[str]:
 
 
 def requests(models: list[str], count: int) -> None:
-    """Short requests from several callers at once; how many are lost, and what memory is held at the end."""
+    """Send short requests from several callers. Print how many were answered, and the memory at the end."""
 
     def ask(number: int) -> bool:
         body = json.dumps({"prompt": f"{STORY} {number}", "max_tokens": 8}).encode()

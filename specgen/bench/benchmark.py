@@ -1,4 +1,4 @@
-"""A benchmark from its settings to its report."""
+"""Runs a benchmark: from its settings to its report."""
 
 import contextlib
 import dataclasses
@@ -10,27 +10,19 @@ from typing import Any
 import torch
 
 from specgen.bench import report
-from specgen.bench.contenders import MODEL, Contender, Ours, read_time
-from specgen.bench.coupling import measure_coupling
-from specgen.bench.fidelity import compare_with_float32
-from specgen.bench.fitting import fit
-from specgen.bench.hindsight import hindsight
-from specgen.bench.llama import LLAMA_CPP, llama_peers
+from specgen.bench.contenders import DRAFTERS, MODEL, Contender, number_formats, own_contenders, prefill_time
+from specgen.bench.llama_cpp import LLAMA_CPP, llama_peers
 from specgen.bench.measure import medians
-from specgen.bench.meters import Energy, Memory, Pace, energy_counters
-from specgen.bench.peers import TRANSFORMERS, Peer, load_peers
+from specgen.bench.meters import EnergyMeter, PeakMemory, SpeedProbe, energy_counters
+from specgen.bench.peers import TRANSFORMERS, TransformersPeer, load_peers
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.bench.runner import Meters, Run, interleave, warm_up
 from specgen.bench.settings import BenchSettings
-from specgen.bench.startup import cold_starts
-from specgen.bench.suites import SuitePrompt, choose, read_suite
-from specgen.bench.texts import KINDS
-from specgen.bench.variants import DRAFTERS, contenders, number_formats
+from specgen.bench.suites import SuitePrompt, choose, prompt_ids, read_suite
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress
 from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
-from specgen.core.types import EngineOptions
 from specgen.nn.device import Placement
 from specgen.session.pair import Pair
 from specgen.session.session import Session, memory_errors
@@ -39,47 +31,56 @@ _PREFILLS = 3
 
 
 def benchmark(settings: BenchSettings) -> Reporting[report.Figures]:
-    """Measure; the result is the report, which is JSON as it is. Raises SpecgenError.
+    """Measure and return the report, which is plain JSON data. Raises SpecgenError.
 
-    After Ctrl-C it is that of the prompts that all had answered, and says so; where there is none, it is raised.
+    After Ctrl-C the report covers the prompts that every contender has answered, and says so. Without any such prompt
+    KeyboardInterrupt is raised.
     """
     prompts = choose(read_suite(settings.suite), settings.categories, settings.prompts)
     _check(settings)
     pairs = yield from _open(settings)
     pair = next(iter(pairs.values()))
-    ids = yield from fit(pair, prompts, settings.max_new_tokens)
+    ids = yield from _encode(pair, prompts, settings.max_new_tokens)
     if settings.prefill is not None and settings.prefill > pair.context_length:
         raise UsageError(
             f"--prefill {settings.prefill} is more than the context of {pair.context_length}", hint="ask for less"
         )
-    ours = contenders(settings, pairs)
-    yield from warm_up(ours, ids)
+    contenders: list[Contender] = [*own_contenders(settings, pairs)]
+    yield from warm_up(contenders, ids)
     result = _header(settings, pairs, prompts) | {"peak_memory_bytes": peak_memory(), "interrupted": None}
-    if settings.cold_start:
-        yield Progress("starting cold")
-        result["cold_start_s"] = cold_starts(settings.target, settings.draft, settings.engine)
-    everybody: list[Contender] = [*ours]
     runs: list[Run] = []
     try:
-        yield from _measure(settings, pair, ids, everybody, runs, result)
-        yield from _beside(settings, pair, result)
+        yield from _measure(settings, pair, ids, contenders, runs, result)
+        if settings.roofline:
+            yield Progress("measuring forward passes")
+            result["roofline"] = _roofline(pair)
     except KeyboardInterrupt:
-        if not (turns := len(runs) // len(everybody)):
+        if not (turns := len(runs) // len(contenders)):
             raise
-        del runs[turns * len(everybody) :]  # the others of that turn did not answer
+        del runs[turns * len(contenders) :]  # the unfinished turn
         result["interrupted"] = {"turns": turns, "of": len(ids) * settings.repeat}
-    return result | _figures(settings, everybody, ours, runs) | {"runs": report.run_records(runs)}
+    return result | _figures(settings, contenders, runs) | {"runs": report.run_records(runs)}
+
+
+def _encode(pair: Pair, prompts: Sequence[SuitePrompt], new: int) -> Reporting[Mapping[SuitePrompt, Sequence[int]]]:
+    """Encode the prompts. A prompt that is too long keeps its end, the same for every contender."""
+    encoded = {prompt: prompt_ids(pair, prompt, new) for prompt in prompts}
+    if too_long := [room for ids, room in encoded.values() if len(ids) > room]:
+        yield Notice(
+            f"{len(too_long)} of {len(encoded)} prompts are too long: the last {too_long[0]} tokens of each are read"
+        )
+    return {prompt: ids[-room:] for prompt, (ids, room) in encoded.items()}
 
 
 def _measure(
     settings: BenchSettings,
     pair: Pair,
     ids: Mapping[SuitePrompt, Sequence[int]],
-    everybody: list[Contender],
+    contenders: list[Contender],
     runs: list[Run],
     result: report.Figures,
 ) -> Reporting[None]:
-    """What takes turns: peers join `everybody`, answers `runs`, other figures `result`."""
+    """Add the peers to `contenders`, the answers to `runs` and other figures to `result`."""
     with contextlib.ExitStack() as stack:
         peers = yield from _peers(settings, pair, stack)
         yield from warm_up(peers, ids)
@@ -87,28 +88,18 @@ def _measure(
             yield Progress(f"reading {settings.prefill} tokens")
             text = [token for each in ids.values() for token in each]
             result["prefill"] = _prefill(pair, peers, text, settings.prefill)
-        everybody += peers
-        counters = energy_counters(pair.placement.device.type)
-        result["energy"] = [type(counter).__name__.lower() for counter in counters]
+        contenders += peers
         device = pair.placement.device
-        meters = Meters(None if settings.transformers else Memory(device), Energy(counters), Pace(device))
+        counters = energy_counters(device.type)
+        result["energy"] = [type(counter).__name__.lower() for counter in counters]
+        memory = None if settings.transformers else PeakMemory(device)
+        meters = Meters(memory, EnergyMeter(counters), SpeedProbe(device))
         with memory_errors():
-            yield from interleave(everybody, ids, settings.repeat, settings.max_new_tokens, meters, runs)
-
-
-def _beside(settings: BenchSettings, pair: Pair, result: report.Figures) -> Reporting[None]:
-    """What is measured beside answers, into `result`."""
-    if settings.roofline:
-        yield Progress("measuring forward passes")
-        result["roofline"] = _roofline(pair)
-    if settings.coupling:
-        result["coupling"] = yield from _coupling(pair)
-    if settings.fidelity:
-        result["fidelity"] = yield from _fidelity(pair, settings.engine)
+            yield from interleave(contenders, ids, settings.repeat, settings.max_new_tokens, meters, runs)
 
 
 def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
-    """The pair in every number format of the sweep, all at once: they answer in turn."""
+    """Load the pair in every number format of the sweep. All stay loaded, since contenders alternate."""
     pairs = {}
     for label, options in number_formats(settings).items():
         session = Session(settings.target, settings.draft, options)
@@ -119,33 +110,28 @@ def _open(settings: BenchSettings) -> Reporting[dict[str, Pair]]:
     return pairs
 
 
-def _figures(
-    settings: BenchSettings, everybody: Sequence[Contender], ours: Sequence[Ours], runs: Sequence[Run]
-) -> report.Figures:
-    overall = report.compare(everybody, runs, settings.prices)
-    figures = {
+def _figures(settings: BenchSettings, contenders: Sequence[Contender], runs: Sequence[Run]) -> report.Figures:
+    overall = report.compare(contenders, runs, settings.prices)
+    return {
         "overall": overall,
-        "categories": report.categories(everybody, runs, settings.prices),
-        "distributions": report.distributions(everybody, runs, settings.prices),
+        "categories": report.categories(contenders, runs, settings.prices),
+        "distributions": report.distributions(contenders, runs, settings.prices),
         "identical": report.identical(overall),
     }
-    if settings.sweep.draft_lengths:
-        figures["hindsight"] = hindsight(ours, runs)
-    return figures
 
 
 def _check(settings: BenchSettings) -> None:
-    """What can be refused before anything is loaded."""
+    """Raises UsageError for settings that are wrong whatever the models."""
     for name in settings.drafters or ():
         if name not in DRAFTERS:
             raise UsageError(f"there is no drafter '{name}'", hint=f"there is: {', '.join(DRAFTERS)}")
     peer = settings.transformers or settings.llama_cpp
     if peer and (not settings.sampling.greedy or any(settings.sweep.temperatures)):
-        raise UsageError("the peer is measured greedily", hint="leave out --temp, or --peer")
+        raise UsageError("--peer compares greedy decoding only", hint="leave out --temp or --peer")
 
 
 def _peers(settings: BenchSettings, pair: Pair, stack: contextlib.ExitStack) -> Reporting[list[Contender]]:
-    """Those asked for; what runs beside this process ends with `stack`."""
+    """Load the peers. Servers stop when `stack` closes."""
     peers: list[Contender] = []
     if settings.llama_cpp:
         yield Progress(f"starting {LLAMA_CPP} as a peer")
@@ -156,28 +142,30 @@ def _peers(settings: BenchSettings, pair: Pair, stack: contextlib.ExitStack) -> 
         with memory_errors():
             loaded = load_peers(pair.checkpoint, pair.draft_checkpoint, settings.peer_dtype, pair.placement.device)
         if pair.draft_checkpoint and not any(MODEL in peer.measures for peer in loaded):
-            yield Notice("transformers drafts only with a model whose logits are as wide as the target's: not measured")
+            yield Notice(
+                "not measured: transformers assisted, which needs a draft with the vocabulary size of the target"
+            )
         peers += loaded
     return peers
 
 
 def _gguf_files(settings: BenchSettings, pair: Pair) -> list[str]:
-    """What llama.cpp is to read: target, and draft if there is one. Raises UsageError."""
+    """Files for llama.cpp: the target and the draft, if any. Raises UsageError."""
     if settings.peer_gguf:
         return list(settings.peer_gguf)
     checkpoints = [each for each in (pair.checkpoint, pair.draft_checkpoint) if each]
     if not all(each.is_gguf for each in checkpoints):
-        raise UsageError("llama.cpp reads .gguf files", hint="name the same models with --peer-gguf, the target first")
+        raise UsageError("llama.cpp needs .gguf files", hint="give the same models with --peer-gguf, the target first")
     return [str(each.path) for each in checkpoints]
 
 
 def _prefill(pair: Pair, peers: Sequence[Contender], text: Sequence[int], tokens: int) -> report.Figures:
-    """Median seconds to read the same `tokens` tokens, ours and the peer's in turn."""
+    """Median seconds to read the same `tokens` tokens, by specgen and by transformers, in turn."""
     prompt = list(islice(cycle(text), tokens))
-    calls = {"specgen": lambda: read_time(pair.target, prompt)}
-    reader = next((peer for peer in peers if isinstance(peer, Peer)), None)
+    calls = {"specgen": lambda: prefill_time(pair.target, prompt)}
+    reader = next((peer for peer in peers if isinstance(peer, TransformersPeer)), None)
     if reader:
-        calls[TRANSFORMERS] = lambda: reader.read_time(prompt)
+        calls[TRANSFORMERS] = lambda: reader.prefill_time(prompt)
     seconds = medians(calls, _PREFILLS)
     over_peer = seconds[TRANSFORMERS] / seconds["specgen"] if reader else None
     return {"tokens": tokens, "over_peer": over_peer, "seconds": seconds}
@@ -191,31 +179,8 @@ def _roofline(pair: Pair) -> report.Figures:
     return report.roofline(read, forward_times(models))
 
 
-def _coupling(pair: Pair) -> Reporting[report.Figures]:
-    if pair.draft is None:
-        raise UsageError("--coupling is about a draft model", hint="name one with --draft")
-    figures = {}
-    for kind in KINDS:
-        coupling = yield from measure_coupling(pair, pair.draft, kind)
-        figures[kind] = dataclasses.asdict(coupling) | {"over_bound": coupling.accepted / coupling.bound}
-    return figures
-
-
-def _fidelity(pair: Pair, options: EngineOptions) -> Reporting[report.Figures]:
-    """How far each model is from its own weights in float32, which are loaded beside it."""
-    models = {"target": (pair.checkpoint, pair.target)}
-    if pair.draft and pair.draft_checkpoint:
-        models["draft"] = (pair.draft_checkpoint, pair.draft)
-    figures = {}
-    with memory_errors():
-        for name, (checkpoint, model) in models.items():
-            fidelity = yield from compare_with_float32(checkpoint, model, options)
-            figures[name] = dataclasses.asdict(fidelity)
-    return figures
-
-
 def _header(settings: BenchSettings, pairs: Mapping[str, Pair], prompts: Sequence[SuitePrompt]) -> dict[str, Any]:
-    """Everything that somebody needs to run it again. `suite` is a digest of the prompts."""
+    """Everything needed to run the benchmark again. `suite` is a digest of the prompts."""
     models = {
         label: {
             "target": _model(pair.loaded_target, pair.placement),

@@ -1,12 +1,13 @@
-"""Who takes part: the target alone and with each drafter, all over one loaded pair."""
+"""Contenders of a benchmark: plain decoding and every drafter, all over one loaded pair."""
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from specgen.bench.measure import Measurement, Timed, finish, measure
+from specgen.bench.measure import Measurement, TimedModel, measure, synchronize
+from specgen.bench.settings import BenchSettings
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
@@ -14,7 +15,6 @@ from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.pacing.controller import make_controller
 from specgen.nn.interface import LanguageModel
 from specgen.session.pair import UNLIMITED, Pair
 from specgen.session.session import Session
@@ -24,14 +24,16 @@ MODEL = "model"
 LOOKUP = "lookup"
 HYBRID = "hybrid"
 
+DRAFTERS = {"none": PLAIN, MODEL: MODEL, LOOKUP: LOOKUP, HYBRID: HYBRID}
+"""Drafter name on the command line -> kind of contender."""
+
 
 class Contender(Protocol):
-    """Somebody who continues a prompt.
+    """Anything that continues a prompt.
 
-    `kind` is the way it does: one of the names above, or of a peer the program that it is of. `ours` is whether its
-    text must be that of the contender `reference`, plain decoding in the same number format and with the same sampling,
-    over which its speed is stated too. `measures` are the kinds of ours that are compared with it, because they do the
-    same: a peer has some.
+    `kind` is one of the names above, or the name of the peer's program. `own` is False for a peer. Texts of own
+    contenders must equal those of plain decoding. `reference` names the contender that the speed-up is relative to.
+    `measures` lists the kinds that a peer is compared with.
     """
 
     @property
@@ -41,85 +43,124 @@ class Contender(Protocol):
     def kind(self) -> str: ...
 
     @property
-    def reference(self) -> str: ...
+    def own(self) -> bool: ...
 
     @property
-    def ours(self) -> bool: ...
+    def reference(self) -> str: ...
 
     @property
     def measures(self) -> tuple[str, ...]: ...
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
-        """Read all of `prompt`, nothing of it being cached, and generate: ours at most `new` tokens, a peer so many."""
+        """Read `prompt` with nothing of it cached, then generate.
+
+        An own contender generates at most `new` tokens, a peer exactly `new`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way of ours to generate. `options` has its draft length and number format."""
+    """The drafter, the options (draft length, number format) and the sampling of one contender."""
 
     kind: str
     options: EngineOptions
     sampling: SamplingChoice
 
 
-class Ours:
-    """One drafter over a loaded pair; `plain` has none. Raises UsageError for one that the pair does not have.
+class OwnContender:
+    """One drafter over a loaded pair. Every answer starts without anything learned from the one before.
 
-    With `learns` what an answer taught about draft lengths serves the next one, as in a chat; else each begins anew.
+    Raises UsageError for a drafter that the pair does not have.
     """
 
-    ours = True
+    own = True
     measures = ()
 
-    def __init__(
-        self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN, *, learns: bool = False
-    ) -> None:
+    def __init__(self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN) -> None:
         self.name = name
         self.kind = variant.kind
         self.reference = reference
-        self.draft_length = variant.options.num_draft_tokens
         self._pair = pair
         self._variant = variant
-        self._controller = make_controller(self.draft_length) if learns else None
         if self.kind not in available(pair):
             raise UsageError(f"this pair has no drafter '{self.kind}'", hint=f"there is: {', '.join(available(pair))}")
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
-        forget(self._pair.target, prompt)
-        target = Timed(self._pair.target)
+        drop_cache(self._pair.target, prompt)
+        target = TimedModel(self._pair.target)
         drafter, models = self._drafter(prompt)
         pair = dataclasses.replace(self._pair, target=target, drafter=drafter)
-        session = Session.over(pair, self._variant.options, self._controller)
+        session = Session.over(pair, self._variant.options)
         return measure(session, prompt, self._variant.sampling, new, [target, *models])
 
-    def _drafter(self, prompt: Sequence[int]) -> tuple[Drafter, list[Timed]]:
-        """A drafter that knows nothing yet, and the models that it drafts with."""
+    def _drafter(self, prompt: Sequence[int]) -> tuple[Drafter, list[TimedModel]]:
+        """Return a new drafter and the models that it runs."""
         pair = self._pair
         if self.kind == LOOKUP:
             return LookupDrafter(), []
         if self.kind == PLAIN or pair.draft is None:
             return NoDrafter(), []
-        forget(pair.draft, prompt)
-        draft = Timed(pair.draft)
+        drop_cache(pair.draft, prompt)
+        draft = TimedModel(pair.draft)
         drafter = ModelDrafter(draft, pair.shared_vocab, draft.context_length or UNLIMITED)
         return HybridDrafter(LookupDrafter(), drafter) if self.kind == HYBRID else drafter, [draft]
 
 
 def available(pair: Pair) -> list[str]:
-    """The contenders that `pair` makes possible, plain first."""
+    """Kinds of contenders that `pair` supports, plain decoding first."""
     if not pair.target.can_verify:
         return [PLAIN]
     return [PLAIN, MODEL, LOOKUP, HYBRID] if pair.draft else [PLAIN, LOOKUP]
 
 
-def forget(model: LanguageModel, prompt: Sequence[int]) -> None:
-    """Let `model` read one token that `prompt` does not begin with, so that none of it is cached any more."""
+def drop_cache(model: LanguageModel, prompt: Sequence[int]) -> None:
+    """Empty the cache of `model`: it reads one token that differs from the first of `prompt`."""
     model.forward(Tokens([1 if prompt[0] == 0 else 0]), 1)
 
 
-def read_time(model: LanguageModel, prompt: Sequence[int]) -> float:
-    """The seconds that `model` takes to read `prompt`, nothing of which is cached, and to score what follows."""
-    forget(model, prompt)
+def prefill_time(model: LanguageModel, prompt: Sequence[int]) -> float:
+    """Seconds that `model` takes to read `prompt`, with nothing of it cached."""
+    drop_cache(model, prompt)
     start = time.perf_counter()
-    finish(model.forward(Tokens(prompt), 1))
+    synchronize(model.forward(Tokens(prompt), 1))
     return time.perf_counter() - start
+
+
+def number_formats(settings: BenchSettings) -> dict[str, EngineOptions]:
+    """Label -> options of each number format in the sweep. A single format has the label ""."""
+    quants = settings.sweep.quants or (settings.engine.quant,)
+    dtypes = settings.sweep.dtypes or (settings.engine.dtype,)
+    formats = {}
+    for quant in quants:
+        for dtype in dtypes:
+            parts = [f"quant {quant}"] * (len(quants) > 1) + [str(dtype)] * (len(dtypes) > 1)
+            formats[" ".join(parts)] = dataclasses.replace(settings.engine, quant=quant, dtype=dtype)
+    return formats
+
+
+def own_contenders(settings: BenchSettings, pairs: Mapping[str, Pair]) -> list[OwnContender]:
+    """All combinations of the sweep. Plain decoding stands before the contenders that refer to it.
+
+    `pairs` maps each label of `number_formats` to the pair loaded in that format.
+    """
+    made = []
+    options = number_formats(settings)
+    temperatures = settings.sweep.temperatures or (settings.sampling.temperature,)
+    for label, pair in pairs.items():
+        kinds = available(pair) if settings.drafters is None else [DRAFTERS[name] for name in settings.drafters]
+        for temperature in temperatures:
+            suffix = f"temp {temperature:g}" if len(temperatures) > 1 else ""
+            # Every field is set, so the model's recommended sampling does not apply.
+            sampling = SamplingChoice(**dataclasses.asdict(settings.sampling) | {"temperature": temperature})
+            plain = _name(PLAIN, label, suffix)
+            for kind in dict.fromkeys([PLAIN, *kinds]):
+                lengths = settings.sweep.draft_lengths if kind != PLAIN else ()
+                for length in lengths or (settings.engine.num_draft_tokens,):
+                    k = f"k={length or 'auto'}" if lengths else ""
+                    variant = Variant(kind, dataclasses.replace(options[label], num_draft_tokens=length), sampling)
+                    made.append(OwnContender(_name(kind, label, suffix, k), pair, variant, plain))
+    return made
+
+
+def _name(*parts: str) -> str:
+    return " ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""One answer, measured: what the session's own statistics say, and where the time went."""
+"""Measures one answer: its statistics and the time spent in forward passes."""
 
 import statistics
 import time
@@ -17,8 +17,8 @@ from specgen.session.session import Session
 K = TypeVar("K")
 
 
-class Timed:
-    """A model that counts its forward passes and the seconds spent in them."""
+class TimedModel:
+    """A model that counts its forward passes and the seconds they take."""
 
     def __init__(self, model: Runner) -> None:
         self._model = model
@@ -40,22 +40,22 @@ class Timed:
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         start = time.perf_counter()
         rows = self._model.forward(tokens, last)
-        finish(rows)
+        synchronize(rows)
         self.seconds += time.perf_counter() - start
         self.passes += 1
         return rows
 
 
-def finish(rows: torch.Tensor) -> None:
-    """Wait until `rows` are computed: an accelerator returns them before it has."""
+def synchronize(rows: torch.Tensor) -> None:
+    """Wait until `rows` are computed: an accelerator returns them earlier."""
     rows[-1, -1].item()
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
-    """Where the time after the first round went, in seconds; the first round reads the prompt.
+class DecodingTime:
+    """Seconds after the first round, which reads the prompt.
 
-    `draft_s` and `verify_s` as in Step, `forward_s` only the forward passes of target and draft, in both.
+    `draft_s` and `verify_s` are defined as in Step. `forward_s` is the part of both spent in forward passes.
     """
 
     elapsed_s: float
@@ -66,22 +66,21 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One answer: its ids and its statistics.
+    """The token ids and the statistics of one answer.
 
-    `decoding` and `forwards`, the forward passes of the target and of the draft, are None where nobody can look inside,
-    as with a peer.
+    `forwards` counts the forward passes of the target and of the draft. It and `decoding` are None for a peer.
     """
 
     ids: tuple[int, ...]
     stats: Stats
-    decoding: Decoding | None = None
+    decoding: DecodingTime | None = None
     forwards: tuple[int, ...] | None = None
 
 
 def measure(
-    session: Session, prompt: Sequence[int], sampling: SamplingChoice, new: int, models: Sequence[Timed]
+    session: Session, prompt: Sequence[int], sampling: SamplingChoice, new: int, models: Sequence[TimedModel]
 ) -> Measurement:
-    """Generate at most `new` tokens after `prompt`. `models` are those in the session. Raises SpecgenError."""
+    """Generate at most `new` tokens after `prompt`. `models` are the models of `session`. Raises SpecgenError."""
     ids: list[int] = []
     stats = Stats()
     first: Step | None = None
@@ -95,7 +94,7 @@ def measure(
         elif isinstance(event, Finished):
             stats = event.stats
     assert first is not None, "every answer has a first round"  # noqa: S101
-    decoding = Decoding(
+    decoding = DecodingTime(
         elapsed_s=stats.elapsed_s - stats.time_to_first_token_s,
         draft_s=stats.draft_s - first.draft_s,
         verify_s=stats.verify_s - first.verify_s,
@@ -105,7 +104,7 @@ def measure(
 
 
 def medians(calls: Mapping[K, Callable[[], float]], repeat: int) -> dict[K, float]:
-    """The median of the seconds that each of `calls` returns, called in turn; a first call of each does not count."""
+    """Median of the seconds that each of `calls` returns. Calls alternate; the first call of each is discarded."""
     seconds: dict[K, list[float]] = {name: [] for name in calls}
     for repetition in range(repeat + 1):
         for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""What an answer took beside time: memory at its peak, and energy, where this machine tells; and the machine's pace."""
+"""Meters of peak memory, energy and machine speed."""
 
 import contextlib
 import os
@@ -12,23 +12,22 @@ import torch
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _RAPL = Path("/sys/class/powercap")
-# A pass over the weights of a small model, several times: 16 MB of float32.
-_WIDTH = 2048
+_WIDTH = 2048  # of a square float32 matrix of 16 MiB, as large as the weights of a small model
 _PASSES = 8
 
 
-class Counter(Protocol):
-    """Something that counts energy from some moment on."""
+class EnergyCounter(Protocol):
+    """A cumulative energy counter."""
 
     def joules(self) -> float:
-        """What it has counted so far. It may begin again at `wraps_at`."""
+        """Joules counted so far. The counter restarts at zero after `wraps_at` joules."""
 
     @property
     def wraps_at(self) -> float | None: ...
 
 
 class Rapl:
-    """A processor's package, or the memory at it, as Linux shows it (powercap); often only root may read it."""
+    """Energy of a processor package or its memory, from Linux powercap. Often only root may read it."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "energy_uj"
@@ -40,7 +39,7 @@ class Rapl:
 
 
 class Nvml:
-    """An NVIDIA GPU, since its driver was loaded. It counts in steps of up to 0.1 s."""
+    """Energy of an NVIDIA GPU since its driver was loaded, updated every 0.1 s or less."""
 
     wraps_at = None
 
@@ -48,35 +47,35 @@ class Nvml:
         import pynvml  # noqa: PLC0415 - an extra
 
         pynvml.nvmlInit()
-        self._ask = pynvml.nvmlDeviceGetTotalEnergyConsumption
-        # By name: NVML counts all GPUs in the order of their slots, CUDA those that are visible in an order of its own.
+        self._read = pynvml.nvmlDeviceGetTotalEnergyConsumption
+        # By UUID: NVML and CUDA number the GPUs in different orders.
         self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(index).uuid}")
         self.joules()
 
     def joules(self) -> float:
-        return int(self._ask(self._handle)) / 1e3
+        return int(self._read(self._handle)) / 1e3
 
 
-def energy_counters(device: str) -> list[Counter]:
-    """Packages of the processor and their memory, as far as they can be read, and on CUDA the current GPU.
+def energy_counters(device: str) -> list[EnergyCounter]:
+    """Readable counters of the processor packages, their memory and, on CUDA, the current GPU.
 
-    Cores and graphics are parts of a package, psys holds all of the platform: neither is counted beside it.
+    Counters of cores, graphics and psys are left out: they overlap with a package.
     """
-    counters: list[Counter] = []
+    counters: list[EnergyCounter] = []
     for folder in sorted(_RAPL.glob("intel-rapl:*")):
         with contextlib.suppress(OSError, ValueError):
             if (folder / "name").read_text().strip().startswith(("package", "dram")):
                 counters.append(Rapl(folder))
     if device == "cuda":
-        with contextlib.suppress(Exception):  # no library, no driver, a GPU without a counter: it has a class for each
+        with contextlib.suppress(Exception):  # no library, no driver or no counter: each has its own class
             counters.append(Nvml(torch.cuda.current_device()))
     return counters
 
 
-class Energy:
-    """Joules between two moments, all counters together."""
+class EnergyMeter:
+    """Joules between `start` and `stop`, summed over all counters."""
 
-    def __init__(self, counters: Sequence[Counter]) -> None:
+    def __init__(self, counters: Sequence[EnergyCounter]) -> None:
         self._counters = counters
         self._before: list[float] = []
 
@@ -84,7 +83,7 @@ class Energy:
         self._before = [counter.joules() for counter in self._counters]
 
     def stop(self) -> float | None:
-        """Since `start`; None without counters."""
+        """Joules since `start`. None without counters."""
         if not self._counters:
             return None
         spent = 0.0
@@ -94,8 +93,8 @@ class Energy:
         return spent
 
 
-class Memory:
-    """The peak between two moments: of this process on a CPU (Linux alone tells), of the device on CUDA."""
+class PeakMemory:
+    """Peak memory between `start` and `stop`: of the device on CUDA, otherwise of this process (Linux only)."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -105,10 +104,10 @@ class Memory:
             torch.cuda.reset_peak_memory_stats()
             return
         with contextlib.suppress(OSError), _CLEAR.open("w") as file:
-            file.write("5")  # sets the peak back to what is held now
+            file.write("5")  # resets the peak to the present value
 
     def stop(self) -> int | None:
-        """Bytes; None where nobody tells."""
+        """Peak bytes since `start`. None if the system does not report it."""
         if self._cuda:
             return torch.cuda.max_memory_allocated()
         if not os.access(_CLEAR, os.W_OK):
@@ -120,8 +119,8 @@ class Memory:
         return None
 
 
-class Pace:
-    """The speed of the machine at a moment: the same work every time, none of it specgen's."""
+class SpeedProbe:
+    """Times fixed work, independent of specgen, to detect a change in machine speed."""
 
     def __init__(self, device: torch.device) -> None:
         self._matrix = torch.ones(_WIDTH, _WIDTH, device=device)
@@ -129,6 +128,7 @@ class Pace:
         self.seconds()
 
     def seconds(self) -> float:
+        """Seconds that the fixed work takes now."""
         start = time.perf_counter()
         for _ in range(_PASSES):
             product = torch.mv(self._matrix, self._vector)

@@ -1,4 +1,4 @@
-"""transformers' own generation, on the same prompts in the same run."""
+"""Generation by transformers as a peer."""
 
 import contextlib
 import time
@@ -16,12 +16,11 @@ from specgen.core.events import Stats
 from specgen.core.types import Dtype
 
 TRANSFORMERS = "transformers"
-# What transformers' documentation proposes for prompt lookup.
-_LOOKUP_TOKENS = 10
+_LOOKUP_TOKENS = 10  # the value in transformers' documentation of prompt lookup
 
 
-class _Clock:
-    """A streamer of transformers that notes when tokens come. What comes first is the prompt."""
+class _TimedStreamer:
+    """A transformers streamer that records the arrival times of tokens. The first chunk is the prompt."""
 
     def __init__(self) -> None:
         self.chunks: list[tuple[float, list[int]]] = []
@@ -33,10 +32,10 @@ class _Clock:
         pass
 
 
-class Peer:
-    """One way of transformers to generate, greedily, as many tokens as are asked for."""
+class TransformersPeer:
+    """One generation mode of transformers. Greedy; an end token does not stop it."""
 
-    ours = False
+    own = False
     kind = TRANSFORMERS
     reference = PLAIN
 
@@ -47,7 +46,7 @@ class Peer:
         self._arguments = arguments
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
-        clock = _Clock()
+        clock = _TimedStreamer()
         ids = torch.tensor([list(prompt)], device=self._model.device)
         with _quiet(), torch.inference_mode():
             start = time.perf_counter()
@@ -66,8 +65,8 @@ class Peer:
         )
         return Measurement(made, stats)
 
-    def read_time(self, prompt: Sequence[int]) -> float:
-        """The seconds that the model takes to read `prompt`, as `generate` would have it read."""
+    def prefill_time(self, prompt: Sequence[int]) -> float:
+        """Seconds that the model takes to read `prompt`, in the way that `generate` does."""
         ids = torch.tensor([list(prompt)], device=self._model.device)
         with _quiet(), torch.inference_mode():
             start = time.perf_counter()
@@ -75,27 +74,30 @@ class Peer:
             return time.perf_counter() - start
 
 
-def load_peers(checkpoint: Checkpoint, draft: Checkpoint | None, dtype: Dtype, device: torch.device) -> list[Peer]:
-    """Plain generation, assisted generation where there is a draft, prompt lookup. Raises UnsupportedModel.
+def load_peers(
+    checkpoint: Checkpoint, draft: Checkpoint | None, dtype: Dtype, device: torch.device
+) -> list[TransformersPeer]:
+    """Load plain generation, assisted generation (if there is a draft) and prompt lookup. Raises UnsupportedModel.
 
-    Both ways to draft have transformers' own settings.
+    Assisted generation and prompt lookup use the default settings of transformers.
     """
     model = _load(checkpoint, dtype, device)
-    peers = [Peer("plain", (PLAIN,), model)]
+    peers = [TransformersPeer("plain", (PLAIN,), model)]
     if draft is not None:
         assistant = _load(draft, dtype, device)
-        # With rows of another width transformers drafts by text, which is another and much slower way.
+        # With a different vocabulary size transformers re-tokenizes text, a different and much slower method.
         if assistant.config.get_text_config().vocab_size == model.config.get_text_config().vocab_size:
-            peers.append(Peer("assisted", (MODEL, HYBRID), model, assistant_model=assistant))
-    return [*peers, Peer("lookup", (LOOKUP,), model, prompt_lookup_num_tokens=_LOOKUP_TOKENS)]
+            peers.append(TransformersPeer("assisted", (MODEL, HYBRID), model, assistant_model=assistant))
+    return [*peers, TransformersPeer("lookup", (LOOKUP,), model, prompt_lookup_num_tokens=_LOOKUP_TOKENS)]
 
 
 def _load(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> Any:
-    import transformers  # noqa: PLC0415 - seconds, for those only who ask for it
+    import transformers  # noqa: PLC0415 - takes seconds; only this peer needs it
 
     if checkpoint.is_gguf:
         raise UnsupportedModel(
-            f"{checkpoint.ref}: the peer reads no .gguf files", hint="name the model in the hub's format"
+            f"{checkpoint.ref}: the transformers peer cannot read .gguf files",
+            hint="use the model in safetensors format",
         )
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -107,16 +109,16 @@ def _load(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> Any:
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedModel(
-            f"{checkpoint.ref}: the peer cannot load it: {reason}", hint="leave out --peer"
+            f"{checkpoint.ref}: the transformers peer cannot load it: {reason}", hint="leave out --peer"
         ) from error
-    # Nothing that the model recommends: greedy, no penalties, and no token ends the text before its time.
+    # Replaces the model's recommendations: greedy, no penalties, no end token.
     model.generation_config = transformers.GenerationConfig(do_sample=False)  # type: ignore[no-untyped-call]
     return model.to(device).eval()
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings that are about transformers' own internals."""
+    """Suppress warnings about internals of transformers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

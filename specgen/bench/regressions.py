@@ -1,8 +1,8 @@
-"""What changed between two reports beyond noise.
+"""Changes between two reports that exceed noise.
 
-Runs are compared prompt by prompt, which takes out what differs between prompts; a change counts where the interval of
-the paired bootstrap leaves no change out, and where it is large enough to matter. What no clock can touch is compared
-exactly: texts, and the rounds and forward passes of a fixed draft length.
+Runs are paired by prompt, which removes the variation between prompts. A change counts if the interval of the paired
+bootstrap excludes "no change" and the change is large enough. Figures that do not depend on time are compared exactly:
+texts, and the rounds and forward passes of a fixed draft length.
 """
 
 import functools
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from specgen.bench.bootstrap import Interval, chance, difference_interval, median_interval
+from specgen.bench.bootstrap import Interval, difference_interval, median_interval, p_value
 from specgen.bench.settings import RegressionKind
 from specgen.core.errors import UsageError
 
@@ -19,23 +19,17 @@ Figures = Mapping[str, Any]
 Record = Mapping[str, Any]
 
 _LEVEL = 0.99
-# How often a comparison may find a change of speed where there is none, all figures together.
-_FALSE_ALARM = 0.02
-# A ratio within one run is moved by less than this by what nobody changed.
-_RATIO = 0.05
-# The speed of a machine as such swings that much from one minute to the next.
-_ABSOLUTE = 0.3
-_ACCEPTANCE = 0.01
-# A machine that is that many times as fast or slow at other work is not the same one: what keeps it busy slows target
-# and draft by different shares.
-_DRIFT = 1.3
-# Fewer prompts say nothing of what a clock has a hand in.
-_FEWEST = 6
+_FALSE_ALARM = 0.02  # probability that a comparison reports a false change of speed, over all its figures
+_RATIO = 0.05  # smallest change of a speed-up that counts
+_ABSOLUTE = 0.3  # smallest relative change of plain decoding speed that counts: machines vary from minute to minute
+_ACCEPTANCE = 0.01  # smallest change of the acceptance rate that counts
+_DRIFT = 1.3  # beyond this change of machine speed, target and draft are slowed by different amounts
+_FEWEST = 6  # prompts needed to compare timed figures
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that changed, in words; `worse` where it is a regression."""
+class ReportChange:
+    """One change as text. `worse` marks a regression."""
 
     kind: RegressionKind
     contender: str
@@ -43,8 +37,8 @@ class Change:
     worse: bool
 
 
-def compare_reports(before: Figures, after: Figures) -> list[Change]:
-    """All changes; texts first. Raises UsageError where the two did not measure the same."""
+def compare_reports(before: Figures, after: Figures) -> list[ReportChange]:
+    """Return all changes, texts first. Raises UsageError if the reports did not measure the same."""
     _check_comparable(before, after)
     found = [
         change
@@ -56,11 +50,11 @@ def compare_reports(before: Figures, after: Figures) -> list[Change]:
 
 
 def _names(before: Figures, after: Figures) -> list[str]:
-    """The contenders of both reports."""
+    """Contenders that both reports have."""
     return [name for name in after["overall"] if name in before["overall"]]
 
 
-def as_data(changes: Sequence[Change]) -> list[dict[str, Any]]:
+def changes_as_data(changes: Sequence[ReportChange]) -> list[dict[str, Any]]:
     return [asdict(change) for change in changes]
 
 
@@ -79,25 +73,27 @@ def _check_comparable(before: Figures, after: Figures) -> None:
         raise UsageError("the baseline has no runs to compare with", hint="name a report in JSON, JSON lines or HTML")
 
 
-def _outputs(name: str, before: Figures, after: Figures) -> Iterator[Change]:
-    if not after["overall"][name]["ours"]:
+def _outputs(name: str, before: Figures, after: Figures) -> Iterator[ReportChange]:
+    if not after["overall"][name]["own"]:
         return
-    old, new = _of(before, name), _of(after, name)
+    old, new = _runs_of(before, name), _runs_of(after, name)
     wrong = [prompt for prompt in new if prompt in old and new[prompt][0]["output"] != old[prompt][0]["output"]]
     if wrong:
-        yield Change(
-            "output", name, f"{len(wrong)} of {len(new)} texts are others: prompts {_listed(wrong)}", worse=True
+        yield ReportChange(
+            "output", name, f"{len(wrong)} of {len(new)} texts changed: prompts {_listed(wrong)}", worse=True
         )
     same, texts = after["overall"][name]["same_text"], after["overall"][name]["texts"]
     if same < texts:
-        yield Change("output", name, f"{texts - same} of {texts} texts are not those of plain decoding", worse=True)
+        yield ReportChange(
+            "output", name, f"{texts - same} of {texts} texts are not those of plain decoding", worse=True
+        )
 
 
-def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
+def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[ReportChange]:
     old, new = _both(name, before, after)
     if not new:
         return
-    sums = [[sum(values) for values in zip(*map(_drafted, each), strict=True)] for each in (old, new)]
+    sums = [[sum(values) for values in zip(*map(_token_counts, each), strict=True)] for each in (old, new)]
     rates = [accepted / drafted if drafted else 0.0 for drafted, accepted in sums]
     text = f"acceptance rate {100 * rates[0]:.1f} % -> {100 * rates[1]:.1f} %"
     if _is_fixed(name, before) and _is_fixed(name, after):
@@ -105,46 +101,46 @@ def _acceptance(name: str, before: Figures, after: Figures) -> Iterator[Change]:
         if exact[0] != exact[1]:
             rounds = [sum(record["rounds"] for record in each) for each in (old, new)]
             worse = rounds[1] > rounds[0] or rates[1] < rates[0]
-            yield Change("acceptance", name, f"{text}, rounds {rounds[0]} -> {rounds[1]}", worse)
+            yield ReportChange("acceptance", name, f"{text}, rounds {rounds[0]} -> {rounds[1]}", worse)
         return
     if len(new) < _FEWEST or not (sums[0][0] or sums[1][0]) or abs(rates[1] - rates[0]) <= _ACCEPTANCE:
         return
-    # A busy machine drafts other lengths, and later tokens are accepted less often: first tokens have to agree.
-    intervals = [_moved(old, new, counts) for counts in (_drafted, _first_drafted)]
+    # A busy machine drafts different lengths, and later tokens are accepted less often. So first tokens must agree.
+    intervals = [_rate_change(old, new, counts) for counts in (_token_counts, _first_token_counts)]
     if all(each and each[1] < 0.0 for each in intervals) or all(each and each[0] > 0.0 for each in intervals):
-        yield Change("acceptance", name, text, worse=rates[1] < rates[0])
+        yield ReportChange("acceptance", name, text, worse=rates[1] < rates[0])
 
 
-def _moved(
+def _rate_change(
     old: Sequence[Record], new: Sequence[Record], counts: Callable[[Record], tuple[int, int]]
 ) -> Interval | None:
-    """The interval of how much the rate of accepted tokens changed, of those that `counts` counts."""
+    """Interval of the change of the acceptance rate. `counts` gives the drafted and accepted tokens of a run."""
     parts = [[list(values)[::-1] for values in zip(*map(counts, each), strict=True)] for each in (old, new)]
     return difference_interval(parts[0], parts[1], _LEVEL)
 
 
-def _speeds(before: Figures, after: Figures) -> Iterator[Change]:
-    """Of what drafts the speed-up over plain decoding, overall and by category; of plain decoding its speed as such."""
+def _speeds(before: Figures, after: Figures) -> Iterator[ReportChange]:
+    """Compare speed-ups of drafters, overall and by category, and the absolute speed of plain decoding."""
     drift = _drift(before, after)
     if drift is not None and not 1 / _DRIFT <= drift <= _DRIFT:
-        text = f"is {drift:.2f} times as fast as then at work that is none of specgen's: speed is not compared"
-        yield Change("speed", "this machine", text, worse=False)
+        text = f"runs fixed work {drift:.2f} times as fast as before: speed is not compared"
+        yield ReportChange("speed", "this machine", text, worse=False)
         return
     figures = [each for each in _speed_figures(before, after, drift or 1.0) if len(each.ratios) >= _FEWEST]
     for each in figures:
         interval = median_interval(each.ratios, _LEVEL)
         ratio = statistics.median(each.ratios)
-        # Of many figures some look changed by chance alone: the more there are, the stronger each must be.
-        certain = chance(each.ratios) <= _FALSE_ALARM / len(figures)
+        # Bonferroni correction for the number of figures.
+        certain = p_value(each.ratios) <= _FALSE_ALARM / len(figures)
         if certain and interval and _excludes(interval, 1.0) and abs(ratio - 1.0) > each.least:
             span = f"{ratio:.2f} times ({interval[0]:.2f}-{interval[1]:.2f})"
             text = f"{each.what} {each.medians[0]:.2f} -> {each.medians[1]:.2f}: {span}"
-            yield Change("speed", each.contender, text, worse=ratio < 1.0)
+            yield ReportChange("speed", each.contender, text, worse=ratio < 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class _Figure:
-    """A speed in both reports: its `medians`, and the ratio of the two at each prompt that both have."""
+class _SpeedFigure:
+    """One speed: its medians in both reports, and the new over the old speed at each shared prompt."""
 
     contender: str
     what: str
@@ -153,34 +149,34 @@ class _Figure:
     ratios: Sequence[float]
 
 
-def _speed_figures(before: Figures, after: Figures, drift: float) -> Iterator[_Figure]:
+def _speed_figures(before: Figures, after: Figures, drift: float) -> Iterator[_SpeedFigure]:
     categories = list(after["categories"])
     places = [None, *categories] if len(categories) > 1 else [None]
     same_processor = before["machine"]["processor"] == after["machine"]["processor"]
     for name in _names(before, after):
         if name.split(" ", maxsplit=1)[0] != "plain":
-            for category in places if after["overall"][name]["ours"] else []:
+            for category in places if after["overall"][name]["own"] else []:
                 what = f"speed-up over plain decoding{f' on {category}' if category else ''}"
                 old, new = (_gains(name, report, category) for report in (before, after))
                 yield from _figure(name, what, _RATIO, old, new)
         elif same_processor:
-            for what, value in (("tok/s", _speed), ("1 / first token", _promptness)):
-                old, new = (_typical(name, report, value) for report in (before, after))
+            for what, value in (("tok/s", _speed), ("1 / first token", _first_token_rate)):
+                old, new = (_prompt_medians(name, report, value) for report in (before, after))
                 yield from _figure(name, what, _ABSOLUTE, old, new, drift)
 
 
 def _figure(
     name: str, what: str, least: float, old: Mapping[str, float], new: Mapping[str, float], drift: float = 1.0
-) -> Iterator[_Figure]:
-    """Nothing where no prompt is in both; `drift` is what the machine itself became faster by."""
+) -> Iterator[_SpeedFigure]:
+    """Yield nothing without shared prompts. `drift` is the new machine speed over the old one."""
     if ratios := [new[prompt] / old[prompt] / drift for prompt in new if prompt in old]:
-        what += f", on a machine {drift:.2f} times as fast as then," if drift != 1.0 else ""
+        what += f", on a machine {drift:.2f} times as fast as before," if drift != 1.0 else ""
         medians = statistics.median(old.values()), statistics.median(new.values())
-        yield _Figure(name, what, least, medians, ratios)
+        yield _SpeedFigure(name, what, least, medians, ratios)
 
 
 def _drift(before: Figures, after: Figures) -> float | None:
-    """How many times as fast the machine is as before, at work that is none of specgen's; None if nobody measured."""
+    """New machine speed over the old one, at fixed work. None if unknown."""
     paces: list[list[float]] = [
         [each for record in report["runs"] if (each := record.get("pace_s"))] for report in (before, after)
     ]
@@ -190,8 +186,8 @@ def _drift(before: Figures, after: Figures) -> float | None:
     return old / new
 
 
-def _of(report: Figures, name: str) -> dict[str, list[Record]]:
-    """Prompt -> the runs of a contender."""
+def _runs_of(report: Figures, name: str) -> dict[str, list[Record]]:
+    """Return prompt -> runs of a contender."""
     found: dict[str, list[Record]] = {}
     for record in report["runs"]:
         if record["contender"] == name:
@@ -200,20 +196,20 @@ def _of(report: Figures, name: str) -> dict[str, list[Record]]:
 
 
 def _both(name: str, before: Figures, after: Figures) -> tuple[list[Record], list[Record]]:
-    """The first runs of a contender in both reports, at the prompts that both have."""
-    old, new = _of(before, name), _of(after, name)
+    """First runs of a contender in both reports, at shared prompts."""
+    old, new = _runs_of(before, name), _runs_of(after, name)
     prompts = [prompt for prompt in new if prompt in old]
     return [old[prompt][0] for prompt in prompts], [new[prompt][0] for prompt in prompts]
 
 
 def _gains(name: str, report: Figures, category: str | None) -> dict[str, float]:
-    """Prompt -> the median over repetitions of the speed-up over the contender's reference."""
+    """Return prompt -> median over repetitions of the speed-up over the contender's reference."""
     reference = report["overall"][name]["reference"]
     plain = {
         (each["prompt"], each["repetition"]): _speed(each) for each in report["runs"] if each["contender"] == reference
     }
     found: dict[str, list[float]] = {}
-    for prompt, records in _of(report, name).items():
+    for prompt, records in _runs_of(report, name).items():
         for record in records:
             speed, base = _speed(record), plain.get((prompt, record["repetition"]))
             if speed and base and category in (None, record["category"]):
@@ -221,9 +217,10 @@ def _gains(name: str, report: Figures, category: str | None) -> dict[str, float]
     return {prompt: statistics.median(each) for prompt, each in found.items()}
 
 
-def _typical(name: str, report: Figures, value: Callable[[Record], float | None]) -> dict[str, float]:
+def _prompt_medians(name: str, report: Figures, value: Callable[[Record], float | None]) -> dict[str, float]:
     found = {
-        prompt: [each for record in records if (each := value(record))] for prompt, records in _of(report, name).items()
+        prompt: [each for record in records if (each := value(record))]
+        for prompt, records in _runs_of(report, name).items()
     }
     return {prompt: statistics.median(each) for prompt, each in found.items() if each}
 
@@ -233,25 +230,25 @@ def _speed(record: Record) -> float | None:
     return speed
 
 
-def _promptness(record: Record) -> float | None:
+def _first_token_rate(record: Record) -> float | None:
     return 1.0 / record["time_to_first_token_s"] if record["time_to_first_token_s"] else None
 
 
-def _drafted(record: Record) -> tuple[int, int]:
+def _token_counts(record: Record) -> tuple[int, int]:
     return record["drafted_tokens"], record["accepted_tokens"]
 
 
-def _first_drafted(record: Record) -> tuple[int, int]:
-    """Of the tokens that were drafted first in a round, how many, and how many of them were accepted."""
+def _first_token_counts(record: Record) -> tuple[int, int]:
+    """Number of tokens drafted first in a round, and how many of them were accepted."""
     return sum(record["drafted_lengths"][1:]), sum(record["accepted_lengths"][1:])
 
 
 def _exact(record: Record) -> tuple[Any, ...]:
-    return (*_drafted(record), record["rounds"], record["generated_tokens"], record["forwards"])
+    return (*_token_counts(record), record["rounds"], record["generated_tokens"], record["forwards"])
 
 
 def _is_fixed(name: str, report: Figures) -> bool:
-    """Whether every round drafts the same number of tokens: then no clock decides about any."""
+    """Whether the draft length is fixed, so that drafting does not depend on time."""
     k = name.rpartition(" k=")[2] if " k=" in name else ""
     return k.isdecimal() or (not k and report["settings"]["engine"]["num_draft_tokens"] is not None)
 

@@ -1,4 +1,4 @@
-"""What the runs come to, as plain data: the same that is written to files and that the table is drawn from."""
+"""Figures of a benchmark from its runs, as plain data."""
 
 import dataclasses
 import hashlib
@@ -8,28 +8,28 @@ from typing import Any
 
 from specgen.bench.bootstrap import median_interval, ratio_interval
 from specgen.bench.contenders import Contender
-from specgen.bench.roofline import Forwards
+from specgen.bench.roofline import PassTimes
 from specgen.bench.runner import Run
 from specgen.core.events import Stats
 from specgen.core.prices import Prices, per_million
 
 Figures = dict[str, Any]
 
-FORMAT = 2
-"""Goes up when a key of the report changes its meaning or goes."""
+FORMAT = 3
+"""Increases when a key of the report is removed or changes its meaning."""
 
 
 def categories(
     contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None
 ) -> dict[str, dict[str, Figures]]:
-    """Category -> contender -> figures."""
+    """Return category -> contender -> figures."""
     return _by(lambda run: run.prompt.category, contenders, runs, prices)
 
 
 def distributions(
     contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None
 ) -> dict[str, dict[str, Figures]]:
-    """in, out -> contender -> figures, over the prompts that are marked as of the draft's distribution or out of it."""
+    """Return "in" or "out" -> contender -> figures, over the prompts marked with a distribution."""
     return _by(lambda run: run.prompt.distribution, contenders, runs, prices)
 
 
@@ -41,12 +41,12 @@ def _by(
 
 
 def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices | None = None) -> dict[str, Figures]:
-    """Contender -> figures over `runs`; the first contender is plain decoding.
+    """Return contender -> figures over `runs`. The first contender is plain decoding.
 
-    Speeds, times and ratios are medians over the prompts, of each the median over its repetitions. A ratio is one of
-    two speeds at the same prompt and repetition: `speed_up` over the contender's reference, `over_first` over the first
-    contender, `over_peer` over each program that does the same. Rates, lengths and shares are of all runs together.
-    `intervals` holds the 95 % of those figures that have one. None stands for what there is nothing to say about.
+    Speeds, times and ratios are medians over prompts of medians over repetitions. A ratio compares two speeds at the
+    same prompt and repetition: `speed_up` is relative to the contender's reference, `over_first` to the first
+    contender, `over_peer` to each comparable peer. Rates, lengths and shares pool all runs. `intervals` holds 95 %
+    confidence intervals. None marks an undefined figure.
     """
     of = {contender.name: [run for run in runs if run.contender == contender.name] for contender in contenders}
     table: dict[str, Figures] = {}
@@ -58,9 +58,9 @@ def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices
         medians = {
             "speed_up": gains,
             "over_first": _ratios(mine, of[contenders[0].name]),
-            "tokens_per_second": _typical(mine, _speed),
-            "time_to_first_token_s": _typical(mine, lambda run: run.measurement.stats.time_to_first_token_s),
-            "elapsed_s": _typical(mine, lambda run: run.measurement.stats.elapsed_s),
+            "tokens_per_second": _prompt_medians(mine, _speed),
+            "time_to_first_token_s": _prompt_medians(mine, lambda run: run.measurement.stats.time_to_first_token_s),
+            "elapsed_s": _prompt_medians(mine, lambda run: run.measurement.stats.elapsed_s),
         }
         rates, rate_intervals = _acceptance(mine)
         table[contender.name] = {
@@ -71,7 +71,7 @@ def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices
             **_shares(mine),
             "peak_memory_bytes": max((run.peak_memory_bytes for run in mine if run.peak_memory_bytes), default=None),
             "per_million": _cost(mine, prices or Prices()),
-            "ours": contender.ours,
+            "own": contender.own,
             "reference": contender.reference,
             "same_text": sum(map(_same, mine, _first_of_each(mine, reference))),
             "texts": len(mine),
@@ -82,12 +82,12 @@ def compare(contenders: Sequence[Contender], runs: Sequence[Run], prices: Prices
 
 
 def identical(overall: Mapping[str, Figures]) -> bool:
-    """Whether every contender of ours wrote the text of plain decoding, every time."""
-    return all(figures["same_text"] == figures["texts"] for figures in overall.values() if figures["ours"])
+    """Whether every text of every own contender equals that of plain decoding."""
+    return all(figures["same_text"] == figures["texts"] for figures in overall.values() if figures["own"])
 
 
 def run_records(runs: Iterable[Run]) -> list[Figures]:
-    """Every run by itself, for whoever wants to do other sums. `output` is a digest of the ids."""
+    """Return one record per run. `output` is a digest of the token ids."""
     records = []
     for run in runs:
         stats, decoding, forwards = run.measurement.stats, run.measurement.decoding, run.measurement.forwards
@@ -111,8 +111,8 @@ def run_records(runs: Iterable[Run]) -> list[Figures]:
     return records
 
 
-def roofline(read: float, forwards: Mapping[str, Forwards]) -> Figures:
-    """Forward times beside what reading the weights takes at `read` bytes a second."""
+def roofline(read: float, forwards: Mapping[str, PassTimes]) -> Figures:
+    """Compare forward times with the time to read the weights at `read` bytes per second."""
     models = {}
     for name, model in forwards.items():
         bound = model.weight_bytes / read if model.weight_bytes else None
@@ -133,17 +133,17 @@ def roofline(read: float, forwards: Mapping[str, Forwards]) -> Figures:
 
 
 def _speed(run: Run) -> float | None:
-    """Tokens a second after the first round; None for an answer that was over with it."""
+    """Tokens per second after the first round. None for an answer of one round."""
     return run.measurement.stats.tokens_per_second or None
 
 
-def _typical(runs: Iterable[Run], value: Callable[[Run], float | None]) -> dict[str, float]:
-    """Prompt -> the median over its repetitions."""
+def _prompt_medians(runs: Iterable[Run], value: Callable[[Run], float | None]) -> dict[str, float]:
+    """Return prompt -> median over its repetitions."""
     return _medians((run.prompt.id, found) for run in runs if (found := value(run)) is not None)
 
 
 def _ratios(runs: Iterable[Run], others: Iterable[Run]) -> dict[str, float]:
-    """Prompt -> how many times as fast `runs` are as `others`."""
+    """Return prompt -> speed of `runs` over speed of `others`."""
     speeds = {(run.prompt.id, run.repetition): _speed(run) for run in others}
     pairs = ((run.prompt.id, _speed(run), speeds.get((run.prompt.id, run.repetition))) for run in runs)
     return _medians((prompt, mine / other) for prompt, mine, other in pairs if mine and other)
@@ -161,7 +161,7 @@ def _median(values: Mapping[str, float]) -> float | None:
 
 
 def _cost(runs: Sequence[Run], prices: Prices) -> Figures:
-    """Of all runs together, their prompts included; energy is known where every run was metered."""
+    """Cost over all runs, prompts included. Energy is None unless every run was metered."""
     joules = [run.energy_j for run in runs if run.energy_j is not None]
     cost = per_million(
         sum(run.measurement.stats.generated_tokens for run in runs),
@@ -173,14 +173,14 @@ def _cost(runs: Sequence[Run], prices: Prices) -> Figures:
 
 
 def _worst_decile(gains: Mapping[str, float]) -> Figures:
-    """The mean speed-up of the tenth of the prompts, one at least, that gains least, and which they are."""
+    """Mean speed-up of the tenth of the prompts (at least one) that gains least, and their ids."""
     worst = sorted(gains, key=gains.__getitem__)[: -(-len(gains) // 10)]
     mean = statistics.fmean(gains[prompt] for prompt in worst) if worst else None
     return {"worst_decile": mean, "worst_prompts": worst}
 
 
 def _acceptance(runs: Sequence[Run]) -> tuple[Figures, Figures]:
-    """The rates, and their intervals."""
+    """Return the acceptance figures and their intervals."""
     stats = [run.measurement.stats for run in runs]
     parts: dict[str, tuple[list[int], list[int]]] = {
         "acceptance_rate": ([each.accepted_tokens for each in stats], [each.drafted_tokens for each in stats]),
@@ -206,7 +206,7 @@ def _added(histograms: Iterable[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _shares(runs: Sequence[Run]) -> Figures:
-    """Of the time after the first round. What is outside forward passes is a part of all three others."""
+    """Shares of the time after the first round. `outside_forwards_share` overlaps with the other three."""
     parts = [run.measurement.decoding for run in runs if run.measurement.decoding]
     whole = sum(part.elapsed_s for part in parts)
     if not whole:
@@ -223,7 +223,7 @@ def _shares(runs: Sequence[Run]) -> Figures:
 
 
 def _first_of_each(runs: Iterable[Run], plain: Iterable[Run]) -> list[Run]:
-    """For each of `runs` the first plain run of its prompt, which the other plain runs must repeat too."""
+    """Return, for each of `runs`, the first plain run of its prompt. Later plain runs must repeat it too."""
     first: dict[str, Run] = {}
     for run in plain:
         first.setdefault(run.prompt.id, run)

@@ -1,4 +1,4 @@
-"""How near a forward pass comes to what memory allows: its time over the time that reading its weights takes."""
+"""Forward pass times relative to the time that reading the weights takes."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from specgen.bench.measure import finish, medians
+from specgen.bench.measure import medians, synchronize
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.weights import tensor_shapes
 from specgen.core.tokens import Tokens
@@ -17,16 +17,15 @@ from specgen.nn.interface import Runner
 WIDTHS = (1, 2, 4, 8, 16)
 _CONTEXT = 256
 _REPEAT = 15
-# Many times the caches of any processor but the largest.
-_READ = 512 << 20
+_READ = 512 << 20  # bytes, larger than the caches of nearly all processors
 _READS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Forwards:
-    """Median seconds of a model's forward passes by width, and the bytes of weights that each of them reads.
+class PassTimes:
+    """Median seconds of a model's forward passes by width, and the bytes of weights that each pass reads.
 
-    `weight_bytes` is None where the files do not tell: GGUF, and experts of which a pass reads only some.
+    `context` is the number of cached tokens. `weight_bytes` is None for GGUF files and for models with experts.
     """
 
     weight_bytes: int | None
@@ -35,7 +34,7 @@ class Forwards:
 
 
 def bandwidth(device: torch.device, size: int | None = None, reads: int = _READS) -> float:
-    """Bytes a second that a reduction over `size` bytes reads, the best of several, on all threads torch has."""
+    """Read bandwidth in bytes per second: the best of `reads` reductions over `size` bytes, on all torch threads."""
     size = size or _READ
     numbers = torch.ones(size // 4, device=device)
     best = float("inf")
@@ -46,21 +45,24 @@ def bandwidth(device: torch.device, size: int | None = None, reads: int = _READS
     return size / best
 
 
-def forward_times(models: Mapping[str, tuple[Runner, int | None]]) -> dict[str, Forwards]:
-    """The forward passes of `models` (each with its weight bytes) after a context of 256 tokens, all in turn."""
+def forward_times(models: Mapping[str, tuple[Runner, int | None]]) -> dict[str, PassTimes]:
+    """Time forward passes after a context of 256 tokens, models and widths in turn.
+
+    `models` maps a name to a model and its weight bytes.
+    """
     contexts = {name: _context(model) for name, (model, _) in models.items()}
     calls = {
         (name, width): _timer(model, contexts[name], width) for name, (model, _) in models.items() for width in WIDTHS
     }
     seconds = medians(calls, _REPEAT)
     return {
-        name: Forwards(size, len(contexts[name]), {width: seconds[name, width] for width in WIDTHS})
+        name: PassTimes(size, len(contexts[name]), {width: seconds[name, width] for width in WIDTHS})
         for name, (_, size) in models.items()
     }
 
 
 def _context(model: Runner) -> Tokens:
-    """256 ids, or fewer where the model cannot read so many and the widest pass too."""
+    """Return 256 ids, or fewer if the widest pass would exceed the context length."""
     longest = _CONTEXT + WIDTHS[-1] if model.context_length is None else model.context_length
     return Tokens(_ids(model, max(1, min(_CONTEXT, longest - WIDTHS[-1]))))
 
@@ -70,21 +72,21 @@ def _ids(model: Runner, count: int) -> list[int]:
 
 
 def _timer(model: Runner, context: Tokens, width: int) -> Callable[[], float]:
-    """A forward pass of `width` tokens after `context`, which the pass before it, of any width, has left cached."""
+    """Return a timer of a forward pass of `width` tokens after `context`, which the previous pass left cached."""
     tokens = context + _ids(model, width)
 
     def call() -> float:
         start = time.perf_counter()
-        finish(model.forward(tokens, width))
+        synchronize(model.forward(tokens, width))
         return time.perf_counter() - start
 
     return call
 
 
 def weight_bytes(checkpoint: Checkpoint, placement: Placement) -> int | None:
-    """What one forward pass reads of the weights of `checkpoint` as they lie in memory, None where that is unknown.
+    """Bytes of weights that one forward pass reads, as they lie in memory. None if unknown.
 
-    Of the embedding only a few rows are read. The head, which is often the same tensor, is read whole.
+    The output head counts in full, also if tied. The embedding does not: a pass reads a few of its rows.
     """
     if checkpoint.is_gguf or any("expert" in key for key in checkpoint.config):
         return None
@@ -96,6 +98,6 @@ def weight_bytes(checkpoint: Checkpoint, placement: Placement) -> int | None:
 
 
 def _size(shape: list[int], placement: Placement) -> int:
-    """In int8 every row of a matrix has a scale in float32 beside it."""
+    """Bytes of a matrix. In int8 each row also has a float32 scale."""
     rows, columns = shape[0], math.prod(shape[1:])
     return rows * (columns + 4) if placement.int8 else rows * columns * placement.dtype.itemsize

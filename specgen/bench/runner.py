@@ -1,24 +1,23 @@
-"""The order of a benchmark: prompt by prompt, each contender in turn, so that a busy moment hits all of them."""
+"""Runs the contenders of a benchmark in turn, prompt by prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specgen.bench.contenders import Contender
 from specgen.bench.measure import Measurement
-from specgen.bench.meters import Energy, Memory, Pace
+from specgen.bench.meters import EnergyMeter, PeakMemory, SpeedProbe
 from specgen.bench.suites import SuitePrompt
 from specgen.core.events import Progress
 from specgen.core.progress import Reporting
 
-# Enough to have every part of a contender run once.
-_WARM_UP = 8
+_WARM_UP = 8  # tokens: enough to run every part of a contender once
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One contender's answer to one prompt, and what it took beside time; None where nobody knows.
+    """One contender's answer to one prompt. None marks a value that nobody measured.
 
-    `pace_s` is what Pace measured as the turn began.
+    `pace_s` is the time of SpeedProbe at the start of the turn, in seconds.
     """
 
     contender: str
@@ -31,7 +30,7 @@ class Run:
 
 
 def warm_up(contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Sequence[int]]) -> Reporting[None]:
-    """A few tokens of each contender after the longest prompt; nothing of it is measured."""
+    """Let each contender generate a few tokens after the longest prompt, unmeasured."""
     longest = max(prompts.values(), key=len)
     for contender in contenders:
         yield Progress(f"warming up {contender.name}")
@@ -40,14 +39,14 @@ def warm_up(contenders: Sequence[Contender], prompts: Mapping[SuitePrompt, Seque
 
 @dataclass(frozen=True, slots=True)
 class Meters:
-    """What is read around every answer, and `pace` before each turn.
+    """Meters read around every answer; `probe` runs before each turn.
 
-    Without `memory` nothing can be said of it: a peer is in this process too.
+    `memory` must be None when a peer shares this process.
     """
 
-    memory: Memory | None = None
-    energy: Energy = field(default_factory=lambda: Energy([]))
-    pace: Pace | None = None
+    memory: PeakMemory | None = None
+    energy: EnergyMeter = field(default_factory=lambda: EnergyMeter([]))
+    probe: SpeedProbe | None = None
 
 
 def interleave(
@@ -58,20 +57,20 @@ def interleave(
     meters: Meters | None = None,
     runs: list[Run] | None = None,
 ) -> Reporting[list[Run]]:
-    """Every contender on every prompt, `repeat` times; `prompts` has the ids of each. Runs are added to `runs`.
+    """Run every contender on every prompt, `repeat` times, and append to `runs`.
 
-    The first contender is plain decoding. Ours may stop at an end token before `new` tokens; a peer makes as many
-    tokens as plain decoding did, so that both times are those of a text of one length.
+    Contenders take turns on each prompt, so that a busy moment affects all of them. The first contender is plain
+    decoding. A peer generates as many tokens as plain decoding did, so that both texts have the same length.
     """
     runs = [] if runs is None else runs
     meters = meters or Meters()
     for number, (prompt, ids) in enumerate(prompts.items(), start=1):
         for repetition in range(repeat):
             length = new
-            pace = meters.pace.seconds() if meters.pace else None
+            pace = meters.probe.seconds() if meters.probe else None
             for contender in contenders:
                 yield Progress(f"prompt {number} of {len(prompts)} ({prompt.category}): {contender.name}")
-                measurement, peak, joules = _metered(meters, contender, ids, new if contender.ours else length)
+                measurement, peak, joules = _metered(meters, contender, ids, new if contender.own else length)
                 runs.append(Run(contender.name, prompt, repetition, measurement, peak, joules, pace))
                 if contender is contenders[0]:
                     length = len(measurement.ids)
@@ -81,7 +80,7 @@ def interleave(
 def _metered(
     meters: Meters, contender: Contender, ids: Sequence[int], new: int
 ) -> tuple[Measurement, int | None, float | None]:
-    memory = meters.memory if contender.ours else None
+    memory = meters.memory if contender.own else None
     if memory:
         memory.start()
     meters.energy.start()

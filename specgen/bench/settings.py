@@ -1,4 +1,4 @@
-"""What to measure, as plain data: what the command line makes, what a report carries, what --rerun reads back."""
+"""The settings of a benchmark, as plain data that a report carries and --rerun reads back."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ RegressionKind = Literal["speed", "acceptance", "output"]
 
 
 class Format(StrEnum):
-    """What a report is written in."""
+    """The format in which a report is written."""
 
     TABLE = "table"
     JSON = "json"
@@ -29,15 +29,14 @@ class Format(StrEnum):
 T = TypeVar("T")
 
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# More draft lengths than anybody reads the row of.
-_MOST = 32
+_MAX_RANGE = 32  # values of one `k=A..B` range
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Values that are compared in one run; an empty axis has the one value of the other settings.
+    """Values to compare in one run. An empty axis takes its value from the other settings.
 
-    Of `draft_lengths` None is as many tokens as pay.
+    In `draft_lengths`, None stands for the adaptive draft length (`-k auto`).
     """
 
     draft_lengths: tuple[int | None, ...] = ()
@@ -48,10 +47,10 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What to measure. `drafters` None is all that the pair has; plain decoding always takes part.
+    """What to measure. Plain decoding always takes part; `drafters` None adds every drafter of the pair.
 
-    `llama_cpp` is the path of a llama-server, `peer_gguf` its target and, if there is one, its draft: None are those of
-    the pair, where they are .gguf files.
+    `prompts` limits the prompts of each category. `llama_cpp` is the path of a llama-server. `peer_gguf` holds its
+    target and its draft, if any; when empty, the .gguf files of the pair are used. `prefill` is a number of tokens.
     """
 
     target: str
@@ -71,16 +70,13 @@ class BenchSettings:
     peer_gguf: tuple[str, ...] = ()
     roofline: bool = False
     prefill: int | None = None
-    cold_start: bool = False
-    fidelity: bool = False
-    coupling: bool = False
     prices: Prices = field(default_factory=Prices)
 
 
 def parse_sweep(texts: Sequence[str]) -> Sweep:
-    """The sweep of `AXIS=VALUES` texts: k=1..8, k=2,4, quant=int8,none, dtype=..., temp=0,0.8. Raises UsageError.
+    """Parse `AXIS=VALUES` texts: k=1..8, k=2,4, quant=int8,none, dtype=..., temp=0,0.8. Raises UsageError.
 
-    Fixed draft lengths stand beside auto, which comes first.
+    Fixed draft lengths are compared with the adaptive one, which comes first.
     """
     values: dict[str, list[str]] = {}
     for text in texts:
@@ -88,7 +84,7 @@ def parse_sweep(texts: Sequence[str]) -> Sweep:
         if axis not in ("k", "quant", "dtype", "temp") or axis in values or not given:
             hint = "each axis once: k=1..8, quant=int8,none, dtype=float32,bfloat16, temp=0,0.8"
             raise UsageError(f"--sweep is '{text}'", hint=hint)
-        values[axis] = [part for value in given.split(",") for part in _unfold(value.strip())]
+        values[axis] = [part for value in given.split(",") for part in _expand_range(value.strip())]
     lengths = [length for length in _read("k", values, _draft_length) if length is not None]
     return Sweep(
         draft_lengths=(None, *lengths) if lengths else (),
@@ -98,16 +94,14 @@ def parse_sweep(texts: Sequence[str]) -> Sweep:
     )
 
 
-def _unfold(value: str) -> list[str]:
-    """`1..3` as 1, 2, 3; anything else as it is."""
+def _expand_range(value: str) -> list[str]:
+    """Expand `1..3` to 1, 2, 3. Return any other text unchanged."""
     match = _RANGE.fullmatch(value)
     if match is None:
         return [value]
     first, last = int(match[1]), int(match[2])
-    if not first <= last < first + _MOST:
-        raise UsageError(
-            f"--sweep has the range {value}", hint=f"from the lower to the higher, {_MOST} numbers at most"
-        )
+    if not first <= last < first + _MAX_RANGE:
+        raise UsageError(f"--sweep has the range {value}", hint=f"write LOW..HIGH with at most {_MAX_RANGE} numbers")
     return [str(number) for number in range(first, last + 1)]
 
 
@@ -115,26 +109,26 @@ def _read(axis: str, values: Mapping[str, Sequence[str]], parse: Callable[[str],
     try:
         return tuple(dict.fromkeys(parse(value) for value in values.get(axis, ())))
     except ValueError as error:
-        raise UsageError(f"--sweep {axis} has a value that it cannot have: {error}", hint="see --help") from error
+        raise UsageError(f"--sweep {axis} has an invalid value: {error}", hint="see --help") from error
 
 
 def _draft_length(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"'{text}' is no number of tokens")
+        raise ValueError(f"'{text}' is not a number of tokens")
     return int(text)
 
 
 def _temperature(text: str) -> float:
     value = float(text)
     if not 0.0 <= value < float("inf"):
-        raise ValueError(f"'{text}' is no temperature")
+        raise ValueError(f"'{text}' is not a temperature")
     return value
 
 
-def as_settings(data: Mapping[str, Any]) -> BenchSettings:
-    """The settings that `dataclasses.asdict` made `data` of. Raises KeyError, TypeError, ValueError for other data."""
+def settings_from_dict(data: Mapping[str, Any]) -> BenchSettings:
+    """Invert `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for other data."""
     engine, sweep = data["engine"], data["sweep"]
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
     given["engine"] = EngineOptions(
@@ -153,8 +147,8 @@ def as_settings(data: Mapping[str, Any]) -> BenchSettings:
     return BenchSettings(**given)
 
 
-def pinned(settings: BenchSettings, header: Mapping[str, Any]) -> BenchSettings:
-    """`settings` with the revisions that a report's `header` says were measured, of models that have one."""
+def pin_revisions(settings: BenchSettings, header: Mapping[str, Any]) -> BenchSettings:
+    """Return `settings` with each model pinned to the revision in the report's `header`, if it has one."""
     names = []
     for role, name in (("target", settings.target), ("draft", settings.draft)):
         model = header.get(role)

@@ -1,4 +1,4 @@
-"""Prompts to measure with: those that come with specgen, or a file of JSON lines."""
+"""Suites of prompts: the bundled ones, or a file of JSON lines."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,19 +10,21 @@ from typing import Any
 
 from specgen.core.defaults import SUITE
 from specgen.core.errors import BadFile, UsageError
+from specgen.core.types import Message
+from specgen.session.pair import Pair
+from specgen.session.prompt import chat_prompt
 
 FULL = "full"
-# Of each kind, of the full suite, the first so many are the quick one.
-_QUICK = 2
+_QUICK = 2  # prompts of each category that the quick suite takes from the full one
 _FORM = 'write {"prompt": "...", "category": "..."}, or {"question_id": 1, "category": "...", "turns": ["..."]}'
 
 
 @dataclass(frozen=True, slots=True)
 class SuitePrompt:
-    """A user's message, and the kind of work that it asks for. `id` is unique in its suite.
+    """One user message and its category. `id` is unique in its suite.
 
-    `distribution` is `in` or `out`: of what drafts are mostly made for, or of what they seldom met (rare domains and
-    languages, random text); None where nobody marked it.
+    `distribution` is "in" for text like a draft's training data, and "out" for rare domains, rare languages and random
+    text. It is None for an unmarked prompt.
     """
 
     id: str
@@ -32,25 +34,24 @@ class SuitePrompt:
 
 
 def read_suite(name: str) -> list[SuitePrompt]:
-    """The suite `quick` or `full`, or the prompts of the file `name`, in the order written. Raises BadFile.
+    """Read the suite `quick` or `full`, or the file `name`. Prompts keep their order. Raises BadFile.
 
-    A file has one JSON object a line, of Spec-Bench's form, of which only the first turn is read (a later one answers
-    an answer), or with the keys `prompt` and, if there is one, `category`; either may have `distribution`, in or out.
-    Blank lines count for nothing.
+    A file has one JSON object a line. It has the key `prompt` and optionally `category`, or the keys of Spec-Bench, of
+    which only the first turn is read. `distribution` may be "in" or "out". Blank lines are skipped.
     """
     if name in (SUITE, FULL):
         prompts = _parse(files("specgen.bench").joinpath("full.jsonl").read_text(encoding="utf-8"), name)
         return choose(prompts, [], _QUICK if name == SUITE else None)
     try:
         text = Path(name).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of a user there is not
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # RuntimeError: ~ of an unknown user
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise BadFile(f"cannot read {name}: {reason}", hint=f"--suite takes {SUITE}, {FULL} or a file") from error
     return _parse(text, name)
 
 
 def choose(prompts: Sequence[SuitePrompt], categories: Sequence[str], most: int | None) -> list[SuitePrompt]:
-    """Those of `categories`, all where there is none, and at most `most` of each. Raises UsageError."""
+    """Select the prompts of `categories` (all if empty), at most `most` of each. Raises UsageError."""
     known = list(dict.fromkeys(prompt.category for prompt in prompts))
     if unknown := [category for category in categories if category not in known]:
         raise UsageError(f"the suite has no category '{unknown[0]}'", hint=f"there is: {', '.join(known)}")
@@ -60,18 +61,29 @@ def choose(prompts: Sequence[SuitePrompt], categories: Sequence[str], most: int 
     return chosen
 
 
-def in_turn(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
-    """`prompts` with those of each category in turn, so that the first few are of every kind."""
+def alternate_categories(prompts: Sequence[SuitePrompt]) -> list[SuitePrompt]:
+    """Reorder `prompts` round-robin by category, so that the first few cover every category."""
     kinds = dict.fromkeys(prompt.category for prompt in prompts)
     turns = zip_longest(*([prompt for prompt in prompts if prompt.category == kind] for kind in kinds))
     return [prompt for prompt in chain.from_iterable(turns) if prompt is not None]
+
+
+def prompt_ids(pair: Pair, prompt: SuitePrompt, new: int) -> tuple[tuple[int, ...], int]:
+    """Encode `prompt` with the chat template. Also return the room for a prompt, in tokens, if `new` tokens follow.
+
+    Raises UsageError when no room is left.
+    """
+    room = pair.context_length - new
+    if room < 1:
+        raise UsageError(f"-n {new} leaves no room in a context of {pair.context_length}", hint="ask for fewer tokens")
+    return chat_prompt(pair.tokenizer, [Message("user", prompt.text)]).ids, room
 
 
 def _parse(text: str, name: str) -> list[SuitePrompt]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     prompts = [_prompt(line, number, name) for number, line in lines]
     if not prompts:
-        raise BadFile(f"{name} holds no prompts", hint=_FORM)
+        raise BadFile(f"{name} contains no prompts", hint=_FORM)
     _check_unique(prompts, name)
     return prompts
 
@@ -85,10 +97,10 @@ def _prompt(line: str, number: int, name: str) -> SuitePrompt:
     text = _first(value["turns"]) if "turns" in value else value.get("prompt")
     category, distribution = value.get("category", "other"), value.get("distribution")
     if not isinstance(text, str) or not text.strip() or not isinstance(category, str):
-        raise BadFile(f"{name}, line {number} is no prompt", hint=_FORM)
+        raise BadFile(f"{name}, line {number} is not a prompt", hint=_FORM)
     if distribution not in ("in", "out", None):
         raise BadFile(
-            f"{name}, line {number} has the distribution {distribution!r}", hint='it is "in", "out" or left out'
+            f"{name}, line {number} has the distribution {distribution!r}", hint='write "in" or "out", or leave it out'
         )
     return SuitePrompt(str(value.get("question_id", number)), category, text, distribution)
 
@@ -101,5 +113,7 @@ def _check_unique(prompts: Iterable[SuitePrompt], name: str) -> None:
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
-            raise BadFile(f"{name} has two prompts with the question_id {prompt.id}", hint="give each its own")
+            raise BadFile(
+                f"{name} has two prompts with the question_id {prompt.id}", hint="give each prompt a unique question_id"
+            )
         seen.add(prompt.id)

@@ -1,19 +1,18 @@
-"""Prompts answered with and without speculation over one loaded pair, and the texts compared."""
+"""Answers prompts with and without speculation over one pair and compares the texts."""
 
 import dataclasses
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, Ours, Variant, available
-from specgen.bench.suites import SuitePrompt, choose, in_turn, read_suite
-from specgen.check.judge import Difference, Recorder, Text, compare
+from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, OwnContender, Variant, available
+from specgen.bench.suites import SuitePrompt, alternate_categories, choose, prompt_ids, read_suite
+from specgen.check.difference import CallRecorder, Difference, GeneratedText, compare
 from specgen.core.defaults import DRAFT, SUITE, SUITE_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
-from specgen.core.types import EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core.types import EngineOptions, SamplingChoice, SamplingParams
 from specgen.session.pair import Pair
-from specgen.session.prompt import chat_prompt
 from specgen.session.session import Session, memory_errors
 
 _DRAFTERS = (MODEL, LOOKUP, HYBRID)
@@ -21,10 +20,10 @@ _DRAFTERS = (MODEL, LOOKUP, HYBRID)
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """What to check. `texts` are prompts given one by one, instead of a suite.
+    """What to check. `texts` are prompts that replace the suite.
 
-    `drafters` empty is the one that the pair drafts with. `most` prompts in all, taken from the categories in turn;
-    `last` cuts every prompt to its last tokens.
+    Empty `drafters` stand for the drafter of the pair. `most` limits the number of prompts, taken from the categories
+    in turn. `last` keeps only that many tokens at the end of every prompt.
     """
 
     target: str
@@ -41,8 +40,8 @@ class CheckSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """The pair is loaded; `runs` checks are to come."""
+class CheckStarted:
+    """The pair is loaded; `runs` comparisons follow."""
 
     target: LoadedModel
     draft: LoadedModel | None
@@ -54,10 +53,10 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """One prompt, one sampling, one drafter: the same text as without it, or where it differs.
+class CheckResult:
+    """The result for one prompt, sampling and drafter. `difference` is None for equal texts.
 
-    `words` are the texts of the two tokens that differ; "" for a text that has ended.
+    `words` are the texts of the two different tokens; "" for a text that has ended.
     """
 
     prompt: SuitePrompt
@@ -68,8 +67,8 @@ class Checked:
     stats: Stats
 
 
-def check(settings: CheckSettings) -> Generator[Progress | Notice | Opened | Checked, None, None]:
-    """Load the pair and check it: `Opened`, then a `Checked` for every run. Raises SpecgenError."""
+def check(settings: CheckSettings) -> Generator[Progress | Notice | CheckStarted | CheckResult, None, None]:
+    """Load the pair, yield `CheckStarted`, then a `CheckResult` per run. Raises SpecgenError."""
     prompts = _prompts(settings)
     for name in settings.drafters:
         if name not in _DRAFTERS:
@@ -83,15 +82,15 @@ def check(settings: CheckSettings) -> Generator[Progress | Notice | Opened | Che
 
 def check_pair(
     pair: Pair, prompts: Sequence[SuitePrompt], settings: CheckSettings
-) -> Generator[Progress | Notice | Opened | Checked, None, None]:
-    """Check `prompts` over a pair that is loaded; of `settings` what is not about loading. See check."""
+) -> Generator[Progress | Notice | CheckStarted | CheckResult, None, None]:
+    """Like `check`, over a loaded pair. The models named in `settings` are ignored."""
     drafters = settings.drafters or ((pair.drafter_name,) if pair.drafter_name != "none" else ())
     if not drafters or not pair.target.can_verify:
-        raise UsageError("nothing is drafted with this pair, so there is nothing to check", hint="name a draft with -d")
+        raise UsageError("this pair drafts nothing, so there is nothing to check", hint="name a draft with -d")
     ids = {prompt: _ids(pair, prompt, settings) for prompt in prompts}
     runs = [(prompt, sampling) for prompt in prompts for sampling in settings.samplings]
     checker = _Checker(pair, drafters, settings)
-    yield Opened(
+    yield CheckStarted(
         target=pair.loaded_target,
         draft=pair.loaded_draft,
         device=pair.placement.device.type,
@@ -103,13 +102,13 @@ def check_pair(
     start = time.monotonic()
     for done, (prompt, sampling) in enumerate(runs):
         left = (time.monotonic() - start) / done * (len(runs) - done) if done else None
-        yield Progress(f"{label(prompt, sampling)}, {done + 1} of {len(runs)}{_left(left)}")
+        yield Progress(f"{label(prompt, sampling)}, {done + 1} of {len(runs)}{_time_left(left)}")
         with memory_errors():
             yield from checker.run(prompt, ids[prompt], sampling)
 
 
 class _Checker:
-    """Answers a prompt without speculation and with every drafter."""
+    """Answers a prompt without speculation and with every drafter, and compares the texts."""
 
     def __init__(self, pair: Pair, drafters: Sequence[str], settings: CheckSettings) -> None:
         self._pair = pair
@@ -120,22 +119,22 @@ class _Checker:
                 known = ", ".join(available(pair)[1:])
                 raise UsageError(f"this pair has no drafter '{name}'", hint=f"there is: {known}")
 
-    def run(self, prompt: SuitePrompt, ids: Sequence[int], sampling: SamplingParams) -> Iterator[Checked]:
+    def run(self, prompt: SuitePrompt, ids: Sequence[int], sampling: SamplingParams) -> Iterator[CheckResult]:
         plain, _ = self._answer(PLAIN, ids, sampling)
         for name in self._drafters:
             drafted, stats = self._answer(name, ids, sampling)
             difference = compare(self._pair.target, ids, plain, drafted, sampling, self._pair.placement.dtype)
-            yield Checked(prompt, sampling, name, difference, self._words(difference), stats)
+            yield CheckResult(prompt, sampling, name, difference, self._words(difference), stats)
 
-    def _answer(self, drafter: str, ids: Sequence[int], sampling: SamplingParams) -> tuple[Text, Stats]:
-        target = Recorder(self._pair.target)
+    def _answer(self, drafter: str, ids: Sequence[int], sampling: SamplingParams) -> tuple[GeneratedText, Stats]:
+        target = CallRecorder(self._pair.target)
         pair = dataclasses.replace(self._pair, target=target)
-        # Every figure is given: nothing is left to what a model recommends.
+        # Every field is set, so the model's recommended sampling does not apply.
         choice = SamplingChoice(**dataclasses.asdict(sampling))
-        made = Ours(drafter, pair, Variant(drafter, self._settings.engine, choice)).run(
+        made = OwnContender(drafter, pair, Variant(drafter, self._settings.engine, choice)).run(
             ids, self._settings.max_new_tokens
         )
-        return Text(made.ids, target.calls), made.stats
+        return GeneratedText(made.ids, target.calls), made.stats
 
     def _words(self, difference: Difference | None) -> tuple[str, str]:
         ids = (difference.plain, difference.drafted) if difference else (None, None)
@@ -143,40 +142,34 @@ class _Checker:
         return first, second
 
     def _word(self, token: int) -> str:
-        """The text of a token; its name in the vocabulary where it has none of its own, as special tokens and halves
-        of characters.
-        """
+        """The text of a token, or its name in the vocabulary for special tokens and parts of characters."""
         text = self._pair.tokenizer.decode([token])
         return text if text.strip("\ufffd") else self._pair.tokenizer.token_text(token)
 
 
 def label(prompt: SuitePrompt, sampling: SamplingParams) -> str:
-    """A prompt and a sampling in a few words."""
+    """Describe a prompt and a sampling."""
     return f"prompt {prompt.id} ({prompt.category}), {'greedy' if sampling.greedy else f'seed {sampling.seed}'}"
 
 
 def _prompts(settings: CheckSettings) -> list[SuitePrompt]:
-    """The prompts to check: those of each category in turn, so that the first few are of every kind."""
+    """The prompts to check, round-robin by category."""
     if settings.texts:
         if not all(text.strip() for text in settings.texts):
-            raise UsageError("a prompt is empty", hint="give the model something to read")
+            raise UsageError("a prompt is empty", hint="write a prompt of at least one character")
         prompts = [SuitePrompt(str(number), "given", text) for number, text in enumerate(settings.texts, start=1)]
     else:
         prompts = choose(read_suite(settings.suite), settings.categories, None)
-    return in_turn(prompts)[: settings.most]
+    return alternate_categories(prompts)[: settings.most]
 
 
 def _ids(pair: Pair, prompt: SuitePrompt, settings: CheckSettings) -> Sequence[int]:
-    """What the target reads of `prompt`: its last tokens, as many as are asked for and leave room for the answer."""
-    room = pair.context_length - settings.max_new_tokens
-    if room < 1:
-        context, new = pair.context_length, settings.max_new_tokens
-        raise UsageError(f"-n {new} leaves no room in a context of {context}", hint="ask for fewer tokens")
-    ids = chat_prompt(pair.tokenizer, [Message("user", prompt.text)]).ids
+    """Encode `prompt`, cut to its last tokens by `last` and by the context length."""
+    ids, room = prompt_ids(pair, prompt, settings.max_new_tokens)
     return ids[-min(room, settings.last or room) :]
 
 
-def _left(seconds: float | None) -> str:
+def _time_left(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f", {seconds:.0f} s left" if seconds < 90 else f", {seconds / 60:.0f} min left"

@@ -1,24 +1,28 @@
-"""What a check found, in words and as plain data."""
+"""The result of a check, as text and as plain data."""
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from specgen.check.check import Checked, CheckSettings, Opened, label
-from specgen.check.judge import Difference
+from specgen.check.check import CheckResult, CheckSettings, CheckStarted, label
+from specgen.check.difference import Difference
 
 FORMAT = 1
-"""Goes up when a key of the report changes its meaning or goes."""
+"""Increases when a key of the report is removed or changes its meaning."""
 
 
-def real(checked: Sequence[Checked]) -> int:
-    """How many differences floating point does not explain."""
-    return sum(each.difference is not None and not each.difference.tie for each in checked)
+def real_differences(results: Sequence[CheckResult]) -> int:
+    """Number of differences that rounding does not explain."""
+    return sum(each.difference is not None and not each.difference.tie for each in results)
 
 
-def line(checked: Checked) -> str:
-    """A run that differs, in one line."""
+def _ties(results: Sequence[CheckResult]) -> int:
+    return sum(each.difference is not None and each.difference.tie for each in results)
+
+
+def difference_line(checked: CheckResult) -> str:
+    """Describe a difference in one line."""
     difference = checked.difference
     assert difference is not None, "only a difference has a line"  # noqa: S101
     kind = "tie" if difference.tie else "DIFFERENT"
@@ -30,35 +34,35 @@ def line(checked: Checked) -> str:
     return f"{kind}: {where}: {plain} without, {drafted} with speculation{_figures(difference)}"
 
 
-def closing(checked: Sequence[Checked], opened: Opened | None) -> str:
-    """All of it in a line or two; `opened` None where the pair was not even loaded."""
-    if opened is None or not checked:
+def summary(results: Sequence[CheckResult], started: CheckStarted | None) -> str:
+    """Summarize a check in one or two lines. `started` is None if the pair was not loaded."""
+    if started is None or not results:
         return "nothing was checked"
-    wrong, ties = real(checked), sum(each.difference is not None for each in checked) - real(checked)
-    same = len(checked) - wrong - ties
+    wrong, ties = real_differences(results), _ties(results)
+    same = len(results) - wrong - ties
     parts = [_count(wrong, "difference")] if wrong else []
     parts += [_count(ties, "tie") + " of floating point"] if ties else []
     parts += [f"{same} identical"] if parts else ["identical"]
-    return f"{_amount(checked, opened)}: {', '.join(parts)}\n{_drafting(checked)}"
+    return f"{_amount(results, started)}: {', '.join(parts)}\n{_drafting(results)}"
 
 
-def as_data(
-    settings: CheckSettings, opened: Opened | None, checked: Sequence[Checked], *, whole: bool
+def report_data(
+    settings: CheckSettings, started: CheckStarted | None, results: Sequence[CheckResult], *, whole: bool
 ) -> dict[str, Any]:
-    """The report that --json prints; `whole` is whether everything was checked."""
+    """The report that --json prints. `whole` is False after an interruption."""
     return {
         "format": FORMAT,
-        "pair": dataclasses.asdict(opened) if opened else None,
+        "pair": dataclasses.asdict(started) if started else None,
         "settings": dataclasses.asdict(settings),
         "complete": whole,
-        "identical": bool(checked) and all(each.difference is None for each in checked),
-        "differences": real(checked),
-        "ties": sum(each.difference is not None for each in checked) - real(checked),
-        "checked": [_record(each) for each in checked],
+        "identical": bool(results) and all(each.difference is None for each in results),
+        "differences": real_differences(results),
+        "ties": _ties(results),
+        "checked": [_record(each) for each in results],
     }
 
 
-def _record(checked: Checked) -> dict[str, Any]:
+def _record(checked: CheckResult) -> dict[str, Any]:
     difference = checked.difference
     found = None
     if difference:
@@ -78,18 +82,18 @@ def _record(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _amount(checked: Sequence[Checked], opened: Opened) -> str:
-    if len(checked) < opened.runs:
-        return f"interrupted after {len(checked)} of {opened.runs} checks"
-    prompts = len({each.prompt for each in checked})
-    samplings = len({each.sampling for each in checked})
-    drafters = f" x {len(opened.drafters)} drafters" if len(opened.drafters) > 1 else ""
+def _amount(results: Sequence[CheckResult], started: CheckStarted) -> str:
+    if len(results) < started.runs:
+        return f"interrupted after {len(results)} of {started.runs} checks"
+    prompts = len({each.prompt for each in results})
+    samplings = len({each.sampling for each in results})
+    drafters = f" x {len(started.drafters)} drafters" if len(started.drafters) > 1 else ""
     return f"{_count(prompts, 'prompt')} x {_count(samplings, 'sampling')}{drafters}"
 
 
-def _drafting(checked: Sequence[Checked]) -> str:
-    """How much speculation the texts saw: without any, that they are the same says nothing."""
-    stats = [each.stats for each in checked]
+def _drafting(results: Sequence[CheckResult]) -> str:
+    """Describe how much was drafted: equal texts without any drafting prove nothing."""
+    stats = [each.stats for each in results]
     tokens, rounds = sum(each.generated_tokens for each in stats), sum(each.rounds for each in stats)
     drafted, accepted = sum(each.drafted_tokens for each in stats), sum(each.accepted_tokens for each in stats)
     if not drafted:
@@ -103,7 +107,7 @@ def _candidate(token: int | None, text: str) -> str:
 
 
 def _figures(difference: Difference) -> str:
-    """The margin, and how it compares with what rounding does to it."""
+    """Describe the margin and its change by rounding."""
     if difference.margin is None:
         return ""
     drawn = f" ({difference.drawn:.2g} with the seed's noise)" if difference.drawn is not None else ""

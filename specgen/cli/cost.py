@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TextIO
 
-from specgen.bench.meters import Energy, energy_counters
+from specgen.bench.meters import EnergyMeter, energy_counters
 from specgen.core.events import Event, Finished, Renderer, Started, Stats
 from specgen.core.prices import Cost, Prices, per_million
 from specgen.render.terminal import put
@@ -16,13 +16,13 @@ class Costed:
         self._renderer = renderer
         self._stream = stream
         self._prices = prices
-        self._energy = Energy([])
+        self._energy = EnergyMeter([])
 
     def show(self, event: Event) -> None:
         joules = self._energy.stop() if isinstance(event, Finished) else None
         self._renderer.show(event)
         if isinstance(event, Started):
-            self._energy = Energy(energy_counters(event.device))
+            self._energy = EnergyMeter(energy_counters(event.device))
             self._energy.start()
         elif isinstance(event, Finished) and event.stats.generated_tokens:
             put(self._stream, f"{in_words(event.stats, joules, self._prices)}\n")

@@ -35,7 +35,7 @@ def measure() -> dict[str, Any]:
 
 def reduced(report: dict[str, Any]) -> dict[str, Any]:
     """`report` without what differs from run to run and from machine to machine."""
-    kept = ("ours", "reference", "same_text", "texts")
+    kept = ("own", "reference", "same_text", "texts")
     return {
         "format": report["format"],
         "machine": {"processor": None},

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from specgen.bench.bootstrap import chance, difference_interval, median_interval, ratio_interval
+from specgen.bench.bootstrap import difference_interval, median_interval, p_value, ratio_interval
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -55,9 +55,9 @@ def test_a_difference_is_paired() -> None:
 def test_the_chance_of_a_paired_difference_is_that_of_the_tables(count: int, student: float, expected: float) -> None:
     logs = [(-1.0) ** index for index in range(count)]
     shift = student * statistics.stdev(logs) / math.sqrt(count)
-    assert chance([math.exp(0.1 * (log + shift)) for log in logs]) == pytest.approx(expected, rel=0.01)
-    assert chance([math.exp(0.1 * log) for log in logs]) == pytest.approx(1.0)
+    assert p_value([math.exp(0.1 * (log + shift)) for log in logs]) == pytest.approx(expected, rel=0.01)
+    assert p_value([math.exp(0.1 * log) for log in logs]) == pytest.approx(1.0)
 
 
 def test_what_does_not_spread_is_certain() -> None:
-    assert (chance([2.0] * 6), chance([1.0] * 6)) == (0.0, 1.0)
+    assert (p_value([2.0] * 6), p_value([1.0] * 6)) == (0.0, 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from specgen.bench.contenders import Ours, Variant, available, read_time
+from specgen.bench.contenders import OwnContender, Variant, available, prefill_time
 from specgen.bench.report import compare, identical
 from specgen.bench.runner import Run
 from specgen.bench.suites import SuitePrompt
@@ -39,8 +39,8 @@ def pair(folder: Path, target: Any, draft: Any = None) -> Pair:
     return dataclasses.replace(opened, draft=draft, shared_vocab=VOCAB if draft else 0)
 
 
-def ours(name: str, over: Pair) -> Ours:
-    return Ours(name, over, Variant(name, OPTIONS, GREEDY))
+def contender(name: str, over: Pair) -> OwnContender:
+    return OwnContender(name, over, Variant(name, OPTIONS, GREEDY))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def target() -> TableModel:
 @pytest.mark.parametrize("name", ["plain", "model", "lookup", "hybrid"])
 def test_every_contender_writes_the_plain_text(tmp_path: Path, target: TableModel, name: str) -> None:
     both = pair(tmp_path, target, TableModel(VOCAB, seed=1, noise=0.3))
-    made = ours(name, both).run(PROMPT, 20)
+    made = contender(name, both).run(PROMPT, 20)
     assert list(made.ids) == tokens_of(rounds(target, PROMPT, new=20, end_ids=[0]))
     assert made.stats.generated_tokens == len(made.ids)
     assert made.forwards is not None
@@ -62,10 +62,10 @@ def test_every_contender_writes_the_plain_text(tmp_path: Path, target: TableMode
 def test_every_run_reads_its_whole_prompt(tmp_path: Path, target: TableModel) -> None:
     """Each pays for its own prefill, whoever ran before."""
     draft = TableModel(VOCAB, seed=2)
-    contender = ours("model", pair(tmp_path, target, draft))
-    contender.run(PROMPT, 4)
+    made = contender("model", pair(tmp_path, target, draft))
+    made.run(PROMPT, 4)
     first = target.fed, draft.fed
-    contender.run(PROMPT, 4)
+    made.run(PROMPT, 4)
     assert (target.fed, draft.fed) == (2 * first[0], 2 * first[1])
     assert target.fed > 2 * len(PROMPT)
 
@@ -73,20 +73,20 @@ def test_every_run_reads_its_whole_prompt(tmp_path: Path, target: TableModel) ->
 def test_a_prompt_that_begins_with_the_token_of_forgetting_is_read_too(tmp_path: Path, target: TableModel) -> None:
     for first in (0, 1):
         before = target.fed
-        read_time(target, [first, *PROMPT])
-        read_time(target, [first, *PROMPT])
+        prefill_time(target, [first, *PROMPT])
+        prefill_time(target, [first, *PROMPT])
         assert target.fed - before == 2 * (1 + len([first, *PROMPT]))
 
 
 def test_time_in_forward_passes_is_a_part_of_drafting_and_verifying(tmp_path: Path, target: TableModel) -> None:
-    made = ours("model", pair(tmp_path, target, TableModel(VOCAB, seed=1, noise=0.3))).run(PROMPT, 20).decoding
+    made = contender("model", pair(tmp_path, target, TableModel(VOCAB, seed=1, noise=0.3))).run(PROMPT, 20).decoding
     assert made is not None
     assert 0 < made.forward_s < made.draft_s + made.verify_s < made.elapsed_s
 
 
 def test_a_drafter_that_changes_the_text_is_found_out(tmp_path: Path) -> None:
     leaky = Leaky(VOCAB, seed=1)
-    contenders = [ours(name, pair(tmp_path, leaky, TableModel(VOCAB, seed=1))) for name in ("plain", "model")]
+    contenders = [contender(name, pair(tmp_path, leaky, TableModel(VOCAB, seed=1))) for name in ("plain", "model")]
     prompt = SuitePrompt("a", "chat", "x")
     table = compare(contenders, [Run(each.name, prompt, 0, each.run(PROMPT, 20)) for each in contenders])
     assert not identical(table)
@@ -96,7 +96,7 @@ def test_a_drafter_that_changes_the_text_is_found_out(tmp_path: Path) -> None:
 def test_sampled_runs_of_one_seed_are_the_same_text(tmp_path: Path, target: TableModel) -> None:
     both = pair(tmp_path, target, TableModel(VOCAB, seed=1, noise=0.3))
     sampling = SamplingChoice(temperature=1.0, repetition_penalty=1.0, seed=5)
-    texts = {Ours(name, both, Variant(name, OPTIONS, sampling)).run(PROMPT, 20).ids for name in available(both)}
+    texts = {OwnContender(name, both, Variant(name, OPTIONS, sampling)).run(PROMPT, 20).ids for name in available(both)}
     assert len(texts) == 1
 
 
@@ -105,25 +105,24 @@ def test_only_drafters_that_the_pair_has_take_part(tmp_path: Path, target: Table
     assert available(alone) == ["plain", "lookup"]
     assert available(pair(tmp_path, target, TableModel(VOCAB))) == ["plain", "model", "lookup", "hybrid"]
     with pytest.raises(UsageError, match="no drafter 'model'; there is: plain, lookup"):
-        ours("model", alone)
+        contender("model", alone)
     target.can_verify = False
     assert available(alone) == ["plain"]
 
 
-@pytest.mark.parametrize("learns", [True, False])
-def test_what_an_answer_taught_serves_the_next_where_that_is_wanted(
-    tmp_path: Path, target: TableModel, monkeypatch: pytest.MonkeyPatch, learns: bool
+def test_every_answer_starts_with_a_new_controller(
+    tmp_path: Path, target: TableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = Session.over
-    given: list[object] = []
+    controllers: list[object] = []
 
     def watched(*arguments: Any) -> Session:
         session = over(*arguments)
-        given.append(session._controller)
+        controllers.append(session._controller)
         return session
 
     monkeypatch.setattr(Session, "over", watched)
-    contender = Ours("lookup", pair(tmp_path, target), Variant("lookup", OPTIONS, GREEDY), learns=learns)
-    contender.run(PROMPT, 4)
-    contender.run(PROMPT, 4)
-    assert (given[0] is given[1]) is learns
+    lookup = contender("lookup", pair(tmp_path, target))
+    lookup.run(PROMPT, 4)
+    lookup.run(PROMPT, 4)
+    assert controllers[0] is not controllers[1]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from specgen.bench.files import choose_format, read_report, settings_of, written
+from specgen.bench.files import choose_format, read_report, render_report, settings_of
 from specgen.bench.report import roofline
-from specgen.bench.roofline import Forwards
+from specgen.bench.roofline import PassTimes
 from specgen.bench.settings import BenchSettings, Format
 from specgen.core.errors import BadFile, UsageError
-from tests.bench.made_up import Somebody, measurement, run, whole_report
+from tests.bench.fake_runs import FakeContender, measurement, run, whole_report
 
 HOSTILE = "chat </script><b>|"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -24,7 +24,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    contenders = [Somebody("plain", []), Somebody("model", [])]
+    contenders = [FakeContender("plain", []), FakeContender("model", [])]
     runs = [
         run(name, f"{category}{index}", measurement(speed + index, accepted=accepted), category=category)
         for category in (HOSTILE, "code")
@@ -32,23 +32,21 @@ def report() -> dict[str, Any]:
         for name, speed, accepted in (("plain", 10, 0), ("model", 25, 2))
     ]
     made = whole_report(contenders, runs)
-    made["roofline"] = roofline(30e9, {"target": Forwards(1_500_000_000, 256, {1: 0.055, 8: 0.066})})
-    speeds = {"auto": 9.0, "1": 8.0, "2": 10.0}
-    made["hindsight"] = {"model": {"overall": {"best_k": 2, "share": 0.9, "tokens_per_second": speeds}}}
+    made["roofline"] = roofline(30e9, {"target": PassTimes(1_500_000_000, 256, {1: 0.055, 8: 0.066})})
     return made
 
 
 @pytest.mark.parametrize("form", [Format.JSON, Format.JSONL, Format.HTML])
 def test_all_of_a_report_comes_back(report: dict[str, Any], form: Format, tmp_path: Path) -> None:
     path = tmp_path / f"report.{form}"
-    path.write_text(written(report, form), encoding="utf-8")
+    path.write_text(render_report(report, form), encoding="utf-8")
     assert read_report(path) == report
 
 
 @pytest.mark.parametrize("form", [Format.CSV, Format.MD])
 def test_every_form_carries_what_it_takes_to_run_it_again(report: dict[str, Any], form: Format, tmp_path: Path) -> None:
     path = tmp_path / f"report.{form}"
-    path.write_text(written(report, form), encoding="utf-8")
+    path.write_text(render_report(report, form), encoding="utf-8")
     again = read_report(path)
     assert {name: again[name] for name in ("machine", "target", "settings")} == {
         name: report[name] for name in ("machine", "target", "settings")
@@ -57,7 +55,7 @@ def test_every_form_carries_what_it_takes_to_run_it_again(report: dict[str, Any]
 
 
 def test_csv_has_a_row_a_contender_and_category(report: dict[str, Any]) -> None:
-    rows = list(csv.DictReader(io.StringIO(written(report, Format.CSV))))
+    rows = list(csv.DictReader(io.StringIO(render_report(report, Format.CSV))))
     assert [(row["category"], row["contender"]) for row in rows][:3] == [
         ("overall", "plain"),
         ("overall", "model"),
@@ -67,21 +65,21 @@ def test_csv_has_a_row_a_contender_and_category(report: dict[str, Any]) -> None:
 
 
 def test_jsonl_has_a_line_a_run(report: dict[str, Any]) -> None:
-    first, *runs = written(report, Format.JSONL).splitlines()
+    first, *runs = render_report(report, Format.JSONL).splitlines()
     assert "runs" not in json.loads(first)
     assert [json.loads(line) for line in runs] == report["runs"]
 
 
 def test_no_name_breaks_a_table_in_markdown(report: dict[str, Any]) -> None:
-    text = written(report, Format.MD)
+    text = render_report(report, Format.MD)
     tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)]
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table}) == 1
 
 
 def test_the_page_needs_nothing_else(report: dict[str, Any]) -> None:
-    page = written(report, Format.HTML)
-    assert page.count("<svg") == 4
+    page = render_report(report, Format.HTML)
+    assert page.count("<svg") == 3
     assert page.count("<script") == page.count("</script>") == 1
     assert "<b>" not in page
     assert not re.search(r"(?:src|href)=[\"'](?!#)", page), "it would load something"
@@ -90,7 +88,7 @@ def test_the_page_needs_nothing_else(report: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser here")
 def test_a_browser_shows_the_page(report: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text(written(report, Format.HTML), encoding="utf-8")
+    (tmp_path / "report.html").write_text(render_report(report, Format.HTML), encoding="utf-8")
     command = [
         str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
         "--window-size=1000,2000", f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "report.html").as_uri(),
@@ -119,7 +117,7 @@ def test_the_format_is_asked_for_or_follows_from_the_file(asked: str | None, fil
 
 
 def test_a_format_that_cannot_be_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="does not say its format"):
+    with pytest.raises(UsageError, match="has an unknown ending"):
         choose_format(None, Path("a.pdf"))
     monkeypatch.setattr("specgen.bench.files.find_spec", lambda _: None)
     with pytest.raises(UsageError, match="matplotlib"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specgen.bench import meters
-from specgen.bench.meters import Energy, Memory, energy_counters
+from specgen.bench.meters import EnergyMeter, PeakMemory, energy_counters
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_energy_is_what_a_package_counted_meanwhile(rapl: Path) -> None:
-    energy = Energy(energy_counters("cpu"))
+    energy = EnergyMeter(energy_counters("cpu"))
     energy.start()
     rapl.write_text("9500000")
     assert energy.stop() == 7.5
@@ -37,7 +37,7 @@ def test_energy_is_what_a_package_counted_meanwhile(rapl: Path) -> None:
 
 def test_memory_counts_beside_the_package(rapl: Path) -> None:
     (rapl.parents[1] / "intel-rapl:0:0" / "name").write_text("dram\n")
-    energy = Energy(energy_counters("cpu"))
+    energy = EnergyMeter(energy_counters("cpu"))
     energy.start()
     rapl.write_text("3000000")
     (rapl.parents[1] / "intel-rapl:0:0" / "energy_uj").write_text("2500000")
@@ -47,7 +47,7 @@ def test_memory_counts_beside_the_package(rapl: Path) -> None:
 def test_without_a_counter_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rapl: Path) -> None:
     rapl.write_text("not for you")
     assert energy_counters("cpu") == []
-    assert Energy([]).stop() is None
+    assert EnergyMeter([]).stop() is None
 
 
 def test_a_gpu_counts_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_gpu_counts_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyP
     gpus = ["0", "0a1b-2c3d"]
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=gpus[index]))
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    energy = Energy(energy_counters("cuda"))
+    energy = EnergyMeter(energy_counters("cuda"))
     energy.start()
     assert energy.stop() == 3.0
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -71,7 +71,7 @@ def test_a_gpu_counts_in_millijoules(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
 def test_the_peak_of_memory_is_that_of_the_time_between() -> None:
-    memory = Memory(CPU)
+    memory = PeakMemory(CPU)
     memory.start()
     before = memory.stop()
     held = torch.ones(30_000_000)

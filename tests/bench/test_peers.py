@@ -55,9 +55,9 @@ def test_a_draft_of_another_width_is_left_out(checkpoints: Any) -> None:
 
 
 def test_what_it_cannot_load_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="the peer cannot load"):
+    with pytest.raises(UnsupportedModel, match="the transformers peer cannot load"):
         load_peers(checkpoint(tmp_path), None, Dtype.BFLOAT16, CPU)
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
-    with pytest.raises(UnsupportedModel, match=r"reads no \.gguf files"):
+    with pytest.raises(UnsupportedModel, match=r"cannot read \.gguf files"):
         load_peers(checkpoint(gguf), None, Dtype.BFLOAT16, CPU)

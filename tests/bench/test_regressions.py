@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from specgen.bench.regressions import Change, compare_reports
+from specgen.bench.regressions import ReportChange, compare_reports
 from specgen.core.errors import UsageError
 from specgen.core.types import EngineOptions
-from tests.bench.made_up import Somebody, measurement, run, whole_report
+from tests.bench.fake_runs import FakeContender, measurement, run, whole_report
 
-CONTENDERS = [Somebody("plain", []), Somebody("model", [])]
+CONTENDERS = [FakeContender("plain", []), FakeContender("model", [])]
 IDS = (1, 2, 3, 4, 5)
 
 
@@ -43,7 +43,7 @@ def measured(
     return whole_report(CONTENDERS, runs, engine=EngineOptions(num_draft_tokens=k))
 
 
-def kinds(changes: list[Change]) -> list[tuple[str, str, bool]]:
+def kinds(changes: list[ReportChange]) -> list[tuple[str, str, bool]]:
     return [(change.kind, change.contender, change.worse) for change in changes]
 
 
@@ -80,7 +80,7 @@ def test_what_a_busy_machine_does_to_both_is_no_change() -> None:
     assert compare_reports(before, after) == []
     (change,) = compare_reports(before, measured(plain=5.0, pace=0.011, seed=1))
     assert change.worse
-    assert change.text.startswith("tok/s, on a machine 0.91 times as fast as then, ")
+    assert change.text.startswith("tok/s, on a machine 0.91 times as fast as before, ")
 
 
 def test_on_a_machine_that_is_not_itself_speed_is_not_compared() -> None:
@@ -88,7 +88,7 @@ def test_on_a_machine_that_is_not_itself_speed_is_not_compared() -> None:
     after = measured(plain=5.0, gain=1.5, pace=0.020, seed=1, text_7=(1, 2, 3, 4, 6))
     changes = compare_reports(measured(pace=0.010), after)
     assert kinds(changes) == [("output", "model", True)] * 2 + [("speed", "this machine", False)]
-    assert "0.50 times as fast as then" in changes[-1].text
+    assert "0.50 times as fast as before" in changes[-1].text
     other = measured(plain=5.0, gain=1.5, pace=0.020, seed=1)
     other["machine"] = other["machine"] | {"processor": "another"}
     assert kinds(compare_reports(measured(pace=0.010), other)) == [("speed", "model", True)]
@@ -112,7 +112,7 @@ def test_plain_decoding_that_is_much_slower_is_found() -> None:
 def test_a_wrong_token_is_found_with_its_prompt() -> None:
     changes = compare_reports(measured(), measured(text_7=(1, 2, 3, 4, 6)))
     assert kinds(changes) == [("output", "model", True)] * 2
-    assert changes[0].text == "1 of 12 texts are others: prompts 7"
+    assert changes[0].text == "1 of 12 texts changed: prompts 7"
     assert "not those of plain decoding" in changes[1].text
 
 

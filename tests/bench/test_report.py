@@ -5,11 +5,11 @@ import json
 import pytest
 
 from specgen.bench.report import categories, compare, distributions, identical, roofline, run_records
-from specgen.bench.roofline import Forwards
+from specgen.bench.roofline import PassTimes
 from specgen.core.prices import Prices
-from tests.bench.made_up import Somebody, measurement, run
+from tests.bench.fake_runs import FakeContender, measurement, run
 
-PLAIN, MODEL, PEER = Somebody("plain", []), Somebody("model", []), Somebody("peer", [], peer_of="model")
+PLAIN, MODEL, PEER = FakeContender("plain", []), FakeContender("model", []), FakeContender("peer", [], peer_of="model")
 
 
 def test_a_ratio_is_the_median_over_prompts_of_ratios_within_a_prompt() -> None:
@@ -80,11 +80,11 @@ def test_plain_decoding_has_to_repeat_itself() -> None:
 
 
 def test_forward_times_stand_over_the_time_that_their_bytes_take() -> None:
-    report = roofline(1e9, {"target": Forwards(2_000_000, 256, {1: 0.004, 8: 0.006})})
+    report = roofline(1e9, {"target": PassTimes(2_000_000, 256, {1: 0.004, 8: 0.006})})
     model = report["models"]["target"]
     assert model["bound_s"] == 0.002
     assert model["widths"]["8"] == {"over_bound": 3.0, "over_width_1": 1.5, "seconds": 0.006}
-    unknown = roofline(1e9, {"target": Forwards(None, 256, {1: 0.004})})["models"]["target"]
+    unknown = roofline(1e9, {"target": PassTimes(None, 256, {1: 0.004})})["models"]["target"]
     assert unknown["widths"]["1"]["over_bound"] is None
 
 

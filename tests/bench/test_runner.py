@@ -4,14 +4,14 @@ from specgen.bench.runner import interleave, warm_up
 from specgen.bench.suites import SuitePrompt
 from specgen.core.events import Progress
 from specgen.core.progress import follow
-from tests.bench.made_up import Somebody
+from tests.bench.fake_runs import FakeContender
 
 PROMPTS = {SuitePrompt("a", "chat", "x"): [7, 7], SuitePrompt("b", "code", "y"): [8, 8, 8]}
 
 
 def test_every_prompt_goes_through_all_contenders_before_the_next() -> None:
     calls: list[tuple[str, int, int]] = []
-    contenders = [Somebody("plain", calls), Somebody("model", calls)]
+    contenders = [FakeContender("plain", calls), FakeContender("model", calls)]
     runs = follow(interleave(contenders, PROMPTS, repeat=2, new=3), lambda _: None)
     once = [("plain", 7, 3), ("model", 7, 3)], [("plain", 8, 3), ("model", 8, 3)]
     assert calls == [*once[0], *once[0], *once[1], *once[1]]
@@ -22,9 +22,9 @@ def test_every_prompt_goes_through_all_contenders_before_the_next() -> None:
 def test_a_peer_writes_as_much_as_plain_decoding_did() -> None:
     calls: list[tuple[str, int, int]] = []
     contenders = [
-        Somebody("plain", calls, answer=(1, 2)),
-        Somebody("model", calls),
-        Somebody("p", calls, peer_of="plain"),
+        FakeContender("plain", calls, answer=(1, 2)),
+        FakeContender("model", calls),
+        FakeContender("p", calls, peer_of="plain"),
     ]
     follow(interleave(contenders, PROMPTS, repeat=1, new=4), lambda _: None)
     assert calls[:3] == [("plain", 7, 4), ("model", 7, 4), ("p", 7, 2)]
@@ -32,11 +32,11 @@ def test_a_peer_writes_as_much_as_plain_decoding_did() -> None:
 
 def test_progress_says_where_it_is() -> None:
     shown: list[Progress] = []
-    follow(interleave([Somebody("plain", [])], PROMPTS, repeat=1, new=3), shown.append)  # type: ignore[arg-type]
+    follow(interleave([FakeContender("plain", [])], PROMPTS, repeat=1, new=3), shown.append)  # type: ignore[arg-type]
     assert [event.what for event in shown] == ["prompt 1 of 2 (chat): plain", "prompt 2 of 2 (code): plain"]
 
 
 def test_the_warm_up_reads_the_longest_prompt_and_counts_for_nothing() -> None:
     calls: list[tuple[str, int, int]] = []
-    follow(warm_up([Somebody("plain", calls), Somebody("model", calls)], PROMPTS), lambda _: None)
+    follow(warm_up([FakeContender("plain", calls), FakeContender("model", calls)], PROMPTS), lambda _: None)
     assert [call[:2] for call in calls] == [("plain", 8), ("model", 8)]

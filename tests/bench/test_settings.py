@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from specgen.bench.settings import BenchSettings, Sweep, as_settings, parse_sweep, pinned
+from specgen.bench.settings import BenchSettings, Sweep, parse_sweep, pin_revisions, settings_from_dict
 from specgen.core.errors import UsageError
 from specgen.core.prices import Prices
 from specgen.core.types import Dtype, EngineOptions, Quant, SamplingParams
@@ -47,10 +47,10 @@ def test_settings_survive_a_report() -> None:
         peer_gguf=("a.gguf",),
         prices=Prices(1.5),
     )
-    assert as_settings(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+    assert settings_from_dict(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
 
 
 def test_a_rerun_takes_the_revisions_that_were_measured() -> None:
     header = {"target": {"id": "org/big", "revision": "abc"}, "draft": {"id": "./small", "revision": None}}
-    again = pinned(BenchSettings("pair", draft="auto"), header)
+    again = pin_revisions(BenchSettings("pair", draft="auto"), header)
     assert (again.target, again.draft) == ("org/big@abc", "auto")

@@ -84,7 +84,7 @@ def test_prompts_that_cannot_be_told_apart_are_refused(suite: Any) -> None:
 
 @pytest.mark.parametrize("lines", [(), ("", "  ")])
 def test_an_empty_file_is_refused(suite: Any, lines: tuple[str, ...]) -> None:
-    with pytest.raises(BadFile, match="holds no prompts"):
+    with pytest.raises(BadFile, match="contains no prompts"):
         read_suite(suite(*lines))
 
 

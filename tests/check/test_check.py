@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from specgen.bench.suites import SuitePrompt
-from specgen.check.check import Checked, CheckSettings, Opened, check, check_pair
-from specgen.check.judge import Text, compare
-from specgen.check.report import as_data, closing, line, real
+from specgen.check.check import CheckResult, CheckSettings, CheckStarted, check, check_pair
+from specgen.check.difference import GeneratedText, compare
+from specgen.check.report import difference_line, real_differences, report_data, summary
 from specgen.core.errors import UsageError
 from specgen.core.events import Stats
 from specgen.core.tokens import Tokens
@@ -91,10 +91,10 @@ def settings(**values: Any) -> CheckSettings:
     return CheckSettings("fake", engine=EngineOptions(num_draft_tokens=3), **known | values)
 
 
-def checks(over: Pair, *prompts: SuitePrompt, **values: Any) -> tuple[Opened, list[Checked]]:
+def checks(over: Pair, *prompts: SuitePrompt, **values: Any) -> tuple[CheckStarted, list[CheckResult]]:
     events = list(check_pair(over, prompts or (PROMPT,), settings(**values)))
-    (opened,) = (event for event in events if isinstance(event, Opened))
-    return opened, [event for event in events if isinstance(event, Checked)]
+    (opened,) = (event for event in events if isinstance(event, CheckStarted))
+    return opened, [event for event in events if isinstance(event, CheckResult)]
 
 
 def prompt_length(over: Pair) -> int:
@@ -111,11 +111,11 @@ def test_the_same_texts_are_identical(tmp_path: Path) -> None:
     opened, checked = checks(both, samplings=(GREEDY, SAMPLED), drafters=("model", "lookup"))
     assert opened.runs == len(checked) == 4
     assert [each.difference for each in checked] == [None] * 4
-    assert (real(checked), closing(checked, opened).splitlines()[0]) == (
+    assert (real_differences(checked), summary(checked, opened).splitlines()[0]) == (
         0,
         "1 prompt x 2 samplings x 2 drafters: identical",
     )
-    assert "acceptance rate" in closing(checked, opened)
+    assert "acceptance rate" in summary(checked, opened)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -125,9 +125,9 @@ def test_a_target_that_scores_otherwise_where_it_verifies_is_a_difference(
     opened, (checked,) = checks(pair(tmp_path, Leaky(VOCAB, seed=1)), samplings=(sampling,))
     assert checked.difference is not None
     assert not checked.difference.tie
-    assert real([checked]) == 1
-    assert closing([checked], opened).startswith("1 prompt x 1 sampling: 1 difference, 0 identical\n")
-    assert line(checked).startswith("DIFFERENT: prompt 7 (code), ")
+    assert real_differences([checked]) == 1
+    assert summary([checked], opened).startswith("1 prompt x 1 sampling: 1 difference, 0 identical\n")
+    assert difference_line(checked).startswith("DIFFERENT: prompt 7 (code), ")
 
 
 def test_scores_that_move_by_more_than_rounding_are_no_tie_however_alike(tmp_path: Path) -> None:
@@ -162,11 +162,11 @@ def test_a_tie_of_floating_point_is_told_from_a_bug(tmp_path: Path, draft: int) 
     assert found.margin == pytest.approx(1e-6, abs=3e-7)
     assert found.noise == pytest.approx(3e-6, abs=5e-7)
     assert found.width == 4
-    assert (real([checked]), closing([checked], opened).splitlines()[0]) == (
+    assert (real_differences([checked]), summary([checked], opened).splitlines()[0]) == (
         0,
         "1 prompt x 1 sampling: 1 tie of floating point, 0 identical",
     )
-    assert line(checked).startswith("tie: prompt 7 (code), greedy, model, token 4: ")
+    assert difference_line(checked).startswith("tie: prompt 7 (code), greedy, model, token 4: ")
 
 
 def test_a_sampled_tie_is_one_with_its_noise(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_sampled_tie_is_one_with_its_noise(tmp_path: Path) -> None:
     assert (found.plain, found.drafted, found.tie) == (first, second, True)
     assert found.drawn == pytest.approx(1e-6, abs=1e-6)
     assert abs(found.margin or 0.0) > 0.01
-    assert "with the seed's noise" in line(checked)
+    assert "with the seed's noise" in difference_line(checked)
 
 
 def test_a_loop_that_accepts_too_much_is_a_difference_though_the_scores_agree(
@@ -221,28 +221,28 @@ def test_a_loop_that_accepts_too_much_is_a_difference_though_the_scores_agree(
     assert found.plain == plain_text(both)[0]
     assert found.drafted == int(wrong.row(prompt).argmax())
     # The second is half a character, and goes by its name in the vocabulary.
-    assert '"`" (65) without, "º" (120) with speculation; margin ' in line(checked)
+    assert '"`" (65) without, "º" (120) with speculation; margin ' in difference_line(checked)
 
 
 def test_a_text_that_ends_too_early_is_a_difference() -> None:
     model = TableModel(VOCAB)
-    found = compare(model, [5], Text((1, 2, 3), ()), Text((1, 2), ()), GREEDY, torch.float32)
+    found = compare(model, [5], GeneratedText((1, 2, 3), ()), GeneratedText((1, 2), ()), GREEDY, torch.float32)
     assert found is not None
     assert (found.position, found.plain, found.drafted, found.tie) == (2, 3, None, False)
-    made = Checked(PROMPT, GREEDY, "model", found, ("x", ""), Stats())
-    assert line(made).endswith('"x" (3) without, the end with speculation')
+    made = CheckResult(PROMPT, GREEDY, "model", found, ("x", ""), Stats())
+    assert difference_line(made).endswith('"x" (3) without, the end with speculation')
 
 
 def test_texts_without_a_drafted_token_prove_nothing_and_it_is_said(tmp_path: Path) -> None:
     opened, checked = checks(pair(tmp_path, TableModel(VOCAB, seed=1)), max_new_tokens=1)
-    assert "nothing drafted" in closing(checked, opened)
+    assert "nothing drafted" in summary(checked, opened)
 
 
 def test_a_check_that_was_cut_short_says_so(tmp_path: Path) -> None:
     others = [SuitePrompt(str(number), "code", PROMPT.text) for number in range(3)]
     opened, checked = checks(pair(tmp_path, TableModel(VOCAB, seed=1)), *others)
-    assert closing(checked[:2], opened).startswith("interrupted after 2 of 3 checks: identical")
-    assert as_data(settings(), opened, checked[:2], whole=False)["complete"] is False
+    assert summary(checked[:2], opened).startswith("interrupted after 2 of 3 checks: identical")
+    assert report_data(settings(), opened, checked[:2], whole=False)["complete"] is False
 
 
 def test_prompts_are_cut_to_their_last_tokens(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     both = pair(tmp_path, TableModel(VOCAB, seed=1))
     with pytest.raises(UsageError, match="no drafter 'hybrid'; there is: lookup"):
         checks(dataclasses.replace(both, draft=None), drafters=("hybrid",))
-    with pytest.raises(UsageError, match="nothing is drafted"):
+    with pytest.raises(UsageError, match="this pair drafts nothing"):
         checks(dataclasses.replace(both, drafter_name="none"))
     with pytest.raises(UsageError, match="leaves no room"):
         checks(both, max_new_tokens=4096)

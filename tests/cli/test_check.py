@@ -10,7 +10,7 @@ import pytest
 
 from specgen.check import check as checking
 from specgen.check.check import check_pair
-from specgen.check.judge import compare
+from specgen.check.difference import compare
 from specgen.engine.drafters.interface import Proposal
 from specgen.engine.verify import Verdict
 from tests.cli.command import Outcome, invoke
@@ -122,9 +122,9 @@ def test_ctrl_c_keeps_what_was_checked(check: Any, monkeypatch: pytest.MonkeyPat
         (["--suite", "no-such"], 10, "cannot read no-such"),
         (["--category", "prose"], 2, "no category 'prose'; there is: tale, fable"),
         (["--drafters", "none"], 2, "no drafter 'none' to check; there is: model, lookup, hybrid"),
-        (["-d", "none"], 2, "nothing is drafted with this pair"),
-        (["--seeds", "1,x"], 2, "--seeds is '1,x'; give numbers parted by commas"),
-        (["Once"], 2, "prompts and a suite at once"),
+        (["-d", "none"], 2, "this pair drafts nothing"),
+        (["--seeds", "1,x"], 2, "--seeds is '1,x'; give numbers separated by commas"),
+        (["Once"], 2, "prompts and a suite exclude each other"),
     ],
 )
 def test_what_cannot_be_checked_is_one_line(check: Any, arguments: list[str], code: int, message: str) -> None:

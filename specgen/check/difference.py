@@ -1,8 +1,8 @@
-"""Where two texts part: is it a tie of floating point, or a bug?
+"""Finds the first difference of two texts and tells a rounding tie from a bug.
 
-A position scores in other last bits when it is computed beside others, so two tokens that score nearly alike may change
-places. Then the scores of both runs differ by no more than rounding explains, and each run wrote what its own scores
-say. Everything else is a bug: in a cache, a kernel, or the loop.
+A position may score with different last bits when the pass has a different width, so two tokens with nearly equal
+scores may swap. It is a tie if the scores of both runs differ by no more than rounding and each run picked the token
+that its own scores give. Anything else is a bug in a cache, a kernel or the loop.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.interface import LanguageModel, Runner
 
-# Roundings of the largest score that two widths may differ by. A 16-bit model rounds between its operations and adds up
-# in float32; in float32 the sums over thousands of products round, too.
+# Largest difference between two widths, in roundings of the largest score. A 16-bit model rounds between operations and
+# accumulates in float32. A float32 model also rounds in its sums over thousands of products.
 _ROUNDINGS_16 = 4
 _ROUNDINGS_32 = 64
 
 
-class Recorder:
-    """A target that remembers its calls, so that any of them can be computed once more as it was."""
+class CallRecorder:
+    """A target that records its calls, so that each can be repeated."""
 
     def __init__(self, model: Runner) -> None:
         self._model = model
@@ -47,8 +47,8 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """What a run wrote, and the calls of the target that it took."""
+class GeneratedText:
+    """The token ids of a run and its calls of the target."""
 
     ids: tuple[int, ...]
     calls: Sequence[tuple[Tokens, int]]
@@ -56,12 +56,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first token of an answer that differs, counted from 0; None for a text that has ended there.
+    """The first token of an answer that differs. `position` counts from 0.
 
-    `margin` is the target's logit of `plain` less that of `drafted` after the common prefix, one token a pass; `drawn`
-    the same with the seed's noise, in logits, None when greedy. `noise` is how far the margin moves at the width of the
-    run with speculation. All are None where one of the texts has ended. `width` is that of the pass that settled the
-    token with speculation. `tie` is whether floating point explains the difference.
+    `plain` and `drafted` are token ids, or None for a text that has ended. `margin` is the logit of `plain` minus that
+    of `drafted`, computed one token per pass. `drawn` adds the sampling noise, in logits; it is None if greedy. `noise`
+    is the change of the margin at `width`, the width of the pass that decided the token with speculation. These four
+    are None if one text has ended. `tie` is True if rounding explains the difference.
     """
 
     position: int
@@ -77,15 +77,15 @@ class Difference:
 def compare(
     model: LanguageModel,
     prompt: Sequence[int],
-    plain: Text,
-    drafted: Text,
+    plain: GeneratedText,
+    drafted: GeneratedText,
     params: SamplingParams,
     dtype: torch.dtype,
 ) -> Difference | None:
-    """The first difference between two texts after `prompt`, judged; None where they are the same.
+    """Return the first difference between two texts after `prompt`, or None if they are equal.
 
-    `model` is the target, computing in `dtype`. Both runs are computed again up to there, call by call, so that each is
-    judged by the scores that it saw.
+    `model` is the target, which computes in `dtype`. The calls of both runs are repeated up to the difference, so that
+    each text is compared with the scores that its run saw.
     """
     if plain.ids == drafted.ids:
         return None
@@ -93,24 +93,24 @@ def compare(
     shorter = min(len(plain.ids), len(drafted.ids))
     position = next((at for at, (one, other) in enumerate(pairs) if one != other), shorter)
     if position == shorter:
-        # One text goes on where the other ended after the same tokens: no score says that.
+        # One text ended after the same tokens: scores cannot explain it.
         ids = [text.ids[position] if position < len(text.ids) else None for text in (plain, drafted)]
         return Difference(position, ids[0], ids[1])
-    return _judge(model, Tokens([*prompt, *plain.ids[:position]]), position, plain, drafted, params, dtype)
+    return _classify(model, Tokens([*prompt, *plain.ids[:position]]), position, plain, drafted, params, dtype)
 
 
-def _judge(
+def _classify(
     model: LanguageModel,
     context: Tokens,
     position: int,
-    plain: Text,
-    drafted: Text,
+    plain: GeneratedText,
+    drafted: GeneratedText,
     params: SamplingParams,
     dtype: torch.dtype,
 ) -> Difference:
     candidates = [plain.ids[position], drafted.ids[position]]
-    alone, _ = _seen(model, plain.calls, len(context))
-    beside, width = _seen(model, drafted.calls, len(context))
+    alone, _ = _row_of(model, plain.calls, len(context))
+    beside, width = _row_of(model, drafted.calls, len(context))
     sampler = Sampler(params, len(context) - position)
     picks = [sampler.pick(row[None], context)[0] for row in (alone, beside)]
     moved = (alone[candidates] - beside[candidates]).abs().max()
@@ -121,33 +121,33 @@ def _judge(
         drafted=candidates[1],
         tie=picks == candidates and float(moved) <= _rounding(alone, dtype),
         margin=margin,
-        drawn=None if params.greedy else margin + _drawn(params, len(context), candidates),
+        drawn=None if params.greedy else margin + _noise_margin(params, len(context), candidates),
         noise=abs(margin - margin_beside),
         width=width,
     )
 
 
-def _seen(model: LanguageModel, calls: Sequence[tuple[Tokens, int]], length: int) -> tuple[torch.Tensor, int]:
-    """The row [vocab] that settled what follows the first `length` tokens, and the width of its pass.
+def _row_of(model: LanguageModel, calls: Sequence[tuple[Tokens, int]], length: int) -> tuple[torch.Tensor, int]:
+    """Return the scores [vocab] that decided token `length`, and the width of their pass.
 
-    Earlier passes scored the same position after tokens that were rejected; the last one that did settled it.
+    Several passes may score one position after rejected tokens; the last of them decides.
     """
     at = max(i for i, (tokens, last) in enumerate(calls) if len(tokens) - last < length <= len(tokens))
     for tokens, last in calls[: at + 1]:
         rows = model.forward(tokens, last)
     tokens, last = calls[at]
-    # A copy: a runner may write its next pass where this one stands.
+    # Copy: a runner may reuse the memory in its next pass.
     return rows[length - len(tokens) + last - 1].to("cpu", torch.float32, copy=True), last
 
 
 def _rounding(row: torch.Tensor, dtype: torch.dtype) -> float:
-    """How far rounding may move a score of `row`."""
+    """Largest change of a score of `row` by rounding."""
     largest = float(row[row.isfinite()].abs().max())
     roundings = _ROUNDINGS_32 if dtype == torch.float32 else _ROUNDINGS_16
     return roundings * torch.finfo(dtype).eps * max(1.0, largest)
 
 
-def _drawn(params: SamplingParams, position: int, candidates: Sequence[int]) -> float:
-    """What the seed's noise adds to the margin between two tokens, in logits."""
+def _noise_margin(params: SamplingParams, position: int, candidates: Sequence[int]) -> float:
+    """The sampling noise in the margin between two tokens, in logits."""
     first, second = gumbel(params.seed, position, torch.tensor(candidates)).tolist()
     return params.temperature * float(first - second)

@@ -1,4 +1,4 @@
-"""A llama-server of the user's own as a peer: it reads the same token ids, and its speed is what it says itself."""
+"""A llama-server of the user as a peer. It reads the same token ids and reports its own times."""
 
 import contextlib
 import os
@@ -20,15 +20,14 @@ from specgen.core.events import Stats
 
 LLAMA_CPP = "llama.cpp"
 _HOST = "127.0.0.1"
-# Loading a large model from a slow disk.
-_START_S = 600.0
+_START_S = 600.0  # a large model on a slow disk
 _POLL_S = 0.05
 
 
-class LlamaPeer:
-    """One running server, greedy, that generates as many tokens as are asked for."""
+class LlamaServerPeer:
+    """One running llama-server. Greedy; an end token does not stop it."""
 
-    ours = False
+    own = False
     kind = LLAMA_CPP
     reference = PLAIN
 
@@ -38,8 +37,8 @@ class LlamaPeer:
         self._url = url
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
-        """Times are the server's own: HTTP is not in them."""
-        asked = {
+        """Times are those reported by the server, without HTTP."""
+        request = {
             "prompt": list(prompt),
             "n_predict": new,
             "temperature": 0.0,
@@ -49,7 +48,7 @@ class LlamaPeer:
             "return_tokens": True,
         }
         try:
-            answer = httpx2.post(f"{self._url}/completion", json=asked, timeout=None, trust_env=False)
+            answer = httpx2.post(f"{self._url}/completion", json=request, timeout=None, trust_env=False)
             answer.raise_for_status()
             made: dict[str, Any] = answer.json()
             times = made["timings"]
@@ -69,43 +68,44 @@ class LlamaPeer:
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise SpecgenError(
-                f"{self.name} does not answer as llama-server does ({reason})", hint="try a newer one"
+                f"{self.name} does not answer like llama-server ({reason})", hint="update llama-server"
             ) from error
 
 
 @contextlib.contextmanager
-def llama_peers(binary: str, models: Sequence[str], context: int, threads: int) -> Iterator[list[LlamaPeer]]:
-    """Servers over `models`, the target's .gguf file and the draft's if there is one: plain, and with the draft.
+def llama_peers(binary: str, models: Sequence[str], context: int, threads: int) -> Iterator[list[LlamaServerPeer]]:
+    """Start a plain server and, with a draft, a second one. They stop when the context exits.
 
-    They are started here and stopped in the end. Raises UsageError, BadFile, SpecgenError.
+    `models` holds the .gguf file of the target and, optionally, that of the draft. `context` is the context length in
+    tokens. Raises UsageError, BadFile, SpecgenError.
     """
     path = shutil.which(Path(binary).expanduser())
     if path is None:
-        raise UsageError(f"{binary} is no program", hint="give --peer llama.cpp= the path of a llama-server")
+        raise UsageError(f"{binary} is not a program", hint="give the path of a llama-server: --peer llama.cpp=PATH")
     for model in models:
         if not Path(model).expanduser().is_file():
-            raise BadFile(f"cannot read {model}: no such file", hint="--peer-gguf takes .gguf files")
+            raise BadFile(f"cannot read {model}: no such file", hint="give an existing .gguf file to --peer-gguf")
     target, *draft = [str(Path(model).expanduser()) for model in models]
     common = [path, "-m", target, "-c", str(context), "-t", str(threads), "-np", "1", "--host", _HOST]
     with contextlib.ExitStack() as stack:
-        peers = [LlamaPeer("plain", (PLAIN,), stack.enter_context(_server(common)))]
+        peers = [LlamaServerPeer("plain", (PLAIN,), stack.enter_context(_server(common)))]
         if draft:
             url = stack.enter_context(_server([*common, "-md", draft[0]]))
-            peers.append(LlamaPeer("draft", (MODEL, HYBRID), url))
+            peers.append(LlamaServerPeer("draft", (MODEL, HYBRID), url))
         yield peers
 
 
 @contextlib.contextmanager
 def _server(command: Sequence[str]) -> Iterator[str]:
-    """A running server, which answers; its URL. It ends with the block."""
+    """Start a server, wait until it answers and yield its URL. Stop it at the end."""
     with socket.socket() as free:
         free.bind((_HOST, 0))
         port = free.getsockname()[1]
     url = f"http://{_HOST}:{port}"
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([*command, "--port", str(port)], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([*command, "--port", str(port)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            _wait(process, url, said)
+            _wait(process, url, log)
             yield url
         finally:
             process.terminate()
@@ -115,19 +115,21 @@ def _server(command: Sequence[str]) -> Iterator[str]:
             process.wait()
 
 
-def _wait(process: "subprocess.Popen[bytes]", url: str, said: IO[bytes]) -> None:
-    """Until the model is loaded. Raises SpecgenError."""
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) -> None:
+    """Wait until the model is loaded. Raises SpecgenError."""
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-            lines = said.read().decode("utf-8", "replace").strip().splitlines()
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            lines = log.read().decode("utf-8", "replace").strip().splitlines()
             raise SpecgenError(
-                f"{LLAMA_CPP} ended by itself: {lines[-1] if lines else 'without a word'}",
-                hint="--peer llama.cpp= takes the path of a llama-server",
+                f"{LLAMA_CPP} exited: {lines[-1] if lines else 'no output'}",
+                hint="give the path of a llama-server: --peer llama.cpp=PATH",
             )
         with contextlib.suppress(httpx2.TransportError):
             if httpx2.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                 return
         time.sleep(_POLL_S)
-    raise SpecgenError(f"{LLAMA_CPP} did not start within {_START_S:.0f} s", hint="try it by itself")
+    raise SpecgenError(
+        f"{LLAMA_CPP} did not start within {_START_S:.0f} s", hint="start llama-server by hand to see why"
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from specgen.bench.llama import llama_peers
+from specgen.bench.llama_cpp import llama_peers
 from specgen.core.errors import BadFile, SpecgenError, UsageError
 
 
@@ -45,14 +45,14 @@ def test_without_a_draft_there_is_only_plain(binary: str, tmp_path: Path) -> Non
 
 def test_what_it_says_when_it_ends_by_itself_is_passed_on(binary: str, tmp_path: Path) -> None:
     with (
-        pytest.raises(SpecgenError, match="ended by itself: error: failed to load model"),
+        pytest.raises(SpecgenError, match="exited: error: failed to load model"),
         llama_peers(binary, [str(tmp_path / "broken.gguf")], 512, 1),
     ):
         pass
 
 
 def test_what_is_not_there_is_refused(binary: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no program"), llama_peers(str(tmp_path / "none"), [], 512, 1):
+    with pytest.raises(UsageError, match="is not a program"), llama_peers(str(tmp_path / "none"), [], 512, 1):
         pass
     with pytest.raises(BadFile, match=r"none\.gguf"), llama_peers(binary, [str(tmp_path / "none.gguf")], 512, 1):
         pass

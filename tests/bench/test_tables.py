@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from specgen.bench import report
-from specgen.bench.roofline import Forwards
-from specgen.bench.table import render
+from specgen.bench.roofline import PassTimes
+from specgen.bench.tables import as_text
 from specgen.core.types import EngineOptions
-from tests.bench.made_up import Somebody, measurement, run, whole_report
+from tests.bench.fake_runs import FakeContender, measurement, run, whole_report
 
 
 @pytest.fixture
 def made() -> dict[str, Any]:
     """Plain, a drafter and a peer on two prompts of two categories."""
-    contenders = [Somebody("plain", []), Somebody("model", []), Somebody("peer", [], peer_of="model")]
+    contenders = [FakeContender("plain", []), FakeContender("model", []), FakeContender("peer", [], peer_of="model")]
     runs = [
         run(name, prompt, measurement(speed, accepted=accepted, inside=name != "peer"), category=category)
         for prompt, category in (("a", "chat"), ("b", "code"))
@@ -29,7 +29,7 @@ def line(text: str, start: str) -> list[str]:
 
 
 def test_ratios_come_first(made: dict[str, Any]) -> None:
-    text = render(made)
+    text = as_text(made)
     assert line(text, "overall")[:9] == ["x", "plain", "95", "%", "worst", "x", "program", "of", "peer"]
     assert line(text, "model")[:5] == ["2.50", "-", "2.50", "5.00", "25.0"]
     assert line(text, "peer")[:5] == ["0.50", "-", "0.50", "-", "5.0"]
@@ -39,13 +39,13 @@ def test_ratios_come_first(made: dict[str, Any]) -> None:
 
 
 def test_columns_stand_under_each_other_and_fit_a_screen(made: dict[str, Any]) -> None:
-    block = next(block for block in render(made).split("\n\n") if block.startswith("overall")).splitlines()
+    block = next(block for block in as_text(made).split("\n\n") if block.startswith("overall")).splitlines()
     assert len({len(row) for row in block}) == 1
     assert len(block[0]) <= 120
 
 
 def test_the_head_says_what_ran_where(made: dict[str, Any]) -> None:
-    head = render(made).partition("\n\n")[0]
+    head = as_text(made).partition("\n\n")[0]
     assert "target org/big@0123456, cpu, float32, quant int8\ndraft none" in head
     assert "CPU, 2 cores, 1 threads, 24.00 GB of memory" in head
     assert "64 new tokens, greedy, k 4, 1 repetition" in head
@@ -55,49 +55,36 @@ def test_without_a_peer_there_is_no_column_for_it(made: dict[str, Any]) -> None:
     for table in (made["overall"], *made["categories"].values()):
         del table["peer"]
         table["model"]["over_peer"] = {}
-    assert "x program" not in render(made)
+    assert "x program" not in as_text(made)
 
 
 def test_one_category_is_shown_once(made: dict[str, Any]) -> None:
     del made["categories"]["code"]
-    assert "overall" not in render(made)
+    assert "overall" not in as_text(made)
 
 
 def test_a_text_that_differs_is_told_in_capitals(made: dict[str, Any]) -> None:
-    assert "\nidentical output" in render(made)
+    assert "\nidentical output" in as_text(made)
     made["overall"]["model"]["same_text"], made["identical"] = 1, False
-    assert "\nNOT identical to the first text of plain decoding: model 1 of 2\n" in render(made)
+    assert "\nNOT identical to the first text of plain decoding: model 1 of 2\n" in as_text(made)
 
 
 def test_what_was_asked_for_besides_follows(made: dict[str, Any]) -> None:
-    assert "cold start" not in render(made)
     made |= {
         "prefill": {"tokens": 1000, "over_peer": 1.5, "seconds": {"specgen": 2.0, "transformers": 3.0}},
-        "roofline": report.roofline(30e9, {"target": Forwards(1_500_000_000, 256, {1: 0.055, 8: 0.066})}),
-        "cold_start_s": [5.25, 4.5],
+        "roofline": report.roofline(30e9, {"target": PassTimes(1_500_000_000, 256, {1: 0.055, 8: 0.066})}),
     }
-    text = render(made)
+    text = as_text(made)
     assert "reading 1000 tokens: 1.50 times as fast as the peer; specgen 2.00 s, transformers 3.00 s\n" in text
     assert line(text, "target, over the bytes bound") == ["1.10", "1.32"]
     assert line(text, "target, over width 1") == ["1.00", "1.20"]
     assert "read bandwidth 30.00 GB/s; weights that a pass reads: target 1.50 GB\n" in text
-    assert "first run 5.25 s, second run 4.50 s\n" in text
     assert "peak resident memory, without any peer: 3.50 GB\n" in text
 
 
 def test_what_it_costs_is_said_where_a_price_is_named(made: dict[str, Any]) -> None:
-    assert "a million tokens" not in render(made)
+    assert "a million tokens" not in as_text(made)
     made["settings"]["prices"]["per_hour"] = 2.0
-    text = render(made)
+    text = as_text(made)
     assert line(text, "a million tokens") == ["hours", "kWh", "money"]
-    assert "\n2 an hour; energy is not readable here\n" in text
-
-
-def test_a_sweep_says_how_near_auto_comes(made: dict[str, Any]) -> None:
-    made["hindsight"] = {
-        "model": {"overall": {"best_k": 2, "share": 0.9, "tokens_per_second": {"auto": 9.0, "1": 8.0, "2": 10.0}}}
-    }
-    text = render(made)
-    assert line(text, "model, tok/s by k") == ["auto", "1", "2", "best", "k", "auto", "reaches"]
-    row = text.partition("model, tok/s by k")[2].splitlines()[1]
-    assert row.split() == ["overall", "9.0", "8.0", "10.0", "2", "90", "%"]
+    assert "\n2 an hour; no energy counter is readable\n" in text

@@ -7,7 +7,7 @@ from typing import Any
 
 from specgen.bench import report
 from specgen.bench.contenders import Contender
-from specgen.bench.measure import Decoding, Measurement
+from specgen.bench.measure import DecodingTime, Measurement
 from specgen.bench.runner import Run
 from specgen.bench.settings import BenchSettings
 from specgen.bench.suites import SuitePrompt
@@ -32,7 +32,7 @@ def measurement(
     )
     if accepted:
         stats = dataclasses.replace(stats, accepted_lengths=(0, accepted), drafted_lengths=(0, 10))
-    decoding = Decoding(elapsed, draft_s=0.25 * elapsed, verify_s=0.5 * elapsed, forward_s=0.625 * elapsed)
+    decoding = DecodingTime(elapsed, draft_s=0.25 * elapsed, verify_s=0.5 * elapsed, forward_s=0.625 * elapsed)
     return Measurement(tuple(ids), stats, decoding if inside else None, (stats.rounds,) if inside else None)
 
 
@@ -90,7 +90,7 @@ def whole_report(contenders: Sequence[Contender], runs: Sequence[Run], **setting
     return dict(json.loads(json.dumps(whole)))
 
 
-class Somebody:
+class FakeContender:
     """A contender that says `answer`, as far as it may, and remembers what it was asked."""
 
     def __init__(
@@ -104,11 +104,11 @@ class Somebody:
         self.name = name
         self.kind = f"program of {name}" if peer_of else name
         self.reference = "plain"
-        self.ours = not peer_of
+        self.own = not peer_of
         self.measures = (peer_of,) if peer_of else ()
         self._calls = calls
         self._answer = answer
 
     def run(self, prompt: Sequence[int], new: int) -> Measurement:
         self._calls.append((self.name, prompt[0], new))
-        return measurement(10.0, ids=self._answer[:new], inside=self.ours)
+        return measurement(10.0, ids=self._answer[:new], inside=self.own)
