@@ -118,7 +118,7 @@ def test_every_answer_starts_with_a_new_controller(
 
     def watched(*arguments: Any) -> Session:
         session = over(*arguments)
-        controllers.append(session._controller)
+        controllers.append(session._pacing.controller)
         return session
 
     monkeypatch.setattr(Session, "over", watched)
