@@ -1,4 +1,4 @@
-"""The Typer application: one command for every module of specgen.cli.commands; one with an `app` has sub-commands."""
+"""The Typer application, with one command for each module of specgen.cli.commands."""
 
 import importlib
 import pkgutil
@@ -11,11 +11,12 @@ from specgen import __version__
 from specgen.cli import commands
 from specgen.cli.help import Command, Group
 
-_HELP = """Local speculative text generation: a small draft proposes, the target verifies, the text is the target's own.
+_HELP = """Local speculative text generation: a small draft proposes tokens, the target verifies them. The text is the
+target's own.
 
-specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it. Every command has its own --help, and
-docs/cli.md holds all of them. Put --debug anywhere to see the traceback of a failure; docs/exit-codes.md lists the exit
-codes. What you would type every time can be set for good, see specgen config.
+specgen "PROMPT" is short for specgen run "PROMPT"; specgen -- "PROMPT" forces it. Every command has its own --help;
+docs/cli.md holds all of them. --debug, anywhere, shows the traceback of a failure; docs/exit-codes.md lists the exit
+codes. Settings replace options that you type every time, see specgen config.
 
 Examples:
 
@@ -25,8 +26,8 @@ Examples:
 """
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(given: bool) -> None:
+    if given:
         typer.echo(f"specgen {__version__}")
         raise typer.Exit
 
@@ -40,9 +41,9 @@ def _root(
 
 
 def build(names: Sequence[str] | None = None) -> typer.Typer:
-    """The application, with these commands alone where some are named: each costs time to import and to make.
+    """The application with all commands, or only with `names`: each command costs time to import.
 
-    Plain help: rich's costs 0.1 s at every start.
+    A module with an `app` has sub-commands. Help is plain: rich's help adds 0.1 s to every start.
     """
     app = typer.Typer(
         name="specgen",
@@ -63,5 +64,5 @@ def build(names: Sequence[str] | None = None) -> typer.Typer:
 
 
 def command_names() -> list[str]:
-    """The commands there are, in alphabetical order."""
+    """The names of all commands, in alphabetical order."""
     return [module.name for module in pkgutil.iter_modules(commands.__path__)]

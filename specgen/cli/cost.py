@@ -1,4 +1,4 @@
-"""What an answer cost, after its summary: time, energy where it can be read, money where a price is named."""
+"""The cost of an answer, after its summary: time, energy if readable, money if a price is given."""
 
 from dataclasses import replace
 from typing import TextIO
@@ -9,8 +9,8 @@ from specgen.core.prices import Cost, Prices, per_million
 from specgen.render.terminal import put
 
 
-class Costed:
-    """A renderer that shows what another does, and after the end what a million tokens like these cost."""
+class CostRenderer:
+    """Wraps a renderer and adds the cost of a million tokens at the end."""
 
     def __init__(self, renderer: Renderer, stream: TextIO, prices: Prices) -> None:
         self._renderer = renderer
@@ -25,14 +25,17 @@ class Costed:
             self._energy = EnergyMeter(energy_counters(event.device))
             self._energy.start()
         elif isinstance(event, Finished) and event.stats.generated_tokens:
-            put(self._stream, f"{in_words(event.stats, joules, self._prices)}\n")
+            put(self._stream, f"{cost_line(event.stats, joules, self._prices)}\n")
 
     def close(self) -> None:
         self._renderer.close()
 
 
-def in_words(stats: Stats, joules: float | None, prices: Prices) -> str:
-    """One line; without speculation the same power for the time that plain decoding would have taken, marked by ~."""
+def cost_line(stats: Stats, joules: float | None, prices: Prices) -> str:
+    """The cost with and without speculation in one line.
+
+    The figures without speculation, marked with ~, assume the same power for the longer time.
+    """
     cost = per_million(stats.generated_tokens, stats.elapsed_s, joules, prices)
     parts = [f"a million tokens like these {_figures(cost)}"]
     if stats.drafted_tokens and stats.speed_up:

@@ -1,4 +1,4 @@
-"""The target where none is named: a suggestion that fits this machine."""
+"""The default target: a suggestion that fits this machine, if the user names none."""
 
 import sys
 
@@ -9,15 +9,15 @@ from specgen.core.types import Device, ModelPair
 from specgen.core.words import format_bytes
 from specgen.render.terminal import is_terminal
 
-# On a CPU every token reads all weights: more parameters than this are no pleasure to wait for.
+# Parameters. On a CPU every token reads all weights, so larger models are slow.
 _MOST_ON_CPU = 4e9
 _PERMISSIVE = ("apache-2.0", "mit")
 
 
 def named_model(models: ModelOptions) -> str:
-    """The target: the one that the user or a setting names, else what is suggested and agreed to.
+    """The target of the user or a setting, otherwise a suggestion that the user accepts.
 
-    Nobody is asked in a pipe. Raises UsageError where there is none.
+    In a pipe only --yes accepts. Raises UsageError without a target.
     """
     if models.model is not None:
         return models.model
@@ -29,30 +29,30 @@ def named_model(models: ModelOptions) -> str:
 
 
 def suggest(models: ModelOptions) -> ModelPair | None:
-    """The largest curated pair that fits what is free; one that is cached already goes before all others.
+    """The largest curated pair that fits the free memory; a cached pair comes first.
 
-    Only one that chats, that anybody may download and use, and whose facts were verified.
+    Only verified chat models under a permissive licence that are not gated.
     """
     from specgen.config.pairs import curated, is_verified, models_of  # noqa: PLC0415
     from specgen.hub.cache import complete_models  # noqa: PLC0415
-    from specgen.nn.device import choose_device  # noqa: PLC0415 - torch, as a command body would
+    from specgen.nn.device import choose_device  # noqa: PLC0415 - imports torch
     from specgen.session.memory_plan import fits_roughly  # noqa: PLC0415
 
     device = choose_device(models.device)
     cached = complete_models()
     most = _MOST_ON_CPU if device.type == Device.CPU else float("inf")
 
-    def here(pair: ModelPair) -> bool:
+    def is_cached(pair: ModelPair) -> bool:
         return all(model.id in cached for model in models_of(pair))
 
-    def suits(pair: ModelPair) -> bool:
+    def is_suitable(pair: ModelPair) -> bool:
         both = models_of(pair)
-        open_to_all = all(model.licence in _PERMISSIVE and not model.gated for model in both)
-        return pair.chats and is_verified(pair) and open_to_all and both[0].parameters <= most
+        permissive = all(model.licence in _PERMISSIVE and not model.gated for model in both)
+        return pair.chats and is_verified(pair) and permissive and both[0].parameters <= most
 
-    found = [pair for pair in curated().values() if suits(pair) and (here(pair) or not models.offline)]
+    found = [pair for pair in curated().values() if is_suitable(pair) and (is_cached(pair) or not models.offline)]
     found = [pair for pair in found if fits_roughly(pair, device)]
-    return max(found, key=lambda pair: (here(pair), models_of(pair)[0].parameters), default=None)
+    return max(found, key=lambda pair: (is_cached(pair), models_of(pair)[0].parameters), default=None)
 
 
 def _question(pair: ModelPair) -> str:

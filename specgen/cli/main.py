@@ -1,4 +1,4 @@
-"""The entry point: arguments in, exit code out, and every failure as one line."""
+"""The entry point: arguments to an exit code, and every failure as one line."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 from specgen.cli.app import build, command_names
-from specgen.cli.misspelt import command_meant, model_meant
+from specgen.cli.ui import suggested_command, suggested_model
 from specgen.core.errors import INTERRUPTED, DownloadFailed, SpecgenError, UsageError
 from specgen.render.terminal import is_terminal, sanitize
 
@@ -17,7 +17,7 @@ _DEBUG = "--debug"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run specgen and exit. `--debug` adds the traceback of a failure."""
+    """Run specgen and exit. `--debug` prints the traceback of a failure."""
     _open_closed_streams()
     if os.environ.get("_SPECGEN_COMPLETE"):
         route_completion(os.environ)
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
-        code = 0  # whoever read the output has had enough
+        code = 0  # the reader closed the pipe, for example head
     except SystemExit as ended:
-        # Typer makes exit code 1 of a broken pipe.
+        # Typer turns a broken pipe into exit code 1.
         if not isinstance(ended.__context__, BrokenPipeError):
             raise
         code = 0
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def route(arguments: list[str]) -> list[str]:
-    """Make `run` the command where none is named. Raises UsageError for what looks like a misspelt command."""
+    """Add the command `run` if no command is named. Raises UsageError for a misspelt command."""
     if not arguments:
         return ["--help"] if is_terminal(sys.stdin) else ["run"]
     first = arguments[0]
@@ -59,14 +59,14 @@ def route(arguments: list[str]) -> list[str]:
         return [*arguments[1:], "--help"]
     if first in _ROOT_OPTIONS or first in command_names():
         return arguments
-    if meant := command_meant(arguments, command_names()):
+    if meant := suggested_command(arguments, command_names()):
         raise UsageError(f"no command '{first}'; did you mean '{meant}'?", hint=f'for a prompt: specgen run "{first}"')
     return ["run", *arguments]
 
 
 def route_completion(environment: MutableMapping[str, str]) -> None:
-    """Let the words that the shell wants completed be those of `run` where no command is named: `specgen -m st`."""
-    if words := environment.get("COMP_WORDS"):  # bash: a word a line
+    """Add `run` to the words that the shell completes if no command is named, as in `specgen -m st`."""
+    if words := environment.get("COMP_WORDS"):  # bash: one word on each line
         program, *rest = words.split("\n")
         position = int(environment.get("COMP_CWORD", "0"))
         if position > 1 and rest and _means_run(rest[0]):
@@ -84,15 +84,15 @@ def _means_run(first: str) -> bool:
 
 
 def _explain(error: Exception, given: Sequence[str]) -> tuple[str, int]:
-    """One line for a failure of the arguments `given`, and its exit code."""
+    """The message of a failure in one line, and its exit code."""
     if isinstance(error, SpecgenError):
-        meant = model_meant(error, given)
+        meant = suggested_model(error, given)
         if meant is None:
             return str(error), error.exit_code
-        # Where the hub does not answer the name may be right, and then the hint is what helps.
+        # If the hub does not answer, the name may be right. Then the hint helps.
         rest = f"; {error.hint}" if isinstance(error, DownloadFailed) and error.hint else ""
         return f"{error.message}; did you mean '{meant}'?{rest}", error.exit_code
-    # Typer's own usage errors, whose class it does not export.
+    # A usage error of Typer, which does not export the class.
     if show := getattr(error, "format_message", None):
         context = getattr(error, "ctx", None)
         message = show()
@@ -106,14 +106,14 @@ def _explain(error: Exception, given: Sequence[str]) -> tuple[str, int]:
 
 
 def _open_closed_streams() -> None:
-    """Python has None for a standard stream that the caller closed; what is written there is nobody's."""
+    """Replace standard streams that the caller closed, which are None in Python, by the null device."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the end
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
 
 
 def _silence() -> None:
-    """Let the interpreter's own last flush of a broken pipe or a full disk fail silently."""
+    """Keep the last flush of the interpreter silent on a broken pipe or a full disk."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,4 +1,4 @@
-"""The options that commands share, each written down once, and grouped into one parameter a command."""
+"""The options that commands share, grouped into dataclasses."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
-from specgen.cli import completion as completing
-from specgen.cli.configured import configure, given
-from specgen.cli.templating import preset
+from specgen.cli import completion
+from specgen.cli.option_values import configure
+from specgen.cli.template_options import preset
 from specgen.config import templates
 from specgen.core.defaults import DRAFT
 from specgen.core.errors import UsageError
@@ -22,12 +22,10 @@ from specgen.core.prices import Prices
 from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingChoice
 
 _ENGINE = EngineOptions()
-# A field of this name is no option: it names the others that the command line or a setting has a value for.
-_GIVEN = "given"
 
 
 def _draft_length(text: str) -> int | None:
-    """The draft length that -k names, None for auto. Raises UsageError."""
+    """The draft length in tokens, or None for auto. Raises UsageError."""
     if text == "auto":
         return None
     if not text.isdecimal():
@@ -39,7 +37,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 60.0}
 
 
 def seconds(text: str) -> float:
-    """How long `30s`, `5m`, `1h` or a number of minutes is; 0 or off is 0. Raises UsageError."""
+    """The seconds of `30s`, `5m`, `1h` or a number of minutes; 0 for off. Raises UsageError."""
     if text == "off":
         return 0.0
     written = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
@@ -48,8 +46,8 @@ def seconds(text: str) -> float:
     return float(written[1]) * _SECONDS[written[2]]
 
 
-def time_in_words(text: str) -> str:
-    """`text` itself, which `seconds` reads. Raises UsageError."""
+def checked_time(text: str) -> str:
+    """`text`, if `seconds` can read it. Raises UsageError."""
     seconds(text)
     return text
 
@@ -59,10 +57,10 @@ _Profile = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        autocompletion=completing.profiles,
+        autocompletion=completion.profiles,
         callback=configure,
         is_eager=True,
-        help="Take the settings of [profiles.NAME] first; see specgen config.",
+        help="Prefer the settings of [profiles.NAME]; see specgen config.",
     ),
 ]
 
@@ -73,23 +71,19 @@ class Color(StrEnum):
     NEVER = "never"
 
 
-NoLog = Annotated[bool, typer.Option("--no-log", help="Keep this out of the history; see specgen log.")]
+NoLog = Annotated[bool, typer.Option("--no-log", help="Do not log this in the history; see specgen log.")]
 
 
 KeepAlive = Annotated[
     str,
     typer.Option(
         "--keep-alive",
-        parser=time_in_words,
+        parser=checked_time,
         metavar="TIME|off",
-        help="How long the models stay loaded in the background for the next call: 30s, 5m, 1h, a number of minutes, or"
+        help="Time that models stay loaded in the background for the next call: 30s, 5m, 1h, a number of minutes, or"
         " off; see docs/serve.md.",
     ),
 ]
-
-
-# Fields of EngineOptions whose options have other names.
-_FLAGS = {"lookup": "no_lookup"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +95,7 @@ class ModelOptions:
             "-m",
             "--model",
             metavar="MODEL",
-            autocompletion=completing.models,
+            autocompletion=completion.models,
             help="Target: a curated pair (stories), org/name[@revision] of the hub, a local folder, a .gguf file.",
         ),
     ] = None
@@ -113,9 +107,9 @@ class ModelOptions:
             "--draft",
             "--draft-model",
             metavar="DRAFT",
-            autocompletion=completing.drafts,
+            autocompletion=completion.drafts,
             help="A model like -m, 'lookup' (n-grams of the prompt and output), 'none', or 'auto': the draft of the"
-            " curated pair, else a smaller model of the family, else lookup.",
+            " curated pair, otherwise a smaller model of the family, otherwise lookup.",
         ),
     ] = DRAFT
     num_draft_tokens: Annotated[
@@ -125,42 +119,41 @@ class ModelOptions:
             "--num-draft-tokens",
             parser=_draft_length,
             metavar="auto|K",
-            help="Tokens to draft in a round; auto: as many as pay, none where drafting does not pay.",
+            help="Tokens to draft in each round; auto: the number that pays, possibly none.",
         ),
     ] = _ENGINE.num_draft_tokens
     no_lookup: Annotated[
-        bool, typer.Option("--no-lookup", help="Draft with the draft model alone, without n-grams.")
+        bool, typer.Option("--no-lookup", help="Draft only with the draft model, without n-grams.")
     ] = not _ENGINE.lookup
     device: Annotated[Device, typer.Option(help="Where to run.")] = _ENGINE.device
-    dtype: Annotated[Dtype, typer.Option(help="Number format; auto is float32 on a CPU, else bfloat16.")] = (
+    dtype: Annotated[Dtype, typer.Option(help="Number format; auto: float32 on a CPU, otherwise bfloat16.")] = (
         _ENGINE.dtype
     )
     quant: Annotated[
         Quant,
-        typer.Option(help="int8 weights and activations on a CPU; auto: where they pay, unless --dtype is given."),
+        typer.Option(help="int8 weights and activations on a CPU; auto: if they pay and --dtype is not given."),
     ] = _ENGINE.quant
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; all cores by default.")] = None
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; default: all cores.")] = None
     ctx_size: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Context length in tokens, prompt and answer together.")
     ] = None
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+        bool, typer.Option("--trust-remote-code", help="Run Python code of the model repository.")
     ] = False
 
     compile: Annotated[
         bool,
         typer.Option(
             "--compile",
-            help="Compile passes with torch.compile: tens of seconds for each number of tokens in a pass. Where two"
-            " tokens score nearly alike, the text may then differ from the plain run's.",
+            help="Compile passes with torch.compile: tens of seconds for each number of tokens in a pass. If two tokens"
+            " score nearly alike, the text may differ from that of a run without it.",
         ),
     ] = False
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say more about what is chosen and why.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", help="Explain what is chosen and why.")] = False
     yes: Annotated[
-        bool, typer.Option("-y", "--yes", help="Where no model is named, take the one that is suggested, unasked.")
+        bool, typer.Option("-y", "--yes", help="If no model is named, use the suggested one without a question.")
     ] = False
-    given: tuple[str, ...] = ()
 
     def engine(self) -> EngineOptions:
         return EngineOptions(
@@ -182,18 +175,21 @@ class ModelOptions:
 class GenerationOptions:
     heading: ClassVar = "Generation"
     max_tokens: Annotated[
-        int | None, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Tokens to generate at most.")
+        int | None, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Maximum number of tokens to generate.")
     ] = None
     temperature: Annotated[
         float | None, typer.Option("--temp", "--temperature", min=0.0, metavar="T", help="0 is greedy.")
     ] = None
-    top_k: Annotated[int | None, typer.Option(min=0, metavar="K", help="Draw from the K likeliest; 0: all.")] = None
+    top_k: Annotated[
+        int | None, typer.Option(min=0, metavar="K", help="Sample from the K likeliest tokens; 0: all.")
+    ] = None
     top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Draw from the likeliest that hold P together.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, metavar="P", help="Sample from the likeliest tokens with total probability P."),
     ] = None
     min_p: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, metavar="P", help="Draw from those at least P times as likely as the first."),
+        typer.Option(min=0.0, max=1.0, metavar="P", help="Sample from tokens at least P times as likely as the first."),
     ] = None
     repetition_penalty: Annotated[
         float | None, typer.Option("--repetition-penalty", "--repeat-penalty", min=0.01, metavar="X", help="1: none.")
@@ -201,7 +197,8 @@ class GenerationOptions:
     presence_penalty: Annotated[float | None, typer.Option(metavar="X", help="0: none.")] = None
     frequency_penalty: Annotated[float | None, typer.Option(metavar="X", help="0: none.")] = None
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Repeats a run; drawn and reported if not given.")
+        int | None,
+        typer.Option(min=0, metavar="N", help="Repeats a run; random and reported if not given."),
     ] = None
     stop: Annotated[list[str], typer.Option(metavar="TEXT", help="End the answer before TEXT. Repeatable.")] = (
         dataclasses.field(default_factory=list)
@@ -213,7 +210,7 @@ class GenerationOptions:
 
 Think = Annotated[
     bool | None,
-    typer.Option("--think/--no-think", help="Switch a reasoning model's thinking on or off, if its template can."),
+    typer.Option("--think/--no-think", help="Switch the thinking of a reasoning model on or off, if its template can."),
 ]
 
 
@@ -223,7 +220,7 @@ class ThinkingOptions:
     think: Think = None
     hide_thinking: Annotated[
         bool,
-        typer.Option("--hide-thinking", help="Do not show thinking on a terminal; in a pipe there is never any."),
+        typer.Option("--hide-thinking", help="Do not show thinking on a terminal; a pipe never shows it."),
     ] = False
 
 
@@ -236,18 +233,18 @@ class ConstraintOptions:
             "-j",
             "--json-schema",
             metavar="FILE|STRING",
-            help="The answer is JSON of this schema; see docs/structured.md.",
+            help="The answer is JSON that fits this schema; see docs/structured.md.",
         ),
     ] = None
-    regex: Annotated[
-        str | None, typer.Option("--regex", metavar="REGEX", help="The answer matches REGEX from end to end.")
-    ] = None
+    regex: Annotated[str | None, typer.Option("--regex", metavar="REGEX", help="The whole answer matches REGEX.")] = (
+        None
+    )
     grammar: Annotated[
         str | None,
         typer.Option(
             "--grammar",
             metavar="FILE|STRING",
-            help="The answer is a text of this grammar (Lark, or GBNF of llama.cpp).",
+            help="The answer fits this grammar (Lark, or GBNF of llama.cpp).",
         ),
     ] = None
 
@@ -255,38 +252,39 @@ class ConstraintOptions:
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
     heading: ClassVar = "Output"
-    color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR count too.")] = Color.AUTO
+    color: Annotated[Color, typer.Option(help="Colour on a terminal; NO_COLOR and FORCE_COLOR apply too.")] = Color.AUTO
     color_source: Annotated[
         bool,
         typer.Option(
             "--color-source",
-            help="Colour text on a terminal by where it came from: draft, lookup, forced, corrected, bonus.",
+            help="Colour text on a terminal by its source: draft, lookup, forced, corrected, bonus.",
         ),
     ] = False
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append every round to FILE as a line of JSON.")
+        Path | None, typer.Option(metavar="FILE", help="Append a line of JSON to FILE for every round.")
     ] = None
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but the text and errors.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only the text and errors.")] = False
     no_log: NoLog = False
 
 
 @dataclass(frozen=True, slots=True)
 class CostOptions:
     cost: Annotated[
-        bool, typer.Option("--cost", help="After the summary, what a million tokens take, in energy too if readable.")
+        bool,
+        typer.Option("--cost", help="Print the cost of a million tokens after the summary."),
     ] = False
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0.0, metavar="MONEY", help="What this machine costs an hour; with --cost.")
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="Price of this machine for one hour; with --cost.")
     ] = None
     price_per_kwh: Annotated[
-        float | None, typer.Option(min=0.0, metavar="MONEY", help="What energy costs; with --cost.")
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="Price of one kWh; with --cost.")
     ] = None
 
     def prices(self) -> Prices | None:
-        """None where nobody asks for the cost. Raises UsageError for a price alone."""
+        """The prices, or None without --cost. Raises UsageError for a price without --cost."""
         prices = Prices(self.price_per_hour, self.price_per_kwh)
         if not self.cost and prices != Prices():
-            raise UsageError("a price says nothing by itself", hint="add --cost")
+            raise UsageError("a price has no effect without --cost", hint="add --cost")
         return prices if self.cost else None
 
 
@@ -296,16 +294,16 @@ class InputOptions:
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
     file: Annotated[
         list[Path],
-        typer.Option("-f", "--file", metavar="FILE", help="Put a file before the prompt; - is stdin. Repeatable."),
+        typer.Option("-f", "--file", metavar="FILE", help="Put FILE before the prompt; - is stdin. Repeatable."),
     ] = dataclasses.field(default_factory=list)
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class OneShotOptions:
     heading: ClassVar = "One answer"
     continue_: Annotated[
-        bool, typer.Option("-c", "--continue", help="Go on with the last conversation of the history, and its models.")
+        bool, typer.Option("-c", "--continue", help="Continue the last conversation of the history with its models.")
     ] = False
     template: Annotated[
         templates.Template | None,
@@ -316,26 +314,29 @@ class OneShotOptions:
             parser=templates.load,
             callback=preset,
             is_eager=True,
-            autocompletion=completing.templates,
-            help="Use a template: its prompt around the input, its options where none are given here.",
+            autocompletion=completion.templates,
+            help="Use a template: its prompt around the input, and its options as defaults.",
         ),
     ] = None
     variable: Annotated[
-        list[str], typer.Option("-p", "--param", metavar="KEY=VALUE", help="Fill a place of the template. Repeatable.")
+        list[str],
+        typer.Option("-p", "--param", metavar="KEY=VALUE", help="Fill a variable of the template. Repeatable."),
     ] = dataclasses.field(default_factory=list)
     save: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Keep the prompt and the options given here as a template; answer nothing."),
+        typer.Option(metavar="NAME", help="Save the prompt and the given options as a template; answer nothing."),
     ] = None
     extract_code: Annotated[
-        bool, typer.Option("--extract-code", help="Write only the first code block, and end the answer behind it.")
+        bool, typer.Option("--extract-code", help="Write only the first code block and end the answer after it.")
     ] = False
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the answer to the clipboard, too.")] = False
+    copy: Annotated[bool, typer.Option("--copy", help="Also copy the answer to the clipboard.")] = False
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let Typer see every field of `command`'s dataclass parameters as an option of its own, under the dataclass's
-    `heading`. Settings are the defaults of such a command's options; --profile chooses among them."""
+    """Turn every field of the dataclass parameters of `command` into an option under the `heading` of its dataclass.
+
+    The command also gets --profile, and settings become the defaults of its options.
+    """
     hints = inspect.get_annotations(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[type, list[str]]] = {}
@@ -345,20 +346,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[name] = (kind, [field.name for field in dataclasses.fields(kind)])
-        parameters += [_as_parameter(field, kind) for field in dataclasses.fields(kind) if field.name != _GIVEN]
-    own_context = next((name for name, kind in hints.items() if kind is typer.Context), None)
+        parameters += [_as_parameter(field, kind) for field in dataclasses.fields(kind)]
 
     @functools.wraps(command)
     def flat(**values: Any) -> None:
-        del values["profile"]  # its callback did the work
-        context = values[own_context] if own_context else values.pop("context")
-        values[_GIVEN] = given(context)
+        del values["profile"]  # `configure` has used it
         made = {name: kind(**{field: values[field] for field in fields}) for name, (kind, fields) in groups.items()}
-        grouped_up = {field for _, fields in groups.values() for field in fields} | {_GIVEN}
-        command(**{name: value for name, value in values.items() if name not in grouped_up}, **made)
+        in_groups = {field for _, fields in groups.values() for field in fields}
+        command(**{name: value for name, value in values.items() if name not in in_groups}, **made)
 
-    if own_context is None:
-        parameters.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     parameters.append(inspect.Parameter("profile", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_Profile))
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -1,17 +1,26 @@
-"""From a stream of events to a renderer and an outcome, with Ctrl-C."""
+"""An event stream to a renderer and an outcome, with Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-from specgen.core.events import Event, Failed, Finished, Renderer, Step
+from specgen.core.errors import Incomplete
+from specgen.core.events import Event, Failed, Finished, Reason, Renderer, Step
+
+_CUT_BY: dict[Reason, str] = {
+    "length": "the token limit",
+    "context": "the end of the context",
+    "stop": "a stop string",
+    "interrupted": "the interrupt",
+}
 
 
 class Interrupt:
-    """Ctrl-C while events play: once text streams it asks for a stop after the round, before that it interrupts.
+    """Handles SIGINT while events arrive.
 
-    A second Ctrl-C always interrupts.
+    Before the first text Ctrl-C raises KeyboardInterrupt. Then it asks for a stop after the round. A second Ctrl-C
+    always raises.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
@@ -19,7 +28,7 @@ class Interrupt:
         self._streaming = False
 
     def streams(self) -> None:
-        """Text has begun: from now on the answer so far is worth keeping."""
+        """Text has begun: from now on the partial answer is kept."""
         self._streaming = True
 
     def __enter__(self) -> Self:
@@ -37,7 +46,7 @@ class Interrupt:
 
 
 def play(events: Iterator[Event], renderer: Renderer, stop: Callable[[], None]) -> Finished | Failed:
-    """Show every event; returns the last one. `stop` asks the generation to end, see Session.stop."""
+    """Show every event and return the last one. `stop` asks the generation to end, see Session.stop."""
     last: Event | None = None
     try:
         with Interrupt(stop) as interrupt:
@@ -52,3 +61,14 @@ def play(events: Iterator[Event], renderer: Renderer, stop: Callable[[], None]) 
             close()
     assert isinstance(last, Finished | Failed), "every stream ends in Finished or Failed"  # noqa: S101
     return last
+
+
+def check_complete(finished: Finished) -> None:
+    """Raises Incomplete if the answer ended before its constraint allowed the end."""
+    if finished.complete:
+        return
+    at = f"cut the answer at token {finished.stats.generated_tokens}"
+    raise Incomplete(
+        f"{_CUT_BY.get(finished.reason, finished.reason)} {at}, before its constraint lets it end",
+        hint="raise -n, or ask for less" if finished.reason == "length" else "ask for less",
+    )

@@ -201,8 +201,8 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     import sys
 
     from specgen.cli.chat.chat import Chat, Look
-    from specgen.cli.chat.loop import loop
-    from specgen.cli.chat.reading import reader
+    from specgen.cli.chat.commands import run
+    from specgen.cli.chat.input import reader
     from specgen.render.plain import Plain
     from specgen.session.conversation import Conversation
     from tests.cli.command import Stdin
@@ -214,7 +214,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
         monkeypatch.setattr(sys, "stdin", Stdin(line.encode()))
         conversation = Conversation(fake_session(TableModel(8), folder=tmp_path))
         chat = Chat(conversation, Look(), lambda _: Plain(sys.stdout, sys.stderr), lambda *_: None)  # type: ignore[arg-type,return-value]
-        loop(chat, reader(dict))
+        chat.loop(reader(dict), run)
         return str(capsys.readouterr().err)
 
     return told
@@ -225,7 +225,7 @@ def test_tab_completes_commands_what_they_take_and_files(tmp_path: Path) -> None
     from prompt_toolkit.document import Document
 
     from specgen.cli.chat.commands import completions
-    from specgen.cli.chat.completion import ChatCompleter
+    from specgen.cli.chat.line_editor import ChatCompleter
 
     (tmp_path / "notes.txt").touch()
 

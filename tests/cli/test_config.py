@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from specgen.cli.configured import configurable
-from specgen.cli.inspecting import _options
+from specgen.cli.option_values import configurable
+from specgen.cli.settings_editor import setting_options
 from specgen.config import settings
 from tests.cli.command import Outcome, invoke
 
@@ -37,7 +37,7 @@ def tokens(outcome: Outcome) -> int:
 
 
 def test_every_key_is_an_option() -> None:
-    options = _options()
+    options = setting_options()
     assert set(options) == set(settings.KEYS)
     for name, key in settings.OTHER_NAMES.items():
         assert f"--{name}" in options[key][1].opts
@@ -70,7 +70,7 @@ def test_sampling_of_answers_is_none_of_a_check(user: Path, target: Path) -> Non
 
 def test_who_is_offline_for_good_is_so_in_every_command(user: Path) -> None:
     user.write_text('model = "stories"\noffline = true\n')
-    for command in ("show", "pull", "pair"):
+    for command in ("show", "pull", "pairs"):
         outcome = invoke(command, "org/nowhere")
         assert outcome.code == 5
     hub = json.loads(invoke("doctor", "--json").text)["checks"][-1]
@@ -113,7 +113,7 @@ def test_code_of_a_model_that_a_project_names_does_not_run(project: Path, target
     project.write_text(f'model = "{target}"\ndraft = "lookup"\nmax-tokens = 3\n')
     outcome = invoke("run", PROMPT, "--trust-remote-code")
     assert outcome.code == 2
-    assert f"say yourself whose code may run: -m {target}" in outcome.err
+    assert f"name the model whose code may run: -m {target}" in outcome.err
     assert invoke("run", PROMPT, "--trust-remote-code", "-m", target, "--raw").code == 0
     assert invoke("run", PROMPT, "--raw").code == 0
 
@@ -222,7 +222,7 @@ def test_edit_keeps_what_is_wrong_elsewhere(user: Path, tmp_path: Path, monkeypa
     assert outcome.code == 10
     assert "there is no setting 'tmep'" in outcome.err
     assert user.read_text() == "seed = 1\n"
-    kept = Path(outcome.err.split("what you wrote is in ")[1].strip())
+    kept = Path(outcome.err.split("your text is in ")[1].strip())
     assert kept.read_text() == "seed = 1\ntmep = 7\n"
     kept.unlink()
 
@@ -237,5 +237,5 @@ def test_edit_that_changes_nothing(
 
 
 def test_settings_reach_no_option_that_runs_code() -> None:
-    options = dict(configurable([parameter for _, parameter in _options().values()]))
+    options = dict(configurable([parameter for _, parameter in setting_options().values()]))
     assert not {"trust-remote-code", "trace", "file"} & set(options)

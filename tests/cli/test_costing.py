@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specgen.bench import meters
-from specgen.cli.cost import in_words
+from specgen.cli.cost import cost_line
 from specgen.core.events import Stats
 from specgen.core.prices import Prices
 from tests.cli.command import invoke
@@ -17,20 +17,20 @@ STATS = Stats(
 
 
 def test_time_and_money_with_and_without_speculation() -> None:
-    assert in_words(STATS, None, Prices(per_hour=2.0)) == (
+    assert cost_line(STATS, None, Prices(per_hour=2.0)) == (
         "a million tokens like these 5.00 h, 10.00 in money · without speculation ~10.00 h, 20.00 in money"
     )
 
 
 def test_energy_is_said_where_it_was_counted_and_missed_where_it_has_a_price() -> None:
-    assert in_words(STATS, 3600.0, Prices(per_kwh=0.5)).startswith(
+    assert cost_line(STATS, 3600.0, Prices(per_kwh=0.5)).startswith(
         "a million tokens like these 5.00 h, 1.000 kWh, 0.50"
     )
-    assert in_words(STATS, None, Prices(per_kwh=0.5)).endswith(" · energy is not readable here")
+    assert cost_line(STATS, None, Prices(per_kwh=0.5)).endswith(" · energy is not readable here")
 
 
 def test_without_a_draft_there_is_one_figure() -> None:
-    assert "without" not in in_words(Stats(generated_tokens=10, rounds=10, elapsed_s=1.0), None, Prices())
+    assert "without" not in cost_line(Stats(generated_tokens=10, rounds=10, elapsed_s=1.0), None, Prices())
 
 
 def test_the_line_follows_the_text_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

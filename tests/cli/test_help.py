@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specgen.cli.reference import contexts, reference
+from specgen.cli.help import contexts, reference
 from specgen.core.errors import DownloadFailed
 from tests.cli.command import Outcome, invoke
 
@@ -32,7 +32,7 @@ def examples(page: str) -> Iterator[list[str]]:
 
 
 def test_the_reference_is_what_the_application_says() -> None:
-    again = "run python -m specgen.cli.reference > docs/cli.md"
+    again = "run python -m specgen.cli.help > docs/cli.md"
     assert (DOCS / "cli.md").read_text(encoding="utf-8") == reference(), again
 
 

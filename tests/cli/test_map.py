@@ -126,7 +126,7 @@ def test_what_is_wrong_with_one_record_stops_no_other(mapped: Any, answer: Any) 
     assert plain.code == SomeFailed.exit_code
     assert plain.text == "\n".join([answer(LINES[0]), *[""] * 7, answer(LINES[0]), ""])
     assert plain.err.count("\n") == 8
-    assert "record 3: line 3 of stdin is no JSON object" in plain.err
+    assert "record 3: line 3 of stdin is not a JSON object" in plain.err
 
 
 def test_answers_of_a_schema_are_lines_of_json(mapped: Any) -> None:

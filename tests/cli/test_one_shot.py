@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from specgen.cli.continuing import last_conversation
+from specgen.cli.commands.run import last_conversation
 from specgen.cli.stream import play
 from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
 from specgen.core.types import Message

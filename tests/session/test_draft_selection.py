@@ -112,7 +112,7 @@ def test_an_unverified_pair_is_never_chosen(published: HubServer, monkeypatch: p
 
 
 def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubServer) -> None:
-    outcome = invoke("pair", TARGET, "--json")
+    outcome = invoke("pairs", TARGET, "--json")
     assert (outcome.code, outcome.err) == (0, "")
     found = {row["draft"].removeprefix("fam/Tiny-"): row for row in json.loads(outcome.text)["candidates"]}
     assert next(iter(found)) == "1B-Instruct"
@@ -124,7 +124,7 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     assert found["0.5B-Instruct"]["rejected"].startswith("the draft does not share the target's tokens: id 10: target ")
     assert set(found) == {"1B-Instruct", "3B-Instruct", "0.5B-Instruct"}
     assert published.asked(".safetensors", "GET") == [], "weights are not fetched"
-    lines = invoke("pair", TARGET).text.splitlines()
+    lines = invoke("pairs", TARGET).text.splitlines()
     assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
     assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
 
@@ -139,12 +139,12 @@ def test_a_gguf_target_gets_the_file_that_is_called_like_it(
         (tmp_path / repo / name.replace("q8_0", "q4_0")).write_bytes(b"GGUF")
         published.publish(f"fam/{repo}", tmp_path / repo)
     target = "fam/Tiny-7B-GGUF:tiny-7b-q8_0.gguf"
-    (row,) = json.loads(invoke("pair", target, "--json").text)["candidates"]
+    (row,) = json.loads(invoke("pairs", target, "--json").text)["candidates"]
     assert (row["draft"], row["rejected"]) == ("fam/Tiny-1B-GGUF:tiny-1b-q8_0.gguf", None)
     assert all(request.range for request in published.asked("cdn", "GET")), "only headers are fetched"
     assert opened(target)[0] == "fam/Tiny-1B-GGUF"
     opened("fam/Tiny-1B-Instruct")
-    rows = json.loads(invoke("pair", target, "--json", "--offline").text)["candidates"]
+    rows = json.loads(invoke("pairs", target, "--json", "--offline").text)["candidates"]
     assert [(row["draft"], row["rejected"]) for row in rows] == [("fam/Tiny-1B-Instruct", None)]
 
 
@@ -170,17 +170,17 @@ def past_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_predictions_use_what_past_answers_accepted(published: HubServer, past_answers: None) -> None:
-    found = {row["draft"]: row for row in json.loads(invoke("pair", TARGET, "--json").text)["candidates"]}
+    found = {row["draft"]: row for row in json.loads(invoke("pairs", TARGET, "--json").text)["candidates"]}
     figures = [(row["acceptance_rate"], row["acceptance_basis"], row["past_answers"]) for row in found.values()]
     assert figures[0] == (0.75, "from 2 past answers", 2)
     assert set(figures[1:]) == {(0.7, "assumed", 0)}
-    assert " for 75% accepted (from 2 past answers), 320 tokens shared" in invoke("pair", TARGET).text
+    assert " for 75% accepted (from 2 past answers), 320 tokens shared" in invoke("pairs", TARGET).text
     assert "x for 75% accepted, from 2 past answers); it will be downloaded" in opened(TARGET)[1][0]
 
 
 def test_a_history_that_cannot_be_read_says_nothing(published: HubServer, past_answers: None, pins_file: Path) -> None:
     location().write_bytes(b"no database")
-    assert "for 70% accepted (assumed)" in invoke("pair", TARGET).text
+    assert "for 70% accepted (assumed)" in invoke("pairs", TARGET).text
 
 
 def test_a_padded_vocabulary_is_accepted(hub: HubServer, checkpoints: Any) -> None:
@@ -188,7 +188,7 @@ def test_a_padded_vocabulary_is_accepted(hub: HubServer, checkpoints: Any) -> No
     hub.publish("fam/Wide-7B", checkpoints.make("wide-7b", "llama", vocab_size=152064, num_hidden_layers=2, **narrow))
     narrow = {"hidden_size": 4, "head_dim": 2, "intermediate_size": 8, "num_attention_heads": 2}
     hub.publish("fam/Wide-1B", checkpoints.make("wide-1b", "llama", vocab_size=151936, num_hidden_layers=1, **narrow))
-    (row,) = json.loads(invoke("pair", "fam/Wide-7B", "--json").text)["candidates"]
+    (row,) = json.loads(invoke("pairs", "fam/Wide-7B", "--json").text)["candidates"]
     assert (row["draft"], row["rejected"], row["shared_tokens"]) == ("fam/Wide-1B", None, 320)
 
 

@@ -1,1 +1,1 @@
-"""The chat: a person's lines in, commands done, answers streamed."""
+"""The chat: lines and commands of the user, streamed answers."""

@@ -1,16 +1,18 @@
-"""The commands of the chat: a table from names to functions, each with its help."""
+"""The commands of the chat: a table from names to functions with their help."""
 
 import functools
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-import click
-
-from specgen.cli.chat import files, pair, settings
-from specgen.cli.chat.chat import Chat, short
-from specgen.cli.chat.pair import draft_name, model_name
+from specgen.cli.chat import files, settings
+from specgen.cli.chat.chat import Chat, draft_name, model_name, short
+from specgen.cli.inputs import as_text
+from specgen.cli.ui import open_editor
+from specgen.core.defaults import DRAFT
 from specgen.core.errors import SpecgenError, UsageError
 from specgen.core.words import did_you_mean
 from specgen.render.summary import summary
@@ -19,12 +21,12 @@ from specgen.render.text import legend
 
 _NONE = "none"
 _CLOSING = '''Ctrl-C stops an answer and keeps it; twice at an empty line leaves. Tab completes. Alt-Enter begins a new
-line, and so does Enter between """ and """; Ctrl-G goes on in $EDITOR. A line that begins with // is sent with one /'''
+line, and so does Enter between """ and """; Ctrl-G opens $EDITOR. A line that begins with // is sent with one /'''
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """`takes` shows the argument, `about` says what happens, `words` are what Tab completes: None for files."""
+class ChatCommand:
+    """`takes` shows the argument, `about` describes the effect. Tab completes `words`, or file names for None."""
 
     do: Callable[[Chat, str], None]
     takes: str
@@ -38,7 +40,7 @@ def run(chat: Chat, name: str, argument: str) -> None:
     if command is None:
         raise _unknown(name)
     if argument and not command.takes:
-        raise UsageError(f"/{name} takes nothing after it", hint=f"/{name} alone: {command.about}")
+        raise UsageError(f"/{name} takes no argument", hint=f"/{name} alone: {command.about}")
     command.do(chat, argument)
 
 
@@ -48,7 +50,7 @@ def _unknown(name: str) -> UsageError:
 
 
 def completions() -> dict[str, list[str] | None]:
-    """What may follow each command; None for file names."""
+    """The words that may follow each command; None for file names."""
     return {f"/{name}": command.words() if command.words else None for name, command in COMMANDS.items()}
 
 
@@ -111,6 +113,32 @@ def _show(chat: Chat, argument: str) -> None:  # noqa: ARG001
     )
 
 
+def _model(chat: Chat, argument: str) -> None:
+    if not argument:
+        chat.tell(model_name(chat.conversation.session.pair.loaded_target))
+        return
+    target, _, draft = argument.partition(" ")
+    chat.open_pair(target, draft.strip() or DRAFT)
+    chat.tell(f"{model_name(chat.conversation.session.pair.loaded_target)} continues the conversation")
+
+
+def _draft(chat: Chat, argument: str) -> None:
+    session = chat.conversation.session
+    if argument:
+        chat.show(session.change_draft(argument))
+        session.speculating = True
+    chat.tell(f"draft: {draft_name(session)}")
+
+
+def _spec(chat: Chat, argument: str) -> None:
+    session = chat.conversation.session
+    if argument:
+        if argument not in ("on", "off"):
+            raise UsageError(f"/spec is 'on' or 'off', not '{argument}'")
+        session.speculating = argument == "on"
+    chat.tell(f"speculation is {'on' if session.speculating else 'off'}")
+
+
 def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
     finished = chat.conversation.finished
     if finished is None:
@@ -121,42 +149,43 @@ def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
 
 def _color(chat: Chat, argument: str) -> None:  # noqa: ARG001
     if not is_terminal(sys.stdout) or not wants_color(sys.stdout, chat.look.color):
-        raise SpecgenError("answers are not painted here: stdout is no terminal with colours")
+        raise SpecgenError("stdout is not a terminal with colours")
     chat.look.sources = not chat.look.sources
     chat.restyle()
     if chat.look.sources:
         names = legend(wants_color(sys.stderr, chat.look.color))
-        print(f"answers are painted by source: {names}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"answers are coloured by source: {names}", file=sys.stderr, flush=True)  # noqa: T201
     else:
-        chat.tell("answers are no longer painted")
+        chat.tell("answers are not coloured any more")
 
 
 def _regen(chat: Chat, argument: str) -> None:  # noqa: ARG001
     conversation = chat.conversation
     question = _question(chat)
     if conversation.started is not None and conversation.started.sampling.greedy:
-        chat.tell("greedy decoding gives the same answer again; /set temperature 0.7 draws another")
+        chat.tell("greedy decoding gives the same answer again; /set temperature 0.7 samples another")
     elif (seed := conversation.sampling.seed) is not None:
         settings.change(chat, "seed", str(seed + 1))
-        chat.tell(f"the seed is {seed + 1} now, for another answer")
+        chat.tell(f"the seed is now {seed + 1}, for another answer")
     chat.stream(conversation.again(question))
 
 
 def _undo(chat: Chat, argument: str) -> None:  # noqa: ARG001
     said = _question(chat)
     chat.conversation.undo()
-    chat.tell(f"taken back: {short(said)}")
+    chat.tell(f"removed: {short(said)}")
 
 
 def _edit(chat: Chat, argument: str) -> None:  # noqa: ARG001
     said = _question(chat)
     if not is_terminal(sys.stdin):
         raise UsageError("/edit needs a terminal")
-    try:
-        edited = click.edit(said, extension=".md")
-    except click.ClickException as error:
-        raise SpecgenError(error.message, hint="set EDITOR to an editor that runs in the terminal") from error
-    if edited is None or not edited.strip() or edited.strip() == said.strip():
+    with tempfile.TemporaryDirectory(prefix="specgen-") as folder:
+        file = Path(folder) / "turn.md"
+        file.write_text(said, encoding="utf-8")
+        open_editor(file)
+        edited = as_text(file.read_bytes(), str(file))
+    if not edited.strip() or edited.strip() == said.strip():
         chat.tell("nothing was changed")
         return
     chat.stream(chat.conversation.again(edited.strip()))
@@ -166,7 +195,7 @@ def _clear(chat: Chat, argument: str) -> None:  # noqa: ARG001
     chat.conversation.clear()
     chat.attached.clear()
     chat.file = None
-    chat.tell("the conversation is forgotten")
+    chat.tell("the conversation is cleared")
 
 
 def _exit(chat: Chat, argument: str) -> None:  # noqa: ARG001
@@ -184,24 +213,24 @@ def _setting_words() -> list[str]:
     return [f"{name} {word}".rstrip() for name, each in settings.SETTINGS.items() for word in ("", *each.words)]
 
 
-COMMANDS: dict[str, Command] = {
-    "help": Command(_help, "[COMMAND]", "this list, or one command of it"),
-    "system": Command(_system, "[TEXT]", "show or set the system prompt; none removes it", lambda: [_NONE]),
-    "set": Command(_set, "[NAME VALUE]", "list or change settings, from the next answer on", _setting_words),
-    "show": Command(_show, "", "the models, the settings, how full the context is"),
-    "model": Command(pair.model, "[TARGET [DRAFT]]", "go on with another pair", None),
-    "draft": Command(pair.draft, "[DRAFT]", "go on with another draft", None),
-    "spec": Command(pair.spec, "[on|off]", "speculate or not; the text is the same", lambda: ["on", "off"]),
-    "stats": Command(_stats, "", "statistics of the last answer"),
-    "color": Command(_color, "", "paint answers by where their text came from, or no longer"),
-    "regen": Command(_regen, "", "answer the last turn anew"),
-    "undo": Command(_undo, "", "take the last turn back"),
-    "edit": Command(_edit, "", "change your last turn in $EDITOR and answer it anew"),
-    "file": Command(files.attach, "FILE", "put a file before your next turn", None),
-    "save": Command(files.save, "[FILE]", "write the chat to a file", None),
-    "load": Command(files.load, "FILE", "go on with a saved chat", None),
-    "copy": Command(files.copy_answer, "", "copy the last answer to the clipboard"),
-    "clear": Command(_clear, "", "forget the conversation"),
-    "exit": Command(_exit, "", "leave (so does Ctrl-D)"),
+COMMANDS: dict[str, ChatCommand] = {
+    "help": ChatCommand(_help, "[COMMAND]", "this list, or one command of it"),
+    "system": ChatCommand(_system, "[TEXT]", "show or set the system prompt; none removes it", lambda: [_NONE]),
+    "set": ChatCommand(_set, "[NAME VALUE]", "list or change settings, from the next answer on", _setting_words),
+    "show": ChatCommand(_show, "", "the models, the settings, how full the context is"),
+    "model": ChatCommand(_model, "[TARGET [DRAFT]]", "continue with another pair", None),
+    "draft": ChatCommand(_draft, "[DRAFT]", "continue with another draft", None),
+    "spec": ChatCommand(_spec, "[on|off]", "speculate or not; the text is the same", lambda: ["on", "off"]),
+    "stats": ChatCommand(_stats, "", "statistics of the last answer"),
+    "color": ChatCommand(_color, "", "colour answers by the source of their text, or stop that"),
+    "regen": ChatCommand(_regen, "", "answer the last turn again"),
+    "undo": ChatCommand(_undo, "", "remove the last turn"),
+    "edit": ChatCommand(_edit, "", "edit your last turn in $EDITOR and answer it again"),
+    "file": ChatCommand(files.attach, "FILE", "put a file before your next turn", None),
+    "save": ChatCommand(files.save, "[FILE]", "write the chat to a file", None),
+    "load": ChatCommand(files.load, "FILE", "continue a saved chat", None),
+    "copy": ChatCommand(files.copy_answer, "", "copy the last answer to the clipboard"),
+    "clear": ChatCommand(_clear, "", "clear the conversation"),
+    "exit": ChatCommand(_exit, "", "leave (so does Ctrl-D)"),
 }
 _ALIASES = {"quit": "exit", "bye": "exit", "colour": "color"}

@@ -1,10 +1,9 @@
-"""The chat's files: /file, /save and /load; and /copy."""
+"""Commands of the chat for files and the clipboard: /file, /save, /load, /copy."""
 
 import sys
 from pathlib import Path
 
-from specgen.cli.chat.chat import Chat, short
-from specgen.cli.chat.pair import draft_name, model_name, open_pair
+from specgen.cli.chat.chat import Chat, draft_name, model_name, short
 from specgen.cli.inputs import as_text
 from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.clipboard import copy
@@ -20,7 +19,7 @@ def attach(chat: Chat, argument: str) -> None:
     except OSError as error:
         raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
     chat.attached.append(f"{path.name}:\n\n{text.rstrip()}")
-    chat.tell(f"{path} goes before your next line ({len(text.splitlines())} lines)")
+    chat.tell(f"{path} is put before your next turn ({len(text.splitlines())} lines)")
 
 
 def save(chat: Chat, argument: str) -> None:
@@ -47,16 +46,16 @@ def save(chat: Chat, argument: str) -> None:
 
 
 def load(chat: Chat, argument: str) -> None:
-    """/load: go on with a saved chat; a file that is none changes nothing."""
+    """/load: continue a saved chat. A wrong file changes nothing."""
     path = _path(argument)
     saved = saved_chat.read(path)
     conversation = chat.conversation
     session = conversation.session
     if (saved.target, saved.draft) != (model_name(session.pair.loaded_target), draft_name(session)):
         try:
-            open_pair(chat, saved.target, saved.draft)
+            chat.open_pair(saved.target, saved.draft)
         except SpecgenError as error:
-            chat.tell(f"{error}; going on with {model_name(session.pair.loaded_target)}")
+            chat.tell(f"{error}; continuing with {model_name(session.pair.loaded_target)}")
     conversation.system = None
     conversation.restore(saved.messages)
     conversation.sampling, conversation.max_new_tokens = saved.sampling, saved.max_new_tokens
@@ -68,7 +67,7 @@ def load(chat: Chat, argument: str) -> None:
 
 
 def copy_answer(chat: Chat, argument: str) -> None:  # noqa: ARG001
-    """/copy: the last answer, without its thinking, to the clipboard."""
+    """/copy: copy the last answer, without thinking, to the clipboard."""
     answer = chat.conversation.answer
     if answer is None:
         raise SpecgenError("no answer yet")
@@ -77,8 +76,8 @@ def copy_answer(chat: Chat, argument: str) -> None:  # noqa: ARG001
 
 def _path(argument: str) -> Path:
     if not argument:
-        raise UsageError("which file?", hint="name one after the command")
+        raise UsageError("which file?", hint="name it after the command")
     try:
         return Path(argument).expanduser()
-    except RuntimeError as error:  # ~ of a user there is not
+    except RuntimeError as error:  # the user after ~ does not exist
         raise BadFile(f"cannot find {argument}: {error}") from error

@@ -1,4 +1,4 @@
-"""What /set changes: how answers are drawn and shown, from the next one on."""
+"""Settings of the chat that /set changes: sampling, limits, look."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,8 +14,8 @@ _UNSET = ("auto", "none", "default")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """`takes` says what values there are, in words; `words` those that Tab completes."""
+class ChatSetting:
+    """`takes` describes the values. Tab completes `words`."""
 
     takes: str
     get: Callable[[Chat], object]
@@ -24,7 +24,7 @@ class Setting:
 
 
 def change(chat: Chat, name: str, value: str) -> None:
-    """Set `name` to what `value` says. Raises UsageError."""
+    """Set `name` to `value`. Raises UsageError."""
     setting = SETTINGS.get(name)
     if setting is None:
         raise UsageError(f"there is no setting '{name}'", hint=did_you_mean(name, SETTINGS, "/set lists them"))
@@ -37,7 +37,7 @@ def change(chat: Chat, name: str, value: str) -> None:
 
 
 def listing(chat: Chat) -> str:
-    """Every setting with its value and what it takes."""
+    """Every setting with its value and its possible values, one on each line."""
     width = max(map(len, SETTINGS))
     return "\n".join(
         f"{name:{width}}  {shown(setting.get(chat)):8}  {setting.takes}" for name, setting in SETTINGS.items()
@@ -70,15 +70,15 @@ def _switch(text: str) -> bool:
     return text == "on"
 
 
-def _sampling(name: str, takes: str, parse: Callable[[str], Any]) -> Setting:
+def _sampling(name: str, takes: str, parse: Callable[[str], Any]) -> ChatSetting:
     def put(chat: Chat, text: str) -> None:
         chat.conversation.sampling = dataclasses.replace(chat.conversation.sampling, **{name: parse(text)})
 
-    return Setting(f"{takes}, or auto", lambda chat: getattr(chat.conversation.sampling, name), put, ("auto",))
+    return ChatSetting(f"{takes}, or auto", lambda chat: getattr(chat.conversation.sampling, name), put, ("auto",))
 
 
-def _of_conversation(name: str, takes: str, parse: Callable[[str], Any], *words: str) -> Setting:
-    return Setting(
+def _of_conversation(name: str, takes: str, parse: Callable[[str], Any], *words: str) -> ChatSetting:
+    return ChatSetting(
         takes,
         lambda chat: getattr(chat.conversation, name),
         lambda chat, text: setattr(chat.conversation, name, parse(text)),
@@ -86,15 +86,15 @@ def _of_conversation(name: str, takes: str, parse: Callable[[str], Any], *words:
     )
 
 
-def _of_look(name: str) -> Setting:
+def _of_look(name: str) -> ChatSetting:
     def put(chat: Chat, text: str) -> None:
         setattr(chat.look, name, _switch(text))
         chat.restyle()
 
-    return Setting("on or off", lambda chat: getattr(chat.look, name), put, ("on", "off"))
+    return ChatSetting("on or off", lambda chat: getattr(chat.look, name), put, ("on", "off"))
 
 
-SETTINGS: dict[str, Setting] = {
+SETTINGS: dict[str, ChatSetting] = {
     "temperature": _sampling("temperature", "0 (greedy) or more", _number(float, 0.0, 1e6)),
     "top_k": _sampling("top_k", "a number of tokens, 0 for all", _number(int, 0)),
     "top_p": _sampling("top_p", "0 to 1", _number(float, 0.0, 1.0)),
@@ -116,4 +116,4 @@ SETTINGS: dict[str, Setting] = {
     "thinking": _of_look("thinking"),
     "markdown": _of_look("markdown"),
 }
-assert {field.name for field in dataclasses.fields(SamplingChoice)} <= SETTINGS.keys()  # noqa: S101 - none is forgotten
+assert {field.name for field in dataclasses.fields(SamplingChoice)} <= SETTINGS.keys()  # noqa: S101 - complete

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from specgen.bench.settings import BenchSettings, Format, RegressionKind, parse_sweep
-from specgen.cli.configured import typed
 from specgen.cli.default_model import named_model
+from specgen.cli.option_values import typed
 from specgen.cli.options import ModelOptions, grouped
 from specgen.core.errors import INTERRUPTED, BadFile, UsageError
 from specgen.core.prices import Prices

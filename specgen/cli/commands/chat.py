@@ -1,12 +1,12 @@
-"""specgen chat: a conversation in the terminal."""
+"""specgen chat: talk with a model in the terminal."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from specgen.cli.constraints import read_constraint
 from specgen.cli.default_model import named_model
+from specgen.cli.inputs import read_constraint
 from specgen.cli.options import (
     ConstraintOptions,
     GenerationOptions,
@@ -29,15 +29,13 @@ def command(
     constraint: ConstraintOptions,
     output: OutputOptions,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
-    no_markdown: Annotated[
-        bool, typer.Option("--no-markdown", help="Show answers on a terminal as the model writes them.")
-    ] = False,
+    no_markdown: Annotated[bool, typer.Option("--no-markdown", help="Do not render Markdown on a terminal.")] = False,
     keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
-    """Talk with a model; each answer streams, and the conversation is kept.
+    """Talk with a model. Each answer streams, and the conversation continues.
 
-    On a terminal Markdown is rendered as it arrives, lines are edited, and what you typed is remembered. Lines on stdin
-    are turns too when it is no terminal. /help in the chat lists its commands.
+    A terminal has a line editor with history, and renders Markdown as it arrives. If stdin is not a terminal, each of
+    its lines is a turn. /help in the chat lists its commands.
 
     Examples:
 
@@ -48,9 +46,8 @@ def command(
     wanted = read_constraint(constraint)
 
     from specgen.cli.chat.chat import Chat, Look
-    from specgen.cli.chat.commands import completions
-    from specgen.cli.chat.loop import loop
-    from specgen.cli.chat.reading import reader
+    from specgen.cli.chat.commands import completions, run
+    from specgen.cli.chat.input import reader
     from specgen.core.events import Renderer
     from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
@@ -92,6 +89,6 @@ def command(
         chat = Chat(conversation, look, rendering, session)
         try:
             chat.show(conversation.session.open())
-            loop(chat, reader(completions))
+            chat.loop(reader(completions), run)
         finally:
             conversation.session.close()

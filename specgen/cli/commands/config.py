@@ -1,4 +1,4 @@
-"""specgen config: settings, and where each comes from."""
+"""specgen config: list and change settings."""
 
 import json as json_format
 import sys
@@ -15,7 +15,7 @@ _Profile = Annotated[
     str | None, typer.Option(metavar="NAME", autocompletion=profiles, help="The settings of [profiles.NAME].")
 ]
 _Project = Annotated[
-    bool, typer.Option("--project", help="The project's specgen.toml: the nearest one, else one in this folder.")
+    bool, typer.Option("--project", help="Use the specgen.toml of the project: the nearest one, or one in this folder.")
 ]
 _Key = Annotated[
     str, typer.Argument(metavar="KEY", autocompletion=setting_keys, help="As listed; the option's name without --.")
@@ -25,10 +25,10 @@ _Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 @app.callback(invoke_without_command=True)
 def about(context: typer.Context) -> None:
-    """List and change settings: what options are where the command line does not say.
+    """List and change settings, which are the defaults of options.
 
-    A flag goes before the environment (SPECGEN_MAX_TOKENS=50), that before the project's specgen.toml, that before
-    your own file, and the default comes last. docs/configuration.md tells more.
+    A flag overrides the environment (SPECGEN_MAX_TOKENS=50), which overrides the specgen.toml of the project, which
+    overrides your own file. See docs/configuration.md.
 
     Examples:
 
@@ -43,17 +43,17 @@ def about(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(profile: _Profile = None, json: _Json = False) -> None:
-    """List every setting, its value, and where that comes from.
+    """List every setting with its value and the source of the value.
 
     Examples:
 
         specgen config list
         specgen config list --json
     """
-    from specgen.cli.inspecting import inspected
+    from specgen.cli.settings_editor import current_settings
     from specgen.render.columns import align
 
-    rows = inspected(profile)
+    rows = current_settings(profile)
     if json:
         print_json({row.key: _plain(row) for row in rows})
         return
@@ -63,18 +63,18 @@ def list_(profile: _Profile = None, json: _Json = False) -> None:
 
 @app.command()
 def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
-    """Print the value of one setting; nothing where nobody has set it and there is no default.
+    """Print the value of one setting; nothing if it has no value.
 
     Examples:
 
         specgen config get max-tokens
         specgen config get model --json
     """
-    from specgen.cli.inspecting import inspected
+    from specgen.cli.settings_editor import current_settings
     from specgen.config.settings import canonical
 
     wanted = canonical(key)
-    row = next(row for row in inspected(profile) if row.key == wanted)
+    row = next(row for row in current_settings(profile) if row.key == wanted)
     if json:
         print_json({"key": row.key, **_plain(row)})
     elif row.value is not None:
@@ -84,11 +84,11 @@ def get(key: _Key, profile: _Profile = None, json: _Json = False) -> None:
 @app.command("set", context_settings={"ignore_unknown_options": True})  # a value may be negative
 def set_(
     key: _Key,
-    value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="More than one for stop alone.")],
+    value: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Only stop takes more than one.")],
     profile: _Profile = None,
     project: _Project = False,
 ) -> None:
-    """Set a setting in your own file; comments in it stay.
+    """Set a setting in your own file. Comments in the file stay.
 
     Examples:
 
@@ -96,12 +96,12 @@ def set_(
         specgen config set offline true
         specgen config set temp 0.7 --profile draft-text
     """
-    from specgen.cli.inspecting import change
+    from specgen.cli.settings_editor import change
     from specgen.core.errors import UsageError
     from specgen.core.words import did_you_mean
 
     if options := [word for word in value if word.startswith("--")]:
-        hint = did_you_mean(options[0], ("--project", "--profile"), "specgen config edit writes a text that begins so")
+        hint = did_you_mean(options[0], ("--project", "--profile"), "specgen config edit can set such a value")
         raise UsageError(f"no option {options[0]}", hint=hint)
     path = change(key, value, profile=profile, project=project)
     typer.echo(f"set {key} in {path}", err=True)
@@ -109,29 +109,29 @@ def set_(
 
 @app.command()
 def unset(key: _Key, profile: _Profile = None, project: _Project = False) -> None:
-    """Take a setting out of your own file.
+    """Remove a setting from your own file.
 
     Example:
 
         specgen config unset max-tokens
     """
-    from specgen.cli.inspecting import change
+    from specgen.cli.settings_editor import change
 
     path = change(key, None, profile=profile, project=project)
-    typer.echo(f"took {key} out of {path}", err=True)
+    typer.echo(f"removed {key} from {path}", err=True)
 
 
 @app.command()
 def edit(project: _Project = False) -> None:
-    """Open your file in $VISUAL or $EDITOR; what is wrong in it is told before it counts.
+    """Open your file in $VISUAL or $EDITOR. It is checked before it is saved.
 
     Example:
 
         specgen config edit --project
     """
-    from specgen.cli.editing import edit_settings
+    from specgen.cli import settings_editor
 
-    path, changed = edit_settings(project)
+    path, changed = settings_editor.edit(project)
     typer.echo(f"{'saved' if changed else 'nothing was changed in'} {path}", err=True)
 
 
@@ -144,9 +144,9 @@ def path(project: _Project = False) -> None:
         specgen config path
         specgen config path --project
     """
-    from specgen.cli.inspecting import place
+    from specgen.cli.settings_editor import settings_path
 
-    _say(str(place(project)))
+    _say(str(settings_path(project)))
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""specgen list: the models that are here."""
+"""specgen list: the local models."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from specgen.cli.ui import print_json
 
 
 def command(
-    json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array instead of a table.")] = False,
 ) -> None:
-    """List the models that are here: the bundled pairs, and those in the Hugging Face cache.
+    """List the local models: the bundled pairs, and the models in the Hugging Face cache.
 
-    SIZE counts all revisions of a model. One without weights was only looked at; a run downloads the rest.
-    `specgen show MODEL` says more, `specgen rm MODEL` deletes.
+    SIZE counts all revisions of a model. A revision without weights has only its small files; a run downloads the
+    rest. `specgen show MODEL` gives details, `specgen rm MODEL` deletes a model.
 
     Examples:
 
@@ -67,7 +67,7 @@ def command(
 
 
 def _bundled() -> list[tuple[str, int]]:
-    """The curated pairs that come with specgen, and the bytes of both models."""
+    """The bundled pairs, with the size of both models in bytes."""
     from specgen.checkpoint.checkpoint import bundled_size
     from specgen.config.pairs import curated
 

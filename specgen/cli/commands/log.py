@@ -1,27 +1,35 @@
-"""specgen log: the answers so far."""
+"""specgen log: list, search, show and delete past answers."""
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from specgen.cli.ui import confirm, print_json
 from specgen.core.errors import UsageError
+from specgen.core.types import BUNDLED, Message, ModelRef
+
+if TYPE_CHECKING:
+    from specgen.history.store import Answer
 
 app = typer.Typer(rich_markup_mode=None)
 
-_Limit = Annotated[int, typer.Option("-n", "--limit", min=0, metavar="N", help="Answers to list at most; 0: all.")]
-_Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+_Limit = Annotated[int, typer.Option("-n", "--limit", min=0, metavar="N", help="Maximum number of answers; 0: all.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 _LIMIT = 20
+# Columns.
+_MODEL_WIDTH = 24
+_LABEL_WIDTH = 10
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context, limit: _Limit = _LIMIT, json: _Json = False) -> None:
-    """Read the history of answers, which stays on this machine.
+    """List the latest answers of the history, which stays on this machine.
 
     specgen run, chat and map log every answer with its prompt, models, settings and statistics, unless --no-log is
     given.
-    Without a sub-command the latest answers are listed.
 
     Examples:
 
@@ -50,11 +58,11 @@ def list_(limit: _Limit = _LIMIT, json: _Json = False) -> None:
 
 @app.command()
 def search(
-    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Each of these has to occur.")],
+    text: Annotated[list[str], typer.Argument(metavar="TEXT...", help="Texts that all occur in an answer.")],
     limit: _Limit = _LIMIT,
     json: _Json = False,
 ) -> None:
-    """List the answers in which a text occurs, in the prompt or the answer; capitals or not.
+    """List the answers with a text in the prompt or the answer, ignoring case.
 
     Example:
 
@@ -64,22 +72,21 @@ def search(
 
     with history() as answers:
         found = list(answers.search(text, limit or None))
-    _list(found, json=json, nothing="no answer has that")
+    _list(found, json=json, nothing="no answer contains that")
 
 
 @app.command()
 def show(
-    id: Annotated[int | None, typer.Argument(metavar="ID", help="As listed; the latest answer if left out.")] = None,  # noqa: A002
-    text: Annotated[bool, typer.Option("--text", help="Only the answer's text, byte for byte.")] = False,
+    id: Annotated[int | None, typer.Argument(metavar="ID", help="As listed; default: the latest answer.")] = None,  # noqa: A002
+    text: Annotated[bool, typer.Option("--text", help="Print only the text of the answer, byte for byte.")] = False,
     json: _Json = False,
 ) -> None:
-    """Show an answer: what it answered, the text, models, settings and statistics.
+    """Show an answer: the conversation, models, settings and statistics.
 
     Example:
 
         specgen log show 12 --text > answer.txt
     """
-    from specgen.cli.showing import as_data, in_full
     from specgen.history.recorder import history
     from specgen.render.terminal import is_terminal, put_exact
 
@@ -89,24 +96,24 @@ def show(
             raise _unknown(id)
         messages = answers.messages(answer.id)
     if json:
-        data = as_data(answer) | {"messages": [{"role": each.role, "content": each.content} for each in messages]}
+        data = _data(answer) | {"messages": [{"role": each.role, "content": each.content} for each in messages]}
         print_json(data)
     elif text:
         put_exact(sys.stdout, _safe(answer.output) + "\n" * is_terminal(sys.stdout))
     else:
-        put_exact(sys.stdout, _safe(in_full(answer, messages)) + "\n")
+        put_exact(sys.stdout, _safe(_details(answer, messages)) + "\n")
 
 
 @app.command()
 def delete(
     ids: Annotated[list[int] | None, typer.Argument(metavar="ID...", help="As listed.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Delete all answers.")] = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
     json: _Json = False,
 ) -> None:
-    """Delete answers for good. Asks first.
+    """Delete answers permanently. Asks first.
 
-    A conversation that went on from a deleted answer goes on without it.
+    Later answers of the same conversation stay, without the deleted one.
 
     Example:
 
@@ -115,7 +122,7 @@ def delete(
     from specgen.history.recorder import history
 
     if bool(ids) == all_:
-        raise UsageError("it is not said what to delete", hint="give the IDs of answers, or --all")
+        raise UsageError("there is nothing to delete", hint="give the IDs of answers, or --all")
     wanted = list(dict.fromkeys(ids or []))
     with history() as answers:
         for each in wanted:
@@ -134,7 +141,7 @@ def delete(
 
 @app.command()
 def path(json: _Json = False) -> None:
-    """Print where the history is: an SQLite file.
+    """Print the path of the history, an SQLite file.
 
     Example:
 
@@ -150,7 +157,7 @@ def path(json: _Json = False) -> None:
 
 @app.command()
 def off() -> None:
-    """Log no answers from now on. What is logged stays.
+    """Stop logging answers. Logged answers stay.
 
     Example:
 
@@ -183,16 +190,15 @@ def _switch(to: bool) -> None:
 
 
 def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
-    from specgen.cli.showing import as_data, table
     from specgen.history.store import logging_is_on
     from specgen.render.terminal import columns, is_terminal, put_exact
 
     if json:
-        print_json([as_data(answer) for answer in answers])
+        print_json([_data(answer) for answer in answers])
         return
     if answers:
         width = columns(sys.stdout) if is_terminal(sys.stdout) else None
-        put_exact(sys.stdout, _safe("".join(f"{line}\n" for line in table(answers, width))))
+        put_exact(sys.stdout, _safe("".join(f"{line}\n" for line in _table(answers, width))))
     else:
         typer.echo(f"specgen: {nothing}", err=True)
     if not logging_is_on():
@@ -200,7 +206,7 @@ def _list(answers: list[Any], *, json: bool, nothing: str) -> None:
 
 
 def _safe(text: str) -> str:
-    """What was said cannot drive a terminal; a pipe gets it as it was."""
+    """`text` without control characters for a terminal, unchanged for a pipe."""
     from specgen.render.terminal import is_terminal, sanitize
 
     return sanitize(text) if is_terminal(sys.stdout) else text
@@ -209,8 +215,81 @@ def _safe(text: str) -> str:
 def _unknown(id: int | None) -> UsageError:  # noqa: A002
     if id is None:
         return UsageError("the history is empty", hint="specgen run, chat and map log their answers")
-    return UsageError(f"there is no answer {id}", hint="specgen log lists those there are")
+    return UsageError(f"there is no answer {id}", hint="specgen log lists the answers")
 
 
 def _count(number: int) -> str:
     return f"{number} answer" if number == 1 else f"{number} answers"
+
+
+def _data(answer: "Answer") -> dict[str, Any]:
+    """All fields by name, the time in UTC."""
+    return asdict(answer) | {"time": answer.time.isoformat(timespec="milliseconds")}
+
+
+def _table(answers: Sequence["Answer"], columns: int | None) -> list[str]:
+    """A line of titles and one line for each answer, cut to `columns` unless that is None."""
+    from rich.cells import cell_len, set_cell_size
+
+    rows = [("ID", "TIME", "KIND", "TARGET", "PROMPT")]
+    for answer in answers:
+        kind = f"{answer.kind} -t {answer.template}" if answer.template else answer.kind
+        prompt = next((line for line in answer.prompt.splitlines() if line.strip()), "").strip()
+        rows.append((str(answer.id), _time(answer), kind, _short(answer.settings["target"]["id"]), prompt))
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
+    padded = [[set_cell_size(text, width) for text, width in zip(row, widths, strict=False)] + [row[4]] for row in rows]
+    return [_cut("  ".join(row).rstrip(), columns) for row in padded]
+
+
+def _details(answer: "Answer", messages: Sequence[Message]) -> str:
+    """The settings, the conversation and the statistics of an answer."""
+    settings, stats, sampling = answer.settings, answer.stats, answer.settings["sampling"]
+    drafter = _model(settings["draft"]) if settings["draft"] else settings["drafter"]
+    fields = {
+        "answer": f"{answer.id}, {_time(answer)}, {answer.kind}, {answer.reason}",
+        "template": answer.template,
+        "target": _model(settings["target"]),
+        "draft": drafter,
+        "settings": ", ".join([settings["device"], settings["dtype"], f"quant {settings['quant']}", _length(settings)]),
+        "sampling": "greedy" if not sampling["temperature"] else ", ".join(f"{k} {v}" for k, v in sampling.items()),
+    }
+    head = [f"{label:<{_LABEL_WIDTH}}{value}" for label, value in fields.items() if value is not None]
+    said = [part for message in messages for part in ("", f"--- {message.role}", message.content)]
+    return "\n".join([*head, *said, "", "--- assistant", answer.output, "", "--- statistics", *_figures(stats)])
+
+
+def _figures(stats: Mapping[str, Any]) -> list[str]:
+    speed_up = stats["speed_up"]
+    shown = [
+        f"{stats['generated_tokens']} tokens in {stats['elapsed_s']:.1f} s",
+        f"{stats['tokens_per_second']:.1f} tok/s",
+    ]
+    if speed_up is not None:
+        shown.append(f"{'~' if stats['speed_up_is_estimate'] else ''}{speed_up:.1f}x plain decoding")
+    if stats["drafted_tokens"]:
+        shown.append(f"acceptance rate {100 * stats['acceptance_rate']:.0f} % of {stats['drafted_tokens']}")
+        shown.append(f"mean acceptance length {stats['mean_acceptance_length']:.1f}")
+    return [" · ".join(shown)]
+
+
+def _time(answer: "Answer") -> str:
+    return answer.time.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _length(settings: Mapping[str, Any]) -> str:
+    return f"draft length {'auto' if settings['num_draft_tokens'] is None else settings['num_draft_tokens']}"
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    return str(ModelRef.at(str(model["id"]), model["revision"]))
+
+
+def _short(id: str) -> str:  # noqa: A002
+    name = id.removeprefix(BUNDLED).removesuffix("/target") if id.startswith(BUNDLED) else id.rpartition("/")[2]
+    return _cut(name, _MODEL_WIDTH)
+
+
+def _cut(text: str, width: int | None) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    return text if width is None or cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"

@@ -1,4 +1,4 @@
-"""specgen map: one prompt a record, one answer a line."""
+"""specgen map: answer every line or JSON record of the input."""
 
 import sys
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from specgen.cli.constraints import read_constraint
 from specgen.cli.default_model import named_model
+from specgen.cli.inputs import read_constraint
 from specgen.cli.map.records import INPUT, Records, check_template, prompt_of
 from specgen.cli.options import (
     ConstraintOptions,
@@ -28,7 +28,7 @@ _PROMPT = "prompt"
 
 
 @grouped
-def command(  # noqa: PLR0913, PLR0917 - one parameter an option
+def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     models: ModelOptions,
     generation: GenerationOptions,
     constraint: ConstraintOptions,
@@ -38,17 +38,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = "",
     file: Annotated[
         list[Path] | None,
-        typer.Option("-f", "--file", metavar="FILE", help="Read records from FILE, not from stdin. Repeatable."),
+        typer.Option("-f", "--file", metavar="FILE", help="Read records from FILE instead of stdin. Repeatable."),
     ] = None,
     field: Annotated[
         str | None,
-        typer.Option(
-            "--field", metavar="NAME", help=f"The field of JSON records that is the text; '{_PROMPT}' if not given."
-        ),
+        typer.Option("--field", metavar="NAME", help=f"Field of JSON records with the text; default: '{_PROMPT}'."),
     ] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Every line is text, also where it looks like JSON.")] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Treat every line as text, even JSON.")] = False,
     system: Annotated[str | None, typer.Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is; no chat template.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without a chat template.")] = False,
     think: Think = None,
     json: Annotated[
         bool, typer.Option("--json", help="Write JSON lines: the fields of the record, output, stats.")
@@ -57,15 +55,16 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         Path | None,
         typer.Option("--resume", metavar="FILE", help="Write to FILE, and skip the records whose results it holds."),
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Print the summary where stderr is no terminal, too.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Nothing but results and errors.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the summary even if stderr is not a terminal.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only results and errors.")] = False,
     no_log: NoLog = False,
     keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
-    """Answer every line of stdin, or of files, with one line.
+    """Answer every line of stdin or of files with one line.
 
-    A record is a line of text, or a JSON object where the first line is one. Its text is the prompt; PROMPT goes after
-    it, or takes it in where it says {input} or {field}. The models are loaded once, results come in order.
+    If the first line is a JSON object, all records are JSON; otherwise a record is a line of text. The prompt is the
+    text, followed by PROMPT, or PROMPT with {input} or {field} filled in. The models are loaded once, and the results
+    are in order.
 
     Examples:
 
@@ -79,7 +78,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
     if not records.is_json and not records.is_empty:
         check_template(prompt)
         if field is not None:
-            raise UsageError("--field is for JSON records, and these are lines of text", hint="leave it out")
+            raise UsageError("--field is for JSON records, but the input is lines of text", hint="leave it out")
 
     from specgen.cli.map.results import Results
     from specgen.cli.map.run import Mapper

@@ -1,28 +1,57 @@
-"""specgen pairs: the curated pairs."""
+"""specgen pairs: list the curated pairs, or rank the drafts for a target."""
 
 import dataclasses
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
 
+from specgen.cli.completion import models
+from specgen.cli.options import grouped
 from specgen.cli.ui import print_json
-from specgen.core.types import BUNDLED, LOOKUP, Device
+from specgen.core.types import BUNDLED, LOOKUP, Device, EngineOptions
 
 
+@grouped
 def command(
-    json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]",
+            autocompletion=models,
+            help="Rank drafts for this target: a curated pair, org/name[@revision], a folder, a .gguf file.",
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the pair would run.")] = Device.AUTO,
+    ctx_size: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Context length in tokens; with TARGET.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """List the curated pairs: a name for -m stands for a target and the draft that fits it.
+    """List the curated pairs, or rank the drafts for TARGET.
 
-    HERE is what is cached of it: all, part or nothing. FITS says whether the memory that is free now holds it, by its
-    size alone; `specgen plan` counts exactly. A pair marked * was not verified: --draft auto does not choose its draft.
+    A curated pair is a name for -m: a target with a fitting draft. HERE is what is cached of it: all, part or nothing.
+    FITS compares its size with the free memory; `specgen plan` counts exactly. A pair marked * is not verified, so
+    --draft auto does not choose its draft. `specgen list` shows all cached models.
 
-    `specgen list` shows what is cached, curated or not.
+    With TARGET, the candidates are the curated draft and smaller models of its family, cached or on the hub. Tokenizers
+    are downloaded and compared, weights are not. The speed-up is predicted from sizes and the acceptance rate of past
+    answers, or an assumed one; `specgen bench` measures it. docs/models.md has the formula.
 
-    Example:
+    Examples:
 
         specgen pairs --json
+        specgen pairs stories
+        specgen pairs Qwen/Qwen2.5-7B-Instruct --json
     """
+    if target is None:
+        _list(device, json=json)
+    else:
+        _rank(target, EngineOptions(device=device, ctx_size=ctx_size, offline=offline), json=json)
+
+
+def _list(device: Device, *, json: bool) -> None:
     from specgen.config.pairs import curated, is_verified, models_of
     from specgen.core.words import format_bytes
     from specgen.hub.cache import complete_models
@@ -30,7 +59,7 @@ def command(
     from specgen.render.columns import align
     from specgen.session.memory_plan import fits_roughly
 
-    device = choose_device(Device.AUTO)
+    device_here = choose_device(device)
     cached = complete_models()
     rows = []
     for pair in curated().values():
@@ -46,7 +75,7 @@ def command(
                 "why": pair.why,
                 "verified": is_verified(pair),
                 "cached": "all" if all(here) else "part" if any(here) else "nothing",
-                "fits": fits_roughly(pair, device),
+                "fits": fits_roughly(pair, device_here),
             }
         )
     if json:
@@ -69,3 +98,64 @@ def command(
         )
     for line in align(table, right={3}):
         typer.echo(line)
+
+
+def _rank(target: str, options: EngineOptions, *, json: bool) -> None:
+    from specgen.checkpoint.checkpoint import find
+    from specgen.config.pairs import resolve
+    from specgen.core.progress import follow
+    from specgen.nn.device import choose_device
+    from specgen.render.progress import ProgressLine
+    from specgen.session.draft_selection import rank_drafts
+
+    line = ProgressLine(sys.stderr)
+    try:
+        checkpoint = follow(find(resolve(target), offline=options.offline), line.show)
+        candidates = follow(rank_drafts(checkpoint, options, choose_device(options.device)), line.show)
+    finally:
+        line.close()
+    rows = [_candidate(candidate) for candidate in candidates]
+    if json:
+        print_json({"target": checkpoint.ref.name, "candidates": rows})
+    else:
+        _print_candidates(rows)
+
+
+def _candidate(candidate: Any) -> dict[str, Any]:
+    """A candidate as plain data, sizes in bytes."""
+    plan = candidate.plan
+    return {
+        "draft": candidate.ref.name,
+        "origin": candidate.origin,
+        "shared_tokens": candidate.comparison[1] if candidate.comparison else None,
+        "memory": plan.total if plan else None,
+        "free": plan.free if plan else None,
+        "download": plan.draft.download if plan and plan.draft else None,
+        "speed_up": round(candidate.speed_up, 2) if candidate.speed_up else None,
+        "num_draft_tokens": candidate.draft_length,
+        "acceptance_rate": round(candidate.expected.rate, 3),
+        "acceptance_basis": candidate.expected.basis,
+        "past_answers": candidate.expected.answers,
+        "rejected": candidate.rejected,
+    }
+
+
+def _print_candidates(rows: list[dict[str, Any]]) -> None:
+    from specgen.core.words import format_bytes
+    from specgen.render.terminal import sanitize
+
+    for row in rows:
+        name = f"{sanitize(row['draft'])} ({row['origin']})"
+        if row["rejected"]:
+            typer.echo(f"{name}: rejected: {sanitize(row['rejected'])}")
+            continue
+        more = f", {format_bytes(row['download'])} to download" if row["download"] else ""
+        rate = f"{row['acceptance_rate']:.0%} accepted ({row['acceptance_basis']})"
+        typer.echo(
+            f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, "
+            f"{row['shared_tokens']} tokens shared, {format_bytes(row['memory'])} of memory for both{more}"
+        )
+    if any(row["rejected"] is None for row in rows):
+        typer.echo("These are predictions; `specgen bench` measures.")
+    else:
+        typer.echo("No draft model fits: use --draft lookup, which --draft auto does.")

@@ -1,4 +1,4 @@
-"""specgen plan: does a pair fit this machine?"""
+"""specgen plan: the memory that a pair needs."""
 
 import sys
 from typing import Annotated, Any
@@ -14,11 +14,11 @@ from specgen.core.errors import OutOfMemory
 @grouped
 def command(
     models: ModelOptions,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Show what a pair would take of memory, and whether that is free. Nothing large is downloaded or loaded.
+    """Show the memory that a pair needs and the free memory. Downloads and loads no weights.
 
-    Exit code 8 where it does not fit; what would is named. docs/models.md says what is counted.
+    If the pair does not fit, the exit code is 8 and alternatives are listed. docs/models.md explains the count.
 
     Examples:
 
@@ -56,7 +56,7 @@ def command(
 
 
 def _figures(plan: Any) -> dict[str, Any]:
-    """The plan as plain data; sizes in bytes."""
+    """The plan as plain data, sizes in bytes."""
     return {
         "device": plan.target.placement.device.type,
         "context": plan.context,
@@ -100,4 +100,4 @@ def _print(figures: dict[str, Any]) -> None:
         return
     alone = len(figures["models"]) > 1 and figures["target_alone_fits"]
     would = " or ".join([*figures["would_fit"], *(["--draft lookup"] if alone else [])])
-    typer.echo(f"{'verdict':<9} does not fit; {f'this does: {would}' if would else 'nor would less of it'}")
+    typer.echo(f"{'verdict':<9} does not fit; {f'this does: {would}' if would else 'no smaller setting fits either'}")

@@ -1,16 +1,18 @@
-"""specgen ps: the pairs that are loaded."""
+"""specgen ps: the loaded pairs."""
 
-import json as json_format
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from specgen.cli.ui import print_json
+
+_HEADS = ("MODEL", "DRAFT", "MEMORY", "REQUESTS", "WAITING", "IDLE")
+
 
 def command(
-    json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON array instead of a table.")] = False,
 ) -> None:
-    """Show the pairs that are loaded: what each takes, and what it has done.
+    """Show the loaded pairs with their memory and requests.
 
     Example:
 
@@ -20,26 +22,24 @@ def command(
 
     found = status()
     if json:
-        typer.echo(json_format.dumps([found] if found else [], indent=2))
+        print_json([found] if found else [])
         return
     if found is None:
         typer.echo("specgen: no server runs; specgen serve -m MODEL starts one", err=True)
         return
     from specgen.core.words import format_bytes
+    from specgen.render.columns import align
 
-    rows = [_HEADS, *(_row(pair, format_bytes) for pair in found["pairs"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
-    for row in rows if found["pairs"] else []:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-    address = " and ".join(filter(None, (found["url"], found["socket"])))
+    for line in align([_HEADS, *(_row(pair) for pair in found["pairs"])]) if found["pairs"] else []:
+        typer.echo(line)
+    address = " and ".join(filter(None, (found["url"], found["socket"], found["port_file"])))
     about = f"process {found['pid']}, {format_bytes(found['memory'])} of memory, at {address}"
     typer.echo(f"{'' if found['pairs'] else 'no pair is loaded: '}{about}")
 
 
-_HEADS = ("MODEL", "DRAFT", "MEMORY", "REQUESTS", "WAITING", "IDLE")
+def _row(pair: dict[str, Any]) -> tuple[str, ...]:
+    from specgen.core.words import format_bytes
 
-
-def _row(pair: dict[str, Any], format_bytes: Callable[[int], str]) -> tuple[str, ...]:
     loaded = pair["state"] != "loading"
     return (
         pair["model"],

@@ -1,4 +1,4 @@
-"""specgen pull: get models before they are needed."""
+"""specgen pull: download models."""
 
 import sys
 from dataclasses import replace
@@ -26,16 +26,14 @@ def command(
         str | None, typer.Option(metavar="REV", help="Use this branch, tag or commit of MODEL from now on.")
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Get Python code that comes with the model too.")
+        bool, typer.Option("--trust-remote-code", help="Download the Python code of the model too.")
     ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Only check that everything is cached; make no connection.")
-    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Only check the cache; make no connection.")] = False,
 ) -> None:
-    """Download models into the Hugging Face cache, and check those that are there.
+    """Download models into the Hugging Face cache, and check cached ones.
 
-    Prints a line for each: id, commit, path, with tabs between. Files that are there already are not downloaded
-    again. The commit is the one that later runs use, until `specgen update`; with a revision it is that one.
+    Prints one line for each model: id, commit and path, separated by tabs. Cached files are not downloaded again.
+    Later runs use this commit until `specgen update`.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""specgen rm: delete models from the Hugging Face cache."""
+"""specgen rm: delete cached models."""
 
 import sys
 from typing import Annotated
@@ -14,11 +14,13 @@ from specgen.render.terminal import is_terminal
 def command(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", autocompletion=cached, help="org/name for all of it, or org/name@revision."),
+        typer.Argument(
+            metavar="MODEL...", autocompletion=cached, help="org/name: all revisions; or org/name@revision."
+        ),
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete models from the Hugging Face cache, which other tools use too, and what specgen packed of them.
+    """Delete models from the Hugging Face cache, which other tools share, and their packed weights.
 
     Asks first. Local folders and .gguf files are never deleted.
 

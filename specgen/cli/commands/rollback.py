@@ -1,4 +1,4 @@
-"""specgen rollback: return to the commit before the last update."""
+"""specgen rollback: use the previous commit of a model."""
 
 import sys
 from typing import Annotated
@@ -17,9 +17,9 @@ def command(
     ],
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
-    """Use the commit again that a model had before its last update. Again goes back one more.
+    """Use the commit that a model had before its last update. Each call goes back by one commit.
 
-    No file is deleted; `specgen update` moves on again.
+    Deletes no file. `specgen update` returns to the newest commit.
 
     Examples:
 

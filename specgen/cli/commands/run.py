@@ -1,16 +1,17 @@
-"""specgen run: one prompt, one answer."""
+"""specgen run: answer one prompt."""
 
 import dataclasses
 import functools
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specgen.cli.configured import typed
-from specgen.cli.constraints import check_complete, read_constraint
 from specgen.cli.default_model import named_model
-from specgen.cli.inputs import gather
+from specgen.cli.inputs import gather, read_constraint
+from specgen.cli.option_values import typed
 from specgen.cli.options import (
     ConstraintOptions,
     CostOptions,
@@ -24,21 +25,23 @@ from specgen.cli.options import (
     grouped,
     seconds,
 )
-from specgen.cli.templating import current, filled, save
+from specgen.cli.stream import check_complete, play
+from specgen.cli.template_options import current, filled, save
 from specgen.cli.ui import warn
 from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.core.events import Failed, Finished, Renderer
+from specgen.core.events import Event, Failed, Finished, Renderer
+from specgen.core.types import Message, ModelRef
 from specgen.render.terminal import is_terminal, put, put_exact, sanitize
 
 if TYPE_CHECKING:
-    from specgen.cli.continuing import Earlier
     from specgen.config.templates import Template
     from specgen.render.code import FirstBlock
+    from specgen.serve.background.client import BackgroundSession
 
 
 @grouped
-def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
+def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
     context: typer.Context,
     models: ModelOptions,
     generation: GenerationOptions,
@@ -48,15 +51,15 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     output: OutputOptions,
     one_shot: OneShotOptions,
     costs: CostOptions,
-    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to say to the model.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of text.")] = False,
+    prompt: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to ask the model.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON lines instead of text.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Write the text when it is complete.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print the summary in a pipe too.")] = False,
     keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
     """Answer one prompt and stream the text to stdout.
 
-    Piped stdin goes before PROMPT, after a blank line; stdin alone is the prompt.
+    Piped stdin goes before PROMPT, with a blank line between; stdin alone is the prompt.
 
     Examples:
 
@@ -70,25 +73,20 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
     """
     if one_shot.save is not None:
         if inputs.file:
-            raise UsageError("a template keeps no files", hint="leave out -f, and name files when you use it")
+            raise UsageError("a template cannot contain files", hint="leave out -f, and name files when you use it")
         save(current(context, one_shot.save, prompt or []))
         return
-    from specgen.cli.continuing import last_conversation
-
     text, system = filled(one_shot.template, one_shot.variable, gather(prompt or [], inputs.file), inputs.system)
     earlier = last_conversation() if one_shot.continue_ else None
-    models = _paired(context, models, one_shot.template, earlier)
+    models = _models(context, models, one_shot.template, earlier)
     if text is None and not (earlier and earlier.raw):
         if is_terminal(sys.stdin):
             typer.echo(f"{context.get_help()}\n", err=True)
-        raise UsageError(
-            "there is no prompt", hint='say something: specgen "PROMPT", or pipe it in; see specgen run --help'
-        )
+        raise UsageError("there is no prompt", hint='give one: specgen "PROMPT", or pipe it in; see specgen run --help')
     target = named_model(models)
     wanted = read_constraint(constraint)
     prices = costs.prices()
 
-    from specgen.cli.stream import play
     from specgen.history.recorder import Recorder
     from specgen.render import make_renderer
     from specgen.render.code import FirstBlock
@@ -128,37 +126,37 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter a group of options
         )
         shown: Renderer = block or renderer
         if prices is not None and not output.quiet:
-            from specgen.cli.cost import Costed
+            from specgen.cli.cost import CostRenderer
 
-            shown = Costed(shown, sys.stderr, prices)
+            shown = CostRenderer(shown, sys.stderr, prices)
         last = play(events, recorder.along(trace.along(shown)), session.stop)
         if isinstance(last, Failed):
             raise last.error
-        _hand_over(one_shot, last, block, quiet=output.quiet)
+        _extract_or_copy(one_shot, last, block, quiet=output.quiet)
     if last.reason == "interrupted":
         raise typer.Exit(INTERRUPTED)
     check_complete(last)
 
 
-def _hand_over(one_shot: OneShotOptions, last: Finished, block: "FirstBlock | None", *, quiet: bool) -> None:
-    """What is left to do with an answer that is out. Raises NoCodeBlock, and SpecgenError where it cannot be copied."""
+def _extract_or_copy(one_shot: OneShotOptions, last: Finished, block: "FirstBlock | None", *, quiet: bool) -> None:
+    """Finish --extract-code and --copy. Raises NoCodeBlock, and SpecgenError if the copy fails."""
     from specgen.render.clipboard import copy
 
     if block and block.missing is not None:
         text = block.missing.rstrip("\n") + "\n"
         put_exact(sys.stderr, sanitize(text) if is_terminal(sys.stderr) else text)
         if last.reason != "interrupted":
-            raise NoCodeBlock("the answer has no code block", hint="it stands above, on stderr")
+            raise NoCodeBlock("the answer has no code block", hint="the answer is above, on stderr")
     elif one_shot.copy:
         by = copy(block.code if block else last.text, sys.stderr if is_terminal(sys.stderr) else sys.stdout)
         if not quiet:
             put(sys.stderr, f"specgen: copied by {by}\n")
 
 
-def _paired(
-    context: typer.Context, models: ModelOptions, template: "Template | None", earlier: "Earlier | None"
+def _models(
+    context: typer.Context, models: ModelOptions, template: "Template | None", earlier: "PastConversation | None"
 ) -> ModelOptions:
-    """The models of the command line, else of the earlier conversation; a draft is of use to its own target alone."""
+    """The models of the command line, otherwise of the earlier conversation. A draft fits only its own target."""
     if not typed(context, "model"):
         if earlier is None:
             return models
@@ -167,3 +165,56 @@ def _paired(
     if template and "draft" in template.options and not typed(context, "draft"):
         return dataclasses.replace(models, draft=ModelOptions().draft)
     return models
+
+
+@dataclass(frozen=True, slots=True)
+class PastConversation:
+    """A conversation of the history. `raw`: it has no chat template, so its text is continued as it is.
+
+    `model` and `draft` are those of its last answer, as -m and -d take them.
+    """
+
+    messages: Sequence[Message]
+    raw: bool
+    model: str
+    draft: str
+
+    @property
+    def text(self) -> str:
+        """All messages as one text, for a model without a chat template."""
+        opening = next((n for n, message in enumerate(self.messages) if message.role == "user"), 0) + 1
+        first = "\n\n".join(message.content for message in self.messages[:opening])
+        return first + "".join(message.content for message in self.messages[opening:])
+
+    def go_on(
+        self, session: "BackgroundSession", text: str, *, system: str | None, raw: bool, **options: Any
+    ) -> Iterator[Event]:
+        """The events of the answer to `text`, which may be empty if the conversation is raw.
+
+        `system` replaces the old system prompt. Raises UsageError for `raw` after a chat template.
+        """
+        if self.raw:
+            return session.generate(self.text + text, system=system, raw=True, **options)
+        if raw:
+            raise UsageError("the last conversation has a chat template", hint="leave out --raw, or --continue")
+        earlier = [message for message in self.messages if system is None or message.role != "system"]
+        return session.go_on(earlier, text, system=system, **options)
+
+
+def last_conversation() -> PastConversation:
+    """The conversation of the latest answer of run or chat. Raises UsageError, BadFile."""
+    from specgen.history.recorder import history
+
+    with history() as answers:
+        last = answers.last("run", "chat")
+        if last is None:
+            raise UsageError("there is no conversation to continue", hint="the history is empty; see specgen log")
+        messages = [*answers.messages(last.id), Message("assistant", last.output)]
+    draft = last.settings["draft"]
+    return PastConversation(
+        messages, last.raw, _name(last.settings["target"]), _name(draft) if draft else last.settings["drafter"]
+    )
+
+
+def _name(model: Mapping[str, str | None]) -> str:
+    return str(ModelRef.at(str(model["id"]), model["revision"]))

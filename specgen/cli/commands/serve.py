@@ -1,4 +1,4 @@
-"""specgen serve: a pair that stays loaded, behind OpenAI's API."""
+"""specgen serve: answer OpenAI's API with loaded pairs."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specgen.cli.default_model import named_model
-from specgen.cli.options import ModelOptions, grouped, seconds, time_in_words
+from specgen.cli.options import ModelOptions, checked_time, grouped, seconds
 
 
 @grouped
@@ -15,7 +15,7 @@ def command(
     models: ModelOptions,
     http: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Answer OpenAI's API over HTTP here too, for example 127.0.0.1:8080."),
+        typer.Option(metavar="HOST:PORT", help="Also answer over HTTP at this address, for example 127.0.0.1:8080."),
     ] = None,
     api_key: Annotated[
         str | None,
@@ -23,21 +23,21 @@ def command(
             envvar="SPECGEN_API_KEY",
             metavar="KEY",
             show_envvar=True,
-            help="What callers over HTTP must send. Needed where others can reach HOST.",
+            help="Key that HTTP callers must send. Required if other machines can reach HOST.",
         ),
     ] = None,
     keep_alive: Annotated[
         str | None,
         typer.Option(
-            parser=time_in_words,
+            parser=checked_time,
             metavar="TIME",
-            help="End when nobody has asked anything for so long: 30s, 5m, 1h, or a number of minutes.",
+            help="Stop after this time without a request: 30s, 5m, 1h, or a number of minutes.",
         ),
     ] = None,
 ) -> None:
-    """Keep a pair loaded and answer OpenAI's API: to this user alone, and with --http over HTTP.
+    """Keep a pair loaded and answer OpenAI's API, on a socket of this user, and with --http over HTTP.
 
-    `specgen ps` shows the server, `specgen stop` ends it, and so does Ctrl-C.
+    `specgen ps` shows the server. `specgen stop` or Ctrl-C stops it.
 
     Example:
 
@@ -68,4 +68,4 @@ def command(
         finally:
             renderer.close()
     if not ended:
-        os._exit(0)  # a thread in the middle of a pass cannot be ended otherwise
+        os._exit(0)  # the worker thread is in the middle of a pass and cannot be ended otherwise

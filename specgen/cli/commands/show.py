@@ -1,4 +1,4 @@
-"""specgen show: what a model is."""
+"""specgen show: details of a model."""
 
 import dataclasses
 import sys
@@ -22,13 +22,12 @@ def command(
             help="A curated pair, org/name[@revision][:file.gguf], a folder, a .gguf file.",
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what is cached; make no connection.")] = False,
 ) -> None:
-    """Show what a model is and where it came from: commit, licence, architecture, size, files and their SHA-256.
+    """Show the commit, licence, architecture, size and files of a model, with SHA-256 sums.
 
-    Of a model of the hub that is not cached only the small files are downloaded, of a GGUF file the header: never the
-    weights.
+    If a model is not cached, only its small files or the GGUF header are downloaded, never the weights.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""specgen stats: what drafting has gained so far."""
+"""specgen stats: acceptance and speed-up of past answers."""
 
 import dataclasses
 import sys
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from specgen.history.stats import Trend
 
 _BARS = "▁▂▃▄▅▆▇█"
-_DIGITS = "01234567"  # for a terminal without such characters
+_DIGITS = "01234567"  # for an encoding without block characters
 _NO_WEEK = "."
 
 
 def command(
     cost: Annotated[
-        bool, typer.Option("--cost", help="Also what a million tokens take, with speculation and without.")
+        bool, typer.Option("--cost", help="Also show the cost of a million tokens, with and without speculation.")
     ] = False,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0.0, metavar="MONEY", help="What this machine costs an hour; with --cost.")
+        float | None, typer.Option(min=0.0, metavar="MONEY", help="Price of this machine for one hour; with --cost.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Show acceptance and speed-up over time, by model pair and by template, from the history.
+    """Show acceptance and speed-up of past answers, by model pair and by template.
 
-    WEEKS has a bar of the acceptance rate for each of the last 12 weeks. Where the latest 20 answers that drafted have
-    a clearly lower acceptance rate than those before, a line below says so.
+    WEEKS shows the acceptance rate of each of the last 12 weeks. A line below the table reports a clear drop of the
+    acceptance rate in the latest 20 answers with a draft.
 
     Examples:
 
@@ -41,7 +41,7 @@ def command(
         specgen stats --cost --price-per-hour 2.5
     """
     if price_per_hour is not None and not cost:
-        raise UsageError("a price says nothing by itself", hint="add --cost")
+        raise UsageError("a price has no effect without --cost", hint="add --cost")
     prices = Prices(price_per_hour) if cost else None
 
     from specgen.history.recorder import history
@@ -72,7 +72,7 @@ def command(
 
 
 def _name(model: str) -> str:
-    """A model in short: the last part of a path, all of a hub's id."""
+    """The last part of a path, or the whole id of the hub."""
     return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 
@@ -105,7 +105,7 @@ def _data(trend: "Trend", prices: Prices | None) -> dict[str, Any]:
 
 
 def _costs(trends: Sequence[tuple[str, "Trend"]], prices: Prices) -> list[str]:
-    """Hours and money for a million tokens of each pair, without speculation estimated."""
+    """Hours and money for a million tokens of each pair; figures without speculation are estimates."""
     rows = [("A MILLION TOKENS", "WITHOUT", "MONEY", "WITHOUT", "PAIR")]
     for name, trend in trends:
         with_it, without = trend.per_million(prices)
@@ -134,6 +134,6 @@ def _notice(name: str, trend: "Trend") -> str:
     assert drift is not None  # noqa: S101
     fall = f"from {100 * drift.earlier:.0f} % to {100 * drift.recent:.0f} % in the latest {drift.answers} answers"
     return (
-        f"{name}: acceptance has drifted down, {fall}; other prompts, sampling or a new revision may be why, and"
-        " another draft may do better"
+        f"{name}: acceptance has drifted down, {fall}; possible causes are other prompts, sampling or a"
+        " new revision; another draft may be better"
     )

@@ -1,10 +1,10 @@
-"""specgen stop: end the server that runs."""
+"""specgen stop: stop the running server."""
 
 import typer
 
 
 def command() -> None:
-    """End the server of this user, after the answer that it is giving, or some seconds of it.
+    """Stop the server of this user. It finishes the current answer if that takes only seconds.
 
     Example:
 

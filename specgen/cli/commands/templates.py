@@ -1,4 +1,4 @@
-"""specgen templates: the prompts that are kept under a name."""
+"""specgen templates: list and show saved prompts."""
 
 from typing import Annotated, Any
 
@@ -13,9 +13,9 @@ _Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context, json: _Json = False) -> None:
-    """List and show templates, which specgen -t NAME uses and specgen --save NAME makes.
+    """List and show templates, which specgen -t NAME uses and specgen --save NAME writes.
 
-    A template is a TOML file that can be edited: docs/history.md says what is in it.
+    A template is a TOML file that you can edit; docs/history.md describes it.
 
     Examples:
 
@@ -43,7 +43,7 @@ def list_(json: _Json = False) -> None:
     for name in templates.names():
         try:
             template = templates.load(name)
-        except SpecgenError as error:  # the others are listed all the same
+        except SpecgenError as error:  # one wrong file must not hide the others
             rows.append((name, error.message))
             data.append({"name": name, "error": error.message})
         else:
@@ -55,7 +55,7 @@ def list_(json: _Json = False) -> None:
     for line in align([(name, _safe(about)) for name, about in rows]):
         typer.echo(line)
     if not rows:
-        typer.echo("specgen: there are no templates; specgen --save NAME makes one", err=True)
+        typer.echo("specgen: there are no templates; specgen --save NAME writes one", err=True)
 
 
 @app.command()
@@ -63,7 +63,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As listed.")],
     json: _Json = False,
 ) -> None:
-    """Show a template's file, and the variables that it wants.
+    """Show the file of a template and its variables.
 
     Example:
 
@@ -83,10 +83,10 @@ def show(
 
 @app.command()
 def path(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="As listed; the folder if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="As listed; default: the folder.")] = None,
     json: _Json = False,
 ) -> None:
-    """Print where a template is, or all of them.
+    """Print the path of a template, or of the folder.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""specgen update: use what the hub has now."""
+"""specgen update: use the newest commit of a model."""
 
 import sys
 from typing import Annotated
@@ -16,10 +16,10 @@ def command(
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Compare the model that you use with what the hub has now, and use that from then on.
+    """Compare the local commit of a model with the newest one of the hub, and use the newest from then on.
 
-    Every run uses the commit that was first downloaded, until this command moves on. It says what would change
-    (weights, licence, tokenizer, settings), and asks. The old files stay: `specgen rollback` goes back to them.
+    Without this command every run uses the commit that was downloaded first. It shows the changes (weights, licence,
+    tokenizer, settings) and asks. The old files stay; `specgen rollback` returns to them.
 
     Examples:
 
@@ -45,7 +45,7 @@ def command(
             mark = "!" if change.risky else " "
             typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
         if not update.changes:
-            typer.echo("  nothing that a model computes with")
+            typer.echo("  no change to weights, tokenizer or settings")
         question = f"Download {format_bytes(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)

@@ -1,0 +1,1 @@
+"""specgen map: records in, results out."""

@@ -1,4 +1,4 @@
-"""The records of `specgen map`: lines of text or of JSON, from files or stdin, one at a time as they come."""
+"""Records of `specgen map`: lines of text or JSON from files or stdin, read one at a time."""
 
 import json
 import os
@@ -21,17 +21,20 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line of the input. `fields` is what JSON said, or the line as `input`; `error` says why it is no record."""
+    """One line of the input. `fields` are those of the JSON object, or the line as `input`.
+
+    `error` is set if the line is not a record.
+    """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     error: BadFile | None = None
 
 
 class Records:
-    """The records of `files`, or of stdin where there are none; blank lines are no records.
+    """The records of `files`, or of stdin without files. Blank lines are skipped.
 
-    The first record decides whether all are JSON, unless `lines` says that they are not. The constructor reads that one
-    and raises BadFile where it is no text, UsageError where nothing is given. `total` is None for a pipe.
+    The first record decides whether all are JSON, unless `lines` is set. The constructor reads it; raises BadFile if it
+    is not text, UsageError without any input. `total` is the number of records, None for a pipe.
     """
 
     def __init__(self, files: Sequence[Path], *, lines: bool) -> None:
@@ -56,7 +59,7 @@ class Records:
                 yield Record(fields)
 
     def _read(self) -> Iterator[tuple[str, bytes]]:
-        """Every line that is not blank, without its line end, and where it stands."""
+        """The place and the content of every line that is not blank, without its line end."""
         for name, stream in self._sources:
             with stream:
                 for number, line in enumerate(stream, 1):
@@ -65,9 +68,9 @@ class Records:
 
 
 def prompt_of(record: Record, template: str, name: str) -> str:
-    """What to ask for a record. Raises BadFile where a field is missing.
+    """The prompt for a record. Raises BadFile for a missing field.
 
-    A `template` with {fields} is filled in. Another goes after the text of the field `name`, and a blank line.
+    A `template` with {fields} is filled in. Otherwise it follows the text of the field `name` and a blank line.
     """
     if _FIELD.search(template):
         return _FIELD.sub(lambda match: _text(record, match[1]), template)
@@ -76,7 +79,7 @@ def prompt_of(record: Record, template: str, name: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Refuse a `template` that no line of text can fill in. Raises UsageError."""
+    """Raises UsageError for a `template` with fields that a line of text does not have."""
     for name in _FIELD.findall(template):
         if name != INPUT:
             raise UsageError(
@@ -98,13 +101,13 @@ def _object(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{name} is not JSON: {error}", hint="write one JSON object a line") from error
     if not isinstance(value, dict):
-        raise BadFile(f"{name} is no JSON object", hint="write one JSON object a line")
+        raise BadFile(f"{name} is not a JSON object", hint="write one JSON object a line")
     return value
 
 
 def _refuse(constant: str) -> None:
-    """Python reads NaN and Infinity, which JSON does not have."""
-    raise ValueError(f"{constant} is no number")
+    """Python's parser accepts NaN and Infinity, which are not JSON."""
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _open(path: Path) -> tuple[str, BinaryIO]:
@@ -112,7 +115,7 @@ def _open(path: Path) -> tuple[str, BinaryIO]:
         return "stdin", _stdin()
     try:
         return str(path), path.expanduser().open("rb")
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user after ~ does not exist
         reason = getattr(error, "strerror", None) or error
         raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
 
@@ -124,13 +127,13 @@ def _stdin() -> BinaryIO:
 
 
 def _count(sources: Sequence[tuple[str, BinaryIO]]) -> int | None:
-    """How many lines are not blank; None where they can be read only once."""
+    """The number of lines that are not blank; None if a source can be read only once."""
     total = 0
     for _, stream in sources:
         try:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return None
-        except OSError:  # no file of the system's
+        except OSError:  # not a file of the operating system
             return None
         start = stream.tell()
         total += sum(bool(line.strip()) for line in stream)

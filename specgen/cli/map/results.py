@@ -1,4 +1,4 @@
-"""Where the results of `specgen map` go: stdout, or a file that may hold the first of them already."""
+"""Destination of the results of `specgen map`: stdout, or the file of --resume."""
 
 import json
 import sys
@@ -12,10 +12,10 @@ from specgen.render.terminal import is_terminal, put, sanitize
 
 
 class Results:
-    """One line a result, whole and at once. `done` results were there before.
+    """Writes each result as one line, flushed at once. `done` results existed before.
 
-    With `resume` they go to that file, which is made where there is none. The constructor raises BadFile. A last line
-    that was cut is dropped by begin(), when it is known that the file belongs to these records.
+    With `resume` they go to that file, which is created if missing. The constructor raises BadFile. begin() drops a cut
+    last line, after it has checked that the file belongs to these records.
     """
 
     def __init__(self, resume: Path | None, *, as_json: bool) -> None:
@@ -31,16 +31,16 @@ class Results:
                 for line in self._file:
                     if line.endswith(b"\n"):
                         self.done, self._last, self._whole = self.done + 1, line, self._whole + len(line)
-            except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
+            except (OSError, RuntimeError) as error:  # RuntimeError: the user after ~ does not exist
                 reason = getattr(error, "strerror", None) or error
                 raise BadFile(
                     f"cannot write to {resume}: {reason}", hint="check the path and its permissions"
                 ) from error
 
     def begin(self, last: Mapping[str, Any] | None) -> None:
-        """Be ready to write after the results that are there. `last` are the fields of the last record that has one.
+        """Prepare to append. `last` holds the fields of the last record that has a result.
 
-        Raises BadFile, and changes nothing, where the last result is not that record's.
+        Raises BadFile, and changes nothing, if the last result does not belong to that record.
         """
         if self._file is None:
             return
@@ -63,7 +63,7 @@ class Results:
         return own == given and result.keys() & {"output", "error"} != set()
 
     def write(self, result: Result) -> None:
-        """Raises BrokenPipeError when the reader is gone."""
+        """Write one result. Raises BrokenPipeError if the reader is gone."""
         line = result.as_json() if self.as_json else result.as_text()
         if self._file is not None:
             self._file.write(line)
@@ -76,7 +76,7 @@ class Results:
 
     @property
     def shares_terminal(self) -> bool:
-        """Whether results appear where the bar is drawn."""
+        """Whether results appear on the terminal with the progress bar."""
         stream: TextIO = sys.stdout
         return self._file is None and is_terminal(stream)
 

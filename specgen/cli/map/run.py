@@ -1,4 +1,4 @@
-"""The loop of `specgen map`: records in, results out, and nothing that one record does stops the next."""
+"""The loop of `specgen map`: it answers records one after the other and writes results."""
 
 import signal
 import sys
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from specgen.cli.constraints import check_complete
 from specgen.cli.map.records import Record, Records
 from specgen.cli.map.results import Results
+from specgen.cli.stream import check_complete
 from specgen.core.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
@@ -23,9 +23,9 @@ from specgen.serve.background.client import BackgroundSession
 
 @dataclass
 class Mapper:
-    """Answers records one after the other with `session`; `prompt` makes the prompt of one and raises BadFile.
+    """Answers records one after the other with `session`. `prompt` makes the prompt of a record and raises BadFile.
 
-    `generation` has the keyword arguments of BackgroundSession.generate. `quiet` shows only errors on stderr.
+    `generation` are the other arguments of BackgroundSession.generate. With `quiet` stderr gets only errors.
     """
 
     session: BackgroundSession
@@ -38,14 +38,14 @@ class Mapper:
     _told: set[str] = field(default_factory=set)
 
     def run(self, records: Records) -> None:
-        """Until the records end. Raises SomeFailed where some got no answer, SpecgenError where none could."""
+        """Answer all records. Raises SomeFailed if some got no answer, SpecgenError if none can be answered."""
         totals = Totals()
         self._progress = ProgressLine(sys.stderr)
         self._bar = RecordBar(sys.stderr, None, 0)
         began = time.monotonic()
         try:
-            with _terminating():
-                rest = self._after_done(iter(records), totals)
+            with _ended_by_sigterm():
+                rest = self._without_result(iter(records), totals)
                 first = next(rest, None)
                 if first is not None:
                     self._open()
@@ -64,8 +64,8 @@ class Mapper:
             where = "their results say why" if self.results.as_json else "the lines above say why"
             raise SomeFailed(f"{totals.failed} of {count} records got no answer", hint=where)
 
-    def _after_done(self, records: Iterator[Record], totals: Totals) -> Iterator[Record]:
-        """The records that have no result yet."""
+    def _without_result(self, records: Iterator[Record], totals: Totals) -> Iterator[Record]:
+        """The records without a result."""
         last: Record | None = None
         while totals.skipped < self.results.done:
             last = next(records, None)
@@ -98,7 +98,7 @@ class Mapper:
             record = next(rest, None)
 
     def _answer(self, record: Record) -> Result:
-        """The result of one record, whatever happens to it."""
+        """The answer to one record, or its error, as a result."""
         last: Event | None = None
         started: Started | None = None
         try:
@@ -125,7 +125,7 @@ class Mapper:
         return Result(record.fields, last, seed=seed)
 
     def _show(self, event: Event) -> None:
-        """Progress and notices, each notice once."""
+        """Show progress, and each notice once."""
         if self.quiet or (isinstance(event, Notice) and event.text in self._told):
             return
         if isinstance(event, Notice):
@@ -138,8 +138,8 @@ class Mapper:
 
 
 @contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does: what is finished is written, and the terminal is left as it was found."""
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the work like Ctrl-C: finished results are written, and the terminal is restored."""
 
     def end(*_: object) -> None:
         sys.exit(TERMINATED)

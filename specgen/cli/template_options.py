@@ -1,4 +1,4 @@
-"""Templates on the command line: what -t sets, what -p fills, what --save keeps."""
+"""Templates on the command line: -t sets options, -p fills variables, --save keeps both."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from specgen.cli.configured import default, typed
+from specgen.cli.option_values import default, typed
 from specgen.cli.ui import confirm
 from specgen.config import templates
 from specgen.config.templates import Template
@@ -15,12 +15,12 @@ from specgen.core.errors import BadFile, UsageError
 from specgen.core.words import did_you_mean
 from specgen.render.terminal import is_terminal
 
-# Not options of an answer, or a key of its own in the file.
+# Not options of an answer, or separate keys of the template file.
 _NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")
 
 
 def preset(context: typer.Context, template: Template | None) -> Template | None:
-    """Make the options of `template` the defaults of this command. Raises BadFile for one that there is not."""
+    """Callback of -t: the options of `template` become the defaults of this command. Raises BadFile."""
     if template is None:
         return None
     known = dict(_options(context))
@@ -28,11 +28,11 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
     for option, value in template.options.items():
         if option not in known:
             raise BadFile(
-                f"template '{template.name}' sets '{option}', which is no option",
+                f"template '{template.name}' sets '{option}', which is not an option",
                 hint=did_you_mean(option, known, "specgen run --help lists them"),
             )
         defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
-    if "model" in template.options:  # a draft that is set elsewhere fits another target
+    if "model" in template.options:  # the draft of a setting belongs to another target
         defaults.setdefault("draft", default(context, "draft"))
     context.default_map = {**(context.default_map or {}), **defaults}
     return template
@@ -41,31 +41,22 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
 def filled(
     template: Template | None, given: Sequence[str], text: str | None, system: str | None
 ) -> tuple[str | None, str | None]:
-    """The prompt and the system prompt: what is given, or what `template` makes of it. Raises UsageError."""
+    """The prompt and the system prompt, after `template` if there is one. Raises UsageError."""
     if template is None:
         if given:
-            raise UsageError("-p fills the places of a template", hint="name the template with -t")
+            raise UsageError("-p fills the variables of a template", hint="name the template with -t")
         return text, system
     prompt, own = template.fill(_variables(given), text)
     return prompt or None, system if system is not None else own or None
 
 
-def _variables(given: Sequence[str]) -> dict[str, str]:
-    """What `key=value` says. Raises UsageError."""
-    pairs = [text.partition("=") for text in given]
-    for key, equals, _ in pairs:
-        if not key or not equals:
-            raise UsageError(f"-p is '{key}'", hint="give a name and a value: -p key=value")
-    return {key: value for key, _, value in pairs}
-
-
 def current(context: typer.Context, name: str, words: Sequence[str]) -> Template:
-    """A template of what stands on the command line, on top of the template that it uses, if any."""
+    """A template `name` of this command line, based on the template of -t if there is one."""
     base: Template = context.params["template"] or Template(name)
     options = dict(base.options)
     for option, parameter in _options(context):
         if typed(context, parameter):
-            options[option] = _plain(context.params[parameter])
+            options[option] = _toml_value(context.params[parameter])
     return Template(
         name,
         about=base.about,
@@ -77,7 +68,7 @@ def current(context: typer.Context, name: str, words: Sequence[str]) -> Template
 
 
 def save(template: Template) -> None:
-    """Write it, and say where. Raises UsageError where one of this name is to be replaced and nobody can be asked."""
+    """Write the template and print its path. Raises UsageError in a pipe if the name is taken."""
     path = templates.location(template.name)
     if path.exists():
         taken = f"there is a template '{template.name}' already"
@@ -90,16 +81,25 @@ def save(template: Template) -> None:
     typer.echo(f"saved {path}; specgen -t {template.name} uses it", err=True)
 
 
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    """The values of `key=value` texts. Raises UsageError."""
+    pairs = [text.partition("=") for text in given]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise UsageError(f"-p is '{key}'", hint="give a name and a value: -p key=value")
+    return {key: value for key, _, value in pairs}
+
+
 def _options(context: typer.Context) -> Iterator[tuple[str, str]]:
-    """Every option that a template may set: its long name, and its parameter's."""
+    """The options that a template may set, as (long name, parameter)."""
     for parameter in context.command.params:
         long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
         if parameter.name and long and parameter.name not in _NO_OPTIONS:
             yield long[0], parameter.name
 
 
-def _plain(value: Any) -> Any:
-    """`value` as TOML has it; only the draft length is None when it is given, for auto."""
+def _toml_value(value: Any) -> Any:
+    """`value` for TOML. None is the draft length `auto`; no other typed option is None."""
     if value is None:
         return "auto"
     if isinstance(value, Enum):

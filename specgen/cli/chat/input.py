@@ -1,0 +1,79 @@
+"""Input of a chat, one turn at a time, from a pipe or a plain terminal."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from specgen.cli.inputs import as_text
+from specgen.core.errors import BadFile
+from specgen.render.terminal import can_draw, is_terminal, put
+
+_QUOTES = '"""'
+PROMPT = "> "
+
+
+def reader(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[], str]:
+    """A function that returns the next turn. A terminal with cursor codes gets the line editor.
+
+    The function raises EOFError at the end, and KeyboardInterrupt for Ctrl-C on an empty line. `completions` gives the
+    words that may follow each command, None for file names.
+    """
+    if not is_terminal(sys.stdin):
+        return _from_pipe
+    if not can_draw(sys.stderr):
+        return _from_plain_terminal
+    from specgen.cli.chat.line_editor import line_editor  # noqa: PLC0415 - 0.15 s that a pipe does not need
+
+    return line_editor(completions)
+
+
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """Switch off the echo of typed keys, which would appear inside the streamed text."""
+    if not is_terminal(sys.stdin) or sys.platform == "win32":
+        yield
+        return
+    import termios  # noqa: PLC0415 - not on Windows
+
+    before = termios.tcgetattr(sys.stdin)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def is_open(text: str) -> bool:
+    """Whether `text` begins a block between triple quotes that is not closed."""
+    text = text.strip()
+    return text.startswith(_QUOTES) and (len(text) < 2 * len(_QUOTES) or not text.endswith(_QUOTES))
+
+
+def unquoted(text: str) -> str:
+    """`text` without surrounding blanks and triple quotes."""
+    text = text.strip()
+    return text.removeprefix(_QUOTES).removesuffix(_QUOTES).strip("\n") if text.startswith(_QUOTES) else text
+
+
+def _from_pipe() -> str:
+    text = _line()
+    while is_open(text):
+        try:
+            text += _line()
+        except EOFError:
+            raise BadFile(f"{_QUOTES} is never closed", hint=f"end the block with {_QUOTES}") from None
+    return unquoted(text)
+
+
+def _from_plain_terminal() -> str:
+    put(sys.stderr, PROMPT)
+    return _from_pipe()
+
+
+def _line() -> str:
+    line = b"" if sys.stdin is None or sys.stdin.closed else sys.stdin.buffer.readline()
+    if not line:
+        raise EOFError
+    return as_text(line, "stdin")
