@@ -284,7 +284,7 @@ class CostOptions:
         """The prices, or None without --cost. Raises UsageError for a price without --cost."""
         prices = Prices(self.price_per_hour, self.price_per_kwh)
         if not self.cost and prices != Prices():
-            raise UsageError("a price has no effect without --cost", hint="add --cost")
+            raise UsageError("a price has no effect by itself", hint="add --cost")
         return prices if self.cost else None
 
 

@@ -268,7 +268,7 @@ def test_rm_in_a_pipe_needs_a_yes(hub: HubServer, commit: str, run: Run, monkeyp
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     code, out, err = run("rm", "org/m")
     assert (code, out) == (2, "")
-    assert "add --yes where nobody can be asked" in err
+    assert "add --yes where stdin is no terminal" in err
     assert run("rm", "--yes", "org/m")[0::2] == (0, "")
     assert "org/m" not in run("list")[1]
 

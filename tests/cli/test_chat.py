@@ -43,7 +43,7 @@ def test_commands_answer_on_stderr(target: Path) -> None:
 def test_color_says_where_nothing_can_be_painted(target: Path) -> None:
     outcome = chat(target, "/color", "hello")
     assert outcome.out == chat(target, "hello").out
-    assert "answers are not painted here" in outcome.err
+    assert "stdout is not a terminal with colours" in outcome.err
     assert "/color" in chat(target, "/help").err
 
 
@@ -116,16 +116,16 @@ def test_commands_change_the_conversation(target: Path, tmp_path: Path) -> None:
     short = invoke("chat", "-m", target, "-n", 3, stdin=b"hello\n").out
     assert outcome.out == one * 3 + block + kind + one + short + one
     assert [line for line in outcome.err.splitlines() if line] == [
-        "taken back: hello",
+        "removed: hello",
         "greedy decoding gives the same answer again; /set temperature 0.7 draws another",
         f"saved to {saved}",
         f"saved to {saved}",
-        "the conversation is forgotten",
-        f"{tmp_path / 'notes.txt'} goes before your next line (1 lines)",
-        "the conversation is forgotten",
+        "the conversation is cleared",
+        f"{tmp_path / 'notes.txt'} is put before your next turn (1 lines)",
+        "the conversation is cleared",
         "the system prompt is set",
         "there is no system prompt any more",
-        "taken back: hello",
+        "removed: hello",
         "speculation is off",
         "max_tokens is 3",
         "greedy decoding gives the same answer again; /set temperature 0.7 draws another",
@@ -158,7 +158,7 @@ def test_another_pair_goes_on_with_the_conversation_and_a_failure_keeps_the_old(
     assert first == chat(target, "hello").out
     assert second == third
     assert outcome.err.count("there is no folder ./no-such-folder") == 2
-    assert f"{other} goes on with the conversation" in outcome.err
+    assert f"{other} continues the conversation" in outcome.err
     # Loaded where another pair is open, the chat goes on with its own.
     loaded = chat(target, f"/load {tmp_path / 'chat'}", "/undo", "again")
     assert loaded.out == third
@@ -172,14 +172,14 @@ def test_another_pair_goes_on_with_the_conversation_and_a_failure_keeps_the_old(
         ("/set top_p 2", "top_p cannot be '2'; it takes 0 to 1, or auto"),
         ("/set top_k", "top_k is auto; /set top_k takes a number of tokens, 0 for all, or auto"),
         ("/spec maybe", "/spec is 'on' or 'off', not 'maybe'"),
-        ("/clear everything", "/clear takes nothing after it"),
+        ("/clear everything", "/clear takes no argument"),
         ("/file none.txt", "cannot read none.txt: No such file"),
         ("/load none.json", "cannot read none.json: No such file"),
         ("/save", "which file?"),
         ("/undo", "there is no turn yet"),
         ("/regen", "there is no turn yet"),
         ("/copy", "no answer yet"),
-        ("/help undo", "/undo: take the last turn back"),
+        ("/help undo", "/undo: remove the last turn"),
         ('"""never', '""" is never closed'),
     ],
 )

@@ -98,7 +98,7 @@ def test_search() -> None:
     add("hello", output="Merge it")
     assert [row[0] for row in table(invoke("log", "search", "MERGE"))[1:]] == ["2", "1"]
     assert [row[0] for row in table(invoke("log", "search", "merge", "conflict"))[1:]] == ["1"]
-    assert failure(invoke("log", "search", "rebase")) == "specgen: no answer has that\n"
+    assert failure(invoke("log", "search", "rebase")) == "specgen: no answer contains that\n"
 
 
 def test_show() -> None:
@@ -208,7 +208,7 @@ def test_stats_with_costs() -> None:
     assert float(without.removeprefix("~")) == pytest.approx(1.5 * float(hours), rel=0.01)
     (pair,) = json.loads(invoke("stats", "--cost", "--price-per-hour", 2, "--json").text)["pairs"]
     assert pair["per_million"]["with"]["money"] == pytest.approx(2 * pair["per_million"]["with"]["hours"])
-    assert failure(invoke("stats", "--price-per-hour", 2)) == "specgen: a price says nothing by itself; add --cost\n"
+    assert failure(invoke("stats", "--price-per-hour", 2)) == "specgen: a price has no effect by itself; add --cost\n"
 
 
 def test_stats_of_nothing() -> None:

@@ -284,10 +284,10 @@ def test_a_template_is_not_replaced_unasked(run: Any, data: Path) -> None:
         ("", ["-t", "aks", "it"], 2, "did you mean 'ask'"),
         ("", ["-t", "ask", "-p", "x", "it"], 2, "-p key=value"),
         ("", ["-p", "x=y", "it"], 2, "name the template with -t"),
-        ("tmep = 1", ["-t", "ask", "it"], 10, "sets 'tmep', which is no option; did you mean 'temp'"),
+        ("tmep = 1", ["-t", "ask", "it"], 10, "sets 'tmep', which is not an option; did you mean 'temp'"),
         ("file = 'x'", ["-t", "ask", "it"], 10, "sets 'file'"),
         ("temp = 'hot'", ["-t", "ask", "it"], 2, "--temp"),
-        ("", ["-f", "x", "--save", "new"], 2, "keeps no files"),
+        ("", ["-f", "x", "--save", "new"], 2, "cannot contain files"),
     ],
 )
 def test_what_is_wrong_with_a_template(data: Path, options: str, arguments: list[str], code: int, words: str) -> None:

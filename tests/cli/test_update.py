@@ -124,7 +124,7 @@ def test_update_in_a_pipe_only_shows(
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     code, out, err = run("update", "org/m")
     assert (code, "licence" in out) == (2, True)
-    assert "updating org/m needs a yes; add --yes where nobody can be asked" in err
+    assert "updating org/m needs a yes; add --yes where stdin is no terminal" in err
     assert in_use(run) == commits[0]
 
 
@@ -161,7 +161,7 @@ def test_update_says_when_nothing_of_weight_changed(
     (third / "README.md").write_text((third / "README.md").read_text() + "A typo less.\n")
     new = hub.publish("org/m", third)
     code, out, _ = run("update", "org/m", "--yes")
-    assert out.splitlines()[1] == "  nothing that a model computes with"
+    assert out.splitlines()[1] == "  no change that affects answers"
     assert (code, in_use(run)) == (0, new)
 
 

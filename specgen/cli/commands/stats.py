@@ -41,7 +41,7 @@ def command(
         specgen stats --cost --price-per-hour 2.5
     """
     if price_per_hour is not None and not cost:
-        raise UsageError("a price has no effect without --cost", hint="add --cost")
+        raise UsageError("a price has no effect by itself", hint="add --cost")
     prices = Prices(price_per_hour) if cost else None
 
     from specgen.history.recorder import history

@@ -45,7 +45,7 @@ def command(
             mark = "!" if change.risky else " "
             typer.echo(sanitize(f"{mark} {change.what:<15} {change.before} -> {change.after}"))
         if not update.changes:
-            typer.echo("  no change to weights, tokenizer or settings")
+            typer.echo("  no change that affects answers")
         question = f"Download {format_bytes(update.download_bytes)} and use it?" if update.download_bytes else "Use it?"
         if not confirm(question, yes=yes, needs=f"updating {ref.name}"):
             typer.echo(f"{ref.name} stays at {update.before[:8]}.", err=True)
