@@ -117,7 +117,7 @@ def test_commands_change_the_conversation(target: Path, tmp_path: Path) -> None:
     assert outcome.out == one * 3 + block + kind + one + short + one
     assert [line for line in outcome.err.splitlines() if line] == [
         "removed: hello",
-        "greedy decoding gives the same answer again; /set temperature 0.7 draws another",
+        "greedy decoding gives the same answer again; /set temperature 0.7 samples another",
         f"saved to {saved}",
         f"saved to {saved}",
         "the conversation is cleared",
@@ -128,7 +128,7 @@ def test_commands_change_the_conversation(target: Path, tmp_path: Path) -> None:
         "removed: hello",
         "speculation is off",
         "max_tokens is 3",
-        "greedy decoding gives the same answer again; /set temperature 0.7 draws another",
+        "greedy decoding gives the same answer again; /set temperature 0.7 samples another",
         "loaded 1 turn; the last was: hello",
         f"target  {target}",
         "draft   lookup (off)",
