@@ -11,18 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specgen.checkpoint.config import check_config
+from specgen.checkpoint.gguf.format import check_format
 from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
 from specgen.core.files import read_object
 from specgen.core.progress import Reporting
 from specgen.core.types import BUNDLED, ModelRef
-from specgen.hub.files import CONFIG, DAMAGED, check_loadable, check_parts, weight_names
+from specgen.hub.files import CONFIG, DAMAGED, check_loadable, check_parts, is_gguf_name, weight_names
 
 if TYPE_CHECKING:
     from specgen.hub.snapshot import Snapshot
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_GGUF_MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Checkpoint:
 
     @property
     def is_gguf(self) -> bool:
-        return self.path.suffix == ".gguf" and not self.path.is_dir()
+        return self.ref.file is not None or self.path.is_file()
 
     @property
     def header(self) -> Path:
@@ -53,14 +54,14 @@ class Checkpoint:
     @property
     def config(self) -> dict[str, Any]:
         """The content of config.json, {} for GGUF (see gguf/config.py). Raises BadFile."""
-        return {} if self.is_gguf else read_object(self.path / CONFIG, hint=DAMAGED)
+        return {} if self.is_gguf else _read_config(self.path / CONFIG)
 
     @property
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json, {} without one. Raises BadFile."""
         if self.is_gguf:
             return {}
-        return read_object(self.path / "generation_config.json", hint=DAMAGED, missing_ok=True)
+        return _read_config(self.path / "generation_config.json", missing_ok=True)
 
     @property
     def weight_files(self) -> list[Path]:
@@ -98,7 +99,7 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     if (path := _existing(str(ref))) is not None:
         return _local(ref, path)
     if _looks_like_path(ref.source):
-        kind = "file" if ref.source.endswith(".gguf") else "folder"
+        kind = "file" if is_gguf_name(ref.source) else "folder"
         raise ModelNotFound(f"there is no {kind} {ref.source}", hint="check the path")
     if not _HUB_ID.fullmatch(ref.source) or ".." in ref.source or "--" in ref.source:
         raise ModelNotFound(
@@ -170,14 +171,22 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+def _read_config(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    config = read_object(path, hint=DAMAGED, missing_ok=missing_ok)
+    check_config(config, path)
+    return config
+
+
 def _looks_like_path(text: str) -> bool:
-    return text.startswith((".", "/", "~")) or "\\" in text or text.endswith(".gguf") or text.count("/") > 1
+    return text.startswith((".", "/", "~")) or "\\" in text or is_gguf_name(text) or text.count("/") > 1
 
 
 def _local(ref: ModelRef, path: Path) -> Checkpoint:
     if path.is_file():
         _check_gguf(path)
         return Checkpoint(ref, path)
+    if not path.is_dir():
+        raise BadFile(f"{path} is neither a folder nor a regular file", hint="give the model's folder, or a .gguf file")
     try:
         check_loadable(str(path), _names(path))
         missing = next((file for file in Checkpoint(ref, path).weight_files if not file.is_file()), None)
@@ -189,18 +198,15 @@ def _local(ref: ModelRef, path: Path) -> Checkpoint:
 
 
 def _check_gguf(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the file's permissions") from error
-    if path.suffix != ".gguf":
-        raise UnsupportedModel(f"{path} is a file, but no .gguf file", hint="give the model's folder, or a .gguf file")
     check_parts(path.name)
-    if magic != _GGUF_MAGIC:
-        raise BadFile(f"{path} is not a GGUF file", hint="download it again")
+    check_format(path)
+    from specgen.checkpoint.gguf.header import check_model  # noqa: PLC0415  0.3 s, only for GGUF
+
+    check_model(path)
 
 
+# MLX writes these keys, without a quant_method.
+_MLX_KEYS = {"bits", "group_size"}
 # quant_method of config.json -> its name and the packages that transformers needs.
 _NEEDS = {
     "gptq": ("GPTQ", ("gptqmodel", "optimum")),
@@ -213,7 +219,11 @@ _NEEDS = {
 
 def quant_method(checkpoint: Checkpoint) -> str | None:
     """The quantization method in config.json; None for unquantized weights and GGUF. Raises BadFile."""
-    described = checkpoint.config.get("quantization_config")
+    config = checkpoint.config
+    described = config.get("quantization_config")
+    for each in (described, config.get("quantization")):
+        if isinstance(each, dict) and "quant_method" not in each and each.keys() >= _MLX_KEYS:
+            return "mlx"
     if not isinstance(described, dict):
         return None
     return str(described.get("quant_method") or "bitsandbytes")  # early bitsandbytes configs have no quant_method
@@ -225,6 +235,11 @@ def check_backend(checkpoint: Checkpoint) -> None:
     Raises BadFile.
     """
     method = quant_method(checkpoint)
+    if method == "mlx":
+        raise UnsupportedModel(
+            f"{checkpoint.ref} is quantized for MLX, which only runs on Apple's GPUs",
+            hint="choose the original model, or a .gguf file of it",
+        )
     if method not in _NEEDS:
         return
     name, packages = _NEEDS[method]

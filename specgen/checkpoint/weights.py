@@ -5,6 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from specgen.checkpoint.gguf.format import LFS_POINTER
 from specgen.core.errors import BadFile
 
 
@@ -32,6 +33,6 @@ def tensor_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:
 def _is_pointer(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(40).startswith(b"version https://git-lfs")
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError:
         return False

@@ -13,7 +13,7 @@ from specgen.core.types import ModelRef
 from specgen.core.words import did_you_mean
 from specgen.hub import pins
 from specgen.hub.client import constants
-from specgen.hub.files import CONFIG
+from specgen.hub.files import CONFIG, is_gguf_name
 from specgen.hub.snapshot import Snapshot
 
 _SHORTEST_HASH = 7  # git abbreviates to this length
@@ -131,7 +131,7 @@ def _model(repo: CachedRepoInfo) -> CachedModel:
     revisions = []
     for found in sorted(repo.revisions, key=lambda found: -found.last_modified):
         names = {file.file_name for file in found.files}
-        is_gguf = any(name.endswith(".gguf") for name in names)
+        is_gguf = any(map(is_gguf_name, names))
         if is_gguf or CONFIG in names:
             is_complete = is_gguf or Snapshot(ModelRef(repo.repo_id), found.commit_hash).is_complete()
             refs = tuple(sorted(found.refs))

@@ -25,8 +25,9 @@ _SMALL = (
     "vocab*",
     "merges.txt",
 )
+_GGUF = ".gguf"
 _TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*")
-_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+_PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -40,11 +41,18 @@ def is_tokenizer(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _TOKENIZERS)
 
 
-def check_parts(name: str) -> None:
-    """Raise UnsupportedModel for the name of one part of a split .gguf file."""
-    if (part := _PART.search(name)) and int(part[1]) > 1:
+def is_gguf_name(name: str) -> bool:
+    """Whether a file has the suffix .gguf, in any case."""
+    return name.lower().endswith(_GGUF)
+
+
+def check_parts(name: str, count: int = 0) -> None:
+    """Raise UnsupportedModel for one part of a split .gguf file: its name says so, or its header's `count` of parts."""
+    part = _PART.search(name)
+    count = max(count, int(part[1]) if part else 0)
+    if count > 1:
         raise UnsupportedModel(
-            f"{name} is one of {int(part[1])} parts",
+            f"{name} is one of {count} parts",
             hint="join them with `llama-gguf-split --merge`, or choose a model in one file",
         )
 
@@ -61,8 +69,7 @@ def check_loadable(model: str, names: Collection[str]) -> None:
 def _no_weights(model: str, names: list[str]) -> SpecgenError:
     if "adapter_config.json" in names:
         return UnsupportedModel(f"{model} is an adapter, not a whole model", hint="merge it into its base model first")
-    if any(name.endswith(".gguf") for name in names):
-        files = sorted(name for name in names if name.endswith(".gguf"))
+    if files := sorted(name for name in names if is_gguf_name(name)):
         more = f" (or another of {len(files)})" if len(files) > 1 else ""
         return UnsupportedModel(
             f"{model} has GGUF weights only", hint=f"name the file{more}: {model.partition('@')[0]}:{files[0]}"

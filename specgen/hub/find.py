@@ -27,6 +27,7 @@ from specgen.hub.files import (
     SINGLE,
     check_loadable,
     check_parts,
+    is_gguf_name,
     is_non_commercial,
     is_small,
     is_tokenizer,
@@ -201,7 +202,7 @@ def _small_files(snapshot: Snapshot, trust_remote_code: bool) -> list[str]:
 def _check_file(ref: ModelRef, names: Sequence[str]) -> None:
     """Raise ModelNotFound unless the repository has the requested GGUF file."""
     if ref.file not in names:
-        others = [name for name in names if name.endswith(".gguf")]
+        others = [name for name in names if is_gguf_name(name)]
         raise ModelNotFound(
             f"{ref.source} has no file {ref.file}",
             hint=f"it has {', '.join(others)}" if others else "it has no .gguf files",

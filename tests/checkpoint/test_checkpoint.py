@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
 from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find
 from specgen.core.errors import BadFile, ModelNotFound, SpecgenError, UnsupportedModel
 from specgen.core.progress import follow
 from specgen.core.types import ModelRef
+from tests.gguf_files import finish
 from tests.hub_server import CONFIG, write_model
 
 
@@ -61,12 +63,11 @@ def test_a_folder_that_exists_wins_over_a_hub_id(tmp_path: Path, monkeypatch: py
 
 
 def test_a_gguf_file_is_a_checkpoint(tmp_path: Path) -> None:
-    file = tmp_path / "m.gguf"
-    file.write_bytes(b"GGUF" + bytes(96))
+    file = finish(gguf.GGUFWriter(tmp_path / "m.gguf", "llama"), tmp_path / "m.gguf").path
     checkpoint = get(file)
     assert checkpoint.is_gguf
     assert (checkpoint.config, checkpoint.generation_config) == ({}, {})
-    assert (checkpoint.weight_files, checkpoint.weight_bytes) == ([file], 100)
+    assert (checkpoint.weight_files, checkpoint.weight_bytes) == ([file], file.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="is not a GGUF file"):
         get(tmp_path / "m.gguf")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UnsupportedModel, match=r"is a file, but no \.gguf file; give the model's folder"):
+    with pytest.raises(UnsupportedModel, match="is not a GGUF file; give the model's folder"):
         get(tmp_path / "model.safetensors")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from gguf import GGUFReader, GGUFValueType, LlamaFileType, ReaderTensor
 
-from specgen.core.errors import BadFile
+from specgen.core.errors import BadFile, UnsupportedModel
+from specgen.hub.files import check_parts
 
-MAGIC = b"GGUF"
 _STRING_LENGTH = struct.Struct("<Q")
 # The exceptions that reading a damaged file raises.
 BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error)
@@ -26,7 +26,7 @@ class Header(GGUFReader):
         super().__init__(path, "c")
         self.path = path
         self.values: dict[str, Any] = {
-            name: field.contents() for name, field in self.fields.items() if not _is_array(field)
+            name: _value(field) for name, field in self.fields.items() if not _is_array(field)
         }
         """Name -> text, number or flag."""
         self.lengths = {name: int(field.parts[-1][0]) for name, field in self.fields.items() if _is_array(field)}
@@ -36,9 +36,14 @@ class Header(GGUFReader):
     def array(self, name: str) -> list[Any]:
         """The items of an array. Raises BadFile."""
         try:
-            return self._items(self.fields[name])
+            items = self._items(self.fields[name])
+        except UnicodeDecodeError as error:
+            raise BadFile(f"{self.path}: {name} has text that is not UTF-8", hint="convert the model again") from error
         except BROKEN as error:
             raise _broken(self.path) from error
+        if len(items) != self.lengths[name]:
+            raise _broken(self.path)
+        return items
 
     def _items(self, field: Any) -> list[Any]:
         kind, length = (int(part[0]) for part in field.parts[-2:])
@@ -82,6 +87,15 @@ def _open(path: Path, size: int, modified: int) -> Header:  # noqa: ARG001  a ch
     return Header(path)
 
 
+def check_model(path: Path) -> None:
+    """Raise UnsupportedModel for a part of a split model and for an adapter. Raises BadFile."""
+    header = open_header(path)
+    parts = header.values.get("split.count")
+    check_parts(path.name, parts if isinstance(parts, int) else 0)
+    if header.values.get("general.type") == "adapter":
+        raise UnsupportedModel(f"{path} is an adapter, not a whole model", hint="merge it into its base model first")
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Name -> metadata, the length for an array; `parameters` is the number of elements of all tensors.
 
@@ -93,6 +107,13 @@ def read_header(path: Path) -> dict[str, Any]:
     if file_type is not None and file_type in LlamaFileType._value2member_map_:
         values["general.file_type"] = LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
     return {**values, "parameters": sum(int(tensor.n_elements) for tensor in header.tensors)}
+
+
+def _value(field: Any) -> Any:
+    """The value of a field that is not an array. Invalid UTF-8 becomes U+FFFD: descriptions do not change the model."""
+    if field.types[:1] == [GGUFValueType.STRING]:
+        return bytes(field.parts[-1]).decode("utf-8", "replace")
+    return field.contents()
 
 
 def _is_array(field: Any) -> bool:

@@ -13,7 +13,8 @@ from io import BytesIO
 from pathlib import Path
 
 from specgen.checkpoint.gguf.config import ROPE_FACTORS
-from specgen.checkpoint.gguf.header import BROKEN, MAGIC, Header, open_header
+from specgen.checkpoint.gguf.format import MAGIC, check_version
+from specgen.checkpoint.gguf.header import BROKEN, Header, open_header
 from specgen.core.errors import BadFile, DownloadFailed
 from specgen.core.events import Notice
 from specgen.core.progress import Meter, Reporting, Stopped, run_jobs
@@ -123,15 +124,14 @@ def _fetch_beginning(snapshot: Snapshot, file: Path, size: int) -> Reporting[int
     while end < min(size, _MAX_BYTES):
         start, end = end, min(2 * end or _FIRST_BYTES, size, _MAX_BYTES)
         yield from _fetch_range(snapshot, file, start, end)
-        if start == 0 and not _has_magic(file):
-            break
+        if start == 0:
+            beginning = _read(file, 8)
+            if not beginning.startswith(MAGIC):
+                break
+            check_version(Path(snapshot.ref.name), beginning)
         if _has_header(file):
             return end
     raise BadFile(f"{snapshot.ref} is not a GGUF file", hint="choose another one")
-
-
-def _has_magic(file: Path) -> bool:
-    return _read(file, len(MAGIC)) == MAGIC
 
 
 def _has_header(file: Path) -> bool:

@@ -1,0 +1,56 @@
+"""Validate config.json before anything is computed or allocated from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from specgen.core.errors import BadFile
+
+MAX_LAYERS = 2_000
+# Key -> largest plausible value. The smallest is 1. A list has one value per layer.
+_SIZES: Mapping[str, int] = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), MAX_LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_key_value_heads"), 1 << 16),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "head_dim"), 1 << 20),
+    "intermediate_size": 1 << 24,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 40,
+    "n_positions": 1 << 40,
+}
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "model_type": (str,),
+    "architectures": (list,),
+    "text_config": (dict,),
+    "quantization_config": (dict,),
+    "eos_token_id": (int, list),
+    "bos_token_id": (int, list),
+    "torch_dtype": (str,),
+    "dtype": (str, dict),
+}
+_WORDS = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
+_SHOWN = 40
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Raise BadFile, naming `path` and the key, for a value of the wrong type or an impossible size."""
+    for key, kinds in _TYPES.items():
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise _bad(path, key, value, " or ".join(_WORDS[kind] for kind in kinds))
+    for key, kind in (("architectures", str), ("eos_token_id", int)):
+        items = config.get(key)
+        if isinstance(items, list) and not all(isinstance(item, kind) for item in items):
+            raise _bad(path, key, items, f"a list with only {'texts' if kind is str else 'whole numbers'}")
+    for key, largest in _SIZES.items():
+        value = config.get(key)
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None and (not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= largest):
+                raise _bad(path, key, item, f"a whole number from 1 to {largest}")
+    if isinstance(nested := config.get("text_config"), dict):
+        check_config(nested, path)
+
+
+def _bad(path: Path, key: str, value: object, expected: str) -> BadFile:
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
+    return BadFile(f"{path}: {key} is {shown}, not {expected}", hint="correct the file, or download the model again")
