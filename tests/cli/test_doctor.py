@@ -10,7 +10,7 @@ from tests.cli.command import invoke
 
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specgen.doctor.memory._READ", 1 << 16)
+    monkeypatch.setattr("specgen.doctor._READ", 1 << 16)
 
 
 def test_every_check_has_a_verdict_and_a_warning_says_what_to_do() -> None:
@@ -40,7 +40,7 @@ def test_what_breaks_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ImportError("libtorch_cuda.so: no such file\nand more")
 
-    monkeypatch.setattr("specgen.doctor.accelerator.check_gpu", broken)
+    monkeypatch.setattr("specgen.doctor.check_gpu", broken)
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
     assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 12)

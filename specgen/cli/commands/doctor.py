@@ -1,4 +1,4 @@
-"""specgen doctor: is everything here that fast and correct generation needs?"""
+"""specgen doctor: checks this machine and this installation."""
 
 import dataclasses
 import sys
@@ -13,19 +13,18 @@ from specgen.cli.ui import print_json
 @grouped
 def command(
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not contact the hub.")] = False,
 ) -> None:
-    """Check this machine and this installation, and say what to do about what is not as it should be.
+    """Check this machine and this installation, and advise what to do.
 
-    A warning is about speed or room. Exit code 1 if something fails, which keeps specgen from working.
+    A warning is about speed or space. A failure keeps specgen from working; then the exit code is 1.
 
     Examples:
 
         specgen doctor
         specgen doctor --json --offline
     """
-    from specgen.doctor.examination import examine
-    from specgen.doctor.finding import Finding, Verdict
+    from specgen.doctor import Finding, Status, examine
     from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
 
@@ -44,9 +43,9 @@ def command(
                     typer.echo(sanitize(f"{'':<21} -> {event.advice}"))
     finally:
         line.close()
-    worst = next((each for each in reversed(Verdict) if any(found.verdict is each for found in findings)), Verdict.OK)
+    worst = next((each for each in reversed(Status) if any(found.verdict is each for found in findings)), Status.OK)
     if json:
         checks = [dataclasses.asdict(found) for found in findings]
         print_json({"verdict": worst, "checks": checks})
-    if worst is Verdict.FAIL:
+    if worst is Status.FAIL:
         raise typer.Exit(1)
