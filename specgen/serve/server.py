@@ -1,4 +1,4 @@
-"""The life of a server: it answers with the pairs on its shelf, and ends well when it is asked to, or is idle."""
+"""The life of a server: it answers with the pairs on its pool, and ends well when it is asked to, or is idle."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,14 @@ import uvicorn
 from specgen import __version__
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
-from specgen.serve.api.app import Parts, make_app
-from specgen.serve.api.http import Limits
+from specgen.serve.api.app import AppContext, make_app
+from specgen.serve.api.http import RequestLimits
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.api.protocol import protocol
-from specgen.serve.background.endpoint import Place
-from specgen.serve.background.fingerprint import Identity
-from specgen.serve.background.routes import Private
-from specgen.serve.worker.pool import Opening, Shelf, Wanted
+from specgen.serve.background.endpoint import Endpoint
+from specgen.serve.background.fingerprint import Fingerprint
+from specgen.serve.background.routes import Routes
+from specgen.serve.worker.pool import PairKey, PairOpener, Pool
 from specgen.session.loading import open_pair
 
 # How often it is looked whether there is something to do.
@@ -30,28 +30,28 @@ _TICK_S = 0.05
 
 
 class Server:
-    """Answers with the pairs on its `shelf`, until `stop` or a signal.
+    """Answers with the pairs on its `pool`, until `stop` or a signal.
 
     `named` is loaded at the start. `keep_alive_s`: it ends when nobody has asked anything for so long, None: never. In
     the `background` nobody looks after it: then commands that ask say how long it stays, and a newer one replaces it.
-    `identity` is that of this process before it imported what may change its environment.
+    `fingerprint` is that of this process before it imported what may change its environment.
     `show` is told what whoever runs it should know. `opening` loads pairs.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword a setting
         self,
-        place: Place,
-        named: Wanted | None = None,
+        place: Endpoint,
+        named: PairKey | None = None,
         *,
         key: str | None = None,
         keep_alive_s: float | None = None,
         background: bool = False,
-        identity: Identity | None = None,
-        limits: Limits | None = None,
+        fingerprint: Fingerprint | None = None,
+        limits: RequestLimits | None = None,
         show: Callable[[Event], None] = lambda _: None,
-        opening: Opening = open_pair,
+        opening: PairOpener = open_pair,
     ) -> None:
-        self._limits = limits or Limits()
+        self._limits = limits or RequestLimits()
         self._named = named
         self._place = place
         self._keep_alive_s = keep_alive_s
@@ -62,10 +62,10 @@ class Server:
         self._at_once = self._patient = False
         self._failure: SpecgenError | None = None
         metrics = Metrics()
-        self.shelf = Shelf(self._limits, metrics, show, named=[named] if named else [], opening=opening)
-        parts = Parts(
+        self.pool = Pool(self._limits, metrics, show, named=[named] if named else [], opening=opening)
+        parts = AppContext(
             created=int(self._started_at),
-            shelf=self.shelf,
+            pool=self.pool,
             metrics=metrics,
             limits=self._limits,
             key=key,
@@ -73,12 +73,12 @@ class Server:
             status=self.status,
             stop=self.stop,
             show=show,
-            private=Private(
-                self.shelf,
+            private=Routes(
+                self.pool,
                 self._limits,
                 keep=self._keep,
                 retire=self._retire if background else None,
-                identity=identity or Identity.own(),
+                fingerprint=fingerprint or Fingerprint.own(),
                 show=show,
             ),
         )
@@ -107,7 +107,7 @@ class Server:
         """
         with self._signals():
             asyncio.run(self._run())
-        ended = self.shelf.join(self._limits.last_s)
+        ended = self.pool.join(self._limits.last_s)
         if self._failure:
             raise self._failure
         return ended
@@ -130,12 +130,12 @@ class Server:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "pairs": self.shelf.status(),
+            "pairs": self.pool.status(),
             "memory": psutil.Process().memory_info().rss,
-            "requests": self.shelf.requests,
-            "running": self.shelf.running,
-            "waiting": self.shelf.waiting,
-            "idle_s": round(self.shelf.idle_s(), 1),
+            "requests": self.pool.requests,
+            "running": self.pool.running,
+            "waiting": self.pool.waiting,
+            "idle_s": round(self.pool.idle_s(), 1),
             "up_s": round(time.time() - self._started_at, 1),
             "keep_alive_s": self._keep_alive_s,
             "background": self._background,
@@ -149,7 +149,7 @@ class Server:
             await self._uvicorn.serve(self._place.sockets)
         finally:
             life.cancel()
-            self.shelf.close()
+            self.pool.close()
 
     async def _live(self) -> None:
         """Load what was named, wait for the end, and end the answers that run when their time is over."""
@@ -158,30 +158,30 @@ class Server:
         opening = asyncio.create_task(self._open())
         while not self._asked_to_stop.is_set():
             await asyncio.sleep(_TICK_S)
-            if self._keep_alive_s is not None and self.shelf.idle_s() >= self._keep_alive_s:
+            if self._keep_alive_s is not None and self.pool.idle_s() >= self._keep_alive_s:
                 self._show(Notice("nobody has asked anything for a while: ending"))
                 self.stop()
         opening.cancel()
-        self.shelf.close()
+        self.pool.close()
         self._uvicorn.should_exit = True
         end = time.monotonic() + self._limits.stop_s
-        while self._patient and self.shelf.running and not self._at_once:
+        while self._patient and self.pool.running and not self._at_once:
             await asyncio.sleep(_TICK_S)
         while time.monotonic() < end + self._limits.last_s:
             if self._at_once:
                 end = min(end, time.monotonic())
             if time.monotonic() >= end:
-                self.shelf.stop()  # again and again, as an answer that just begins does not hear it
+                self.pool.stop()  # again and again, as an answer that just begins does not hear it
             await asyncio.sleep(_TICK_S)
         # A long prompt is being read, or a caller does not take the end of its answer.
-        self.shelf.abandon()
+        self.pool.abandon()
         await asyncio.sleep(4 * _TICK_S)
         self._uvicorn.force_exit = True
 
     async def _open(self) -> None:
         """Load the pair that was named, if any, and say where it answers."""
         if self._named:
-            job = self.shelf.open(self._named)
+            job = self.pool.open(self._named)
             while not isinstance(event := await job.next(), Finished):
                 if isinstance(event, Failed):
                     self._failure = event.error

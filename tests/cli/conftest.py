@@ -9,7 +9,7 @@ import pytest
 
 from specgen.cli.main import main
 from specgen.serve.background.client import BackgroundSession
-from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.fingerprint import Fingerprint
 from tests.cli.command import Run
 
 
@@ -30,14 +30,14 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A runtime folder where the process that keeps pairs is a thread of this one."""
-    from specgen.serve.background.endpoint import take_place
+    from specgen.serve.background.endpoint import open_endpoint
     from specgen.serve.server import Server
 
     folder = tmp_path_factory.mktemp("keeper")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        with take_place(None, has_key=False) as place:
-            server = Server(place, background=True, identity=ALIKE)
+        with open_endpoint(None, has_key=False) as place:
+            server = Server(place, background=True, fingerprint=ALIKE)
             thread = threading.Thread(target=server.run)
             thread.start()
             patch.undo()
@@ -47,7 +47,7 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 # Newer than any program that a test starts, which lets it alone then.
-ALIKE = Identity("999", "here", 0, "the same")
+ALIKE = Fingerprint("999", "here", 0, "the same")
 
 
 @pytest.fixture(params=["in process", "kept"])
@@ -63,5 +63,5 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(request.getfixturevalue("keeper")))
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
         monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 600.0)
-        monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: ALIKE)
+        monkeypatch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: ALIKE)
         monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._here", alone)

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from specgen.core.events import Event, Finished, Notice
 from specgen.core.types import EngineOptions
 from specgen.serve.background.client import BackgroundSession
-from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.fingerprint import Fingerprint
 from tests.serve.running import LONG
 
 OPTIONS = EngineOptions(num_draft_tokens=0)
-OWN = Identity("2.0", "here", 5, "the same")
+OWN = Fingerprint("2.0", "here", 5, "the same")
 
 
 def warm(keep_alive_s: float = LONG) -> BackgroundSession:

@@ -43,9 +43,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def identity(monkeypatch: pytest.MonkeyPatch) -> None:
+def fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks here is OWN, and patient; a fake is on no disk, and always current."""
-    monkeypatch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
+    monkeypatch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: OWN)
     monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: LONG)
     monkeypatch.setattr("specgen.serve.worker.shared_session.find_again", _found)
 
@@ -60,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process answer by itself, when it has to, with what else another would. Nobody starts one."""
 
     def in_process(session: BackgroundSession) -> Session:
-        session._keeper.disconnect()
+        session._launcher.disconnect()
         if session._session is None:
             session._session = gated(tmp_path, opened=True)[0]
         return session._session

@@ -18,10 +18,10 @@ from openai import OpenAI
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef
-from specgen.serve.api.http import Limits
-from specgen.serve.background.endpoint import take_place
+from specgen.serve.api.http import RequestLimits
+from specgen.serve.background.endpoint import open_endpoint
 from specgen.serve.server import Server
-from specgen.serve.worker.pool import Opening, Wanted
+from specgen.serve.worker.pool import PairKey, PairOpener
 from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session
@@ -70,8 +70,8 @@ def running(
     session: Session,
     folder: Path,
     *,
-    limits: Limits | None = None,
-    opening: Opening | None = None,
+    limits: RequestLimits | None = None,
+    opening: PairOpener | None = None,
     wait: bool = True,
     **options: Any,
 ) -> Iterator[Running]:
@@ -86,8 +86,8 @@ def running(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: folder / "runtime")
-        with take_place("127.0.0.1:0", has_key=False) as place:
-            wanted = Wanted("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
+        with open_endpoint("127.0.0.1:0", has_key=False) as place:
+            wanted = PairKey("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
             server = Server(place, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options)
             thread = threading.Thread(target=server.run)
             thread.start()
@@ -112,7 +112,7 @@ def crowded(
         yield server, model, pool
 
 
-def opening_of(*sessions: Session) -> Opening:
+def opening_of(*sessions: Session) -> PairOpener:
     """What loads pairs that are there: the second one under the name `other`."""
 
     def load(target: ModelRef, *_: object) -> Generator[Event, None, Pair]:

@@ -22,7 +22,7 @@ import pytest
 
 from specgen.core.events import Event, Failed, Finished, Progress
 from specgen.core.types import EngineOptions
-from specgen.serve.worker.pool import Opening, Wanted
+from specgen.serve.worker.pool import PairKey, PairOpener
 from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.cli.command import invoke
@@ -82,8 +82,8 @@ def ask_other(server: Running) -> str:
     """What the pair `other` answers, which nobody has named to the server before."""
 
     async def ask() -> str:
-        engine = server.server.shelf.engine(Wanted("other", "none", EngineOptions(num_draft_tokens=0)))
-        job = engine.ask(lambda session: session.generate("hello", max_new_tokens=2), "")
+        worker = server.server.pool.worker(PairKey("other", "none", EngineOptions(num_draft_tokens=0)))
+        job = worker.ask(lambda session: session.generate("hello", max_new_tokens=2), "")
         while not isinstance(event := await job.next(), Finished):
             assert not isinstance(event, Failed), event
         return event.text
@@ -91,7 +91,7 @@ def ask_other(server: Running) -> str:
     return asyncio.run(ask())
 
 
-def loading_until(goes_on: threading.Event, session: Session) -> Opening:
+def loading_until(goes_on: threading.Event, session: Session) -> PairOpener:
     def load(*_: object) -> Generator[Event, None, Pair]:
         while not goes_on.is_set():
             yield Progress("loading fake")
@@ -118,7 +118,7 @@ def test_ps_and_stop_answer_while_it_loads(tmp_path: Path) -> None:
             server.server.stop()
             server.thread.join(LONG)
             assert not server.thread.is_alive()
-            assert server.server.shelf.join(LONG)
+            assert server.server.pool.join(LONG)
             with pytest.raises(openai.InternalServerError, match="the server is ending"):
                 waiting.result()
     assert server.notices == []

@@ -45,25 +45,25 @@ def command(
     """
     target = named_model(models)
 
-    from specgen.serve.background.fingerprint import Identity
+    from specgen.serve.background.fingerprint import Fingerprint
 
-    identity = Identity.own()
+    fingerprint = Fingerprint.own()
 
     from specgen.render import make_renderer
-    from specgen.serve.background.endpoint import take_place
+    from specgen.serve.background.endpoint import open_endpoint
     from specgen.serve.server import Server
-    from specgen.serve.worker.pool import Wanted
+    from specgen.serve.worker.pool import PairKey
 
     renderer = make_renderer(stdout=sys.stdout, stderr=sys.stderr, json=False, stream=True, quiet=False, stats=False)
-    with take_place(http, has_key=bool(api_key)) as place:
+    with open_endpoint(http, has_key=bool(api_key)) as place:
         try:
             ended = Server(
                 place,
-                Wanted(target, models.draft, models.engine()),
+                PairKey(target, models.draft, models.engine()),
                 key=api_key or None,
                 keep_alive_s=seconds(keep_alive) or None if keep_alive else None,
                 show=renderer.show,
-                identity=identity,
+                fingerprint=fingerprint,
             ).run()
         finally:
             renderer.close()

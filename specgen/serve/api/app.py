@@ -13,46 +13,46 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from specgen.core.events import Event, Failed, Finished, Notice, Started, Step
-from specgen.serve.api.auth import Guard, response
-from specgen.serve.api.errors import Refused, of_error
-from specgen.serve.api.http import Limits, cancel_when_gone, whole_body
-from specgen.serve.api.logprobs import Placed, Placing
+from specgen.serve.api.auth import AccessGuard, response
+from specgen.serve.api.errors import ApiError, api_error
+from specgen.serve.api.http import RequestLimits, cancel_when_gone, whole_body
+from specgen.serve.api.logprobs import PlacedToken, TokenPlacer
 from specgen.serve.api.metrics import CONTENT_TYPE, Metrics
-from specgen.serve.api.requests import Question, read_chat, read_completion
-from specgen.serve.api.responses import Answer
-from specgen.serve.api.sse import Stream
-from specgen.serve.background.endpoint import PRIVATE, Place
-from specgen.serve.background.routes import Private
-from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.api.requests import CompletionRequest, read_chat, read_completion
+from specgen.serve.api.responses import ResponseBuilder
+from specgen.serve.api.sse import EventStream
+from specgen.serve.background.endpoint import PRIVATE, Endpoint
+from specgen.serve.background.routes import Routes
+from specgen.serve.worker.pool import PairKey, Pool
 from specgen.serve.worker.worker import Job
 
 Kind = TypeVar("Kind", Started, Finished)
-Read = Callable[[bytes, int], Question]
+Read = Callable[[bytes, int], CompletionRequest]
 # How many answers came before this one when it was accepted.
 _QUEUED = "X-Specgen-Queued"
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppContext:
     """What the paths speak of. `status` and `stop` are for the user alone; `show` tells whoever runs the server."""
 
     created: int
-    shelf: Shelf
+    pool: Pool
     metrics: Metrics
-    limits: Limits
+    limits: RequestLimits
     key: str | None
-    place: Place
+    place: Endpoint
     status: Callable[[], dict[str, Any]]
     stop: Callable[[], None]
     show: Callable[[Event], None]
-    private: Private
+    private: Routes
 
 
-def make_app(parts: Parts) -> ASGIApp:
+def make_app(parts: AppContext) -> ASGIApp:
     """The application that uvicorn runs."""
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(name, parts) for name in parts.shelf.names]})
+        return JSONResponse({"object": "list", "data": [_model(name, parts) for name in parts.pool.names]})
 
     async def model(request: Request) -> Response:
         return JSONResponse(_model(_find(request.path_params["name"], parts).target, parts))
@@ -78,7 +78,7 @@ def make_app(parts: Parts) -> ASGIApp:
 
     async def broken(request: Request, error: Exception) -> Response:
         parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
-        return response(Refused(f"unexpected {type(error).__name__}", status=500))
+        return response(ApiError(f"unexpected {type(error).__name__}", status=500))
 
     app = Starlette(
         routes=[
@@ -92,41 +92,41 @@ def make_app(parts: Parts) -> ASGIApp:
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
             *parts.private.routes(),
         ],
-        exception_handlers={Refused: _refused, HTTPException: _no_path, Exception: broken},
+        exception_handlers={ApiError: _refused, HTTPException: _no_path, Exception: broken},
     )
-    return Guard(app, key=parts.key, hosts=parts.place.hosts, metrics=parts.metrics)
+    return AccessGuard(app, key=parts.key, hosts=parts.place.hosts, metrics=parts.metrics)
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)  # noqa: S101 - it is registered for nothing else
+    assert isinstance(error, ApiError)  # noqa: S101 - it is registered for nothing else
     return response(error)
 
 
 async def _no_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     words = f"{request.method} {request.url.path}: {error.detail}"
-    return response(Refused(words, status=error.status_code, headers=error.headers))
+    return response(ApiError(words, status=error.status_code, headers=error.headers))
 
 
-def _model(name: str, parts: Parts) -> dict[str, Any]:
+def _model(name: str, parts: AppContext) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": parts.created, "owned_by": "specgen"}
 
 
-def _find(name: str | None, parts: Parts) -> Wanted:
-    """The pair of that name. Raises Refused."""
-    if (found := parts.shelf.find(name)) is not None:
+def _find(name: str | None, parts: AppContext) -> PairKey:
+    """The pair of that name. Raises ApiError."""
+    if (found := parts.pool.find(name)) is not None:
         return found
-    names = " and ".join(f"'{known}'" for known in parts.shelf.names) or "none"
+    names = " and ".join(f"'{known}'" for known in parts.pool.names) or "none"
     words = f"no model '{name}' here" if name else "no model is loaded"
-    raise Refused(f"{words}; this server has {names}", status=404, param="model", code="model_not_found")
+    raise ApiError(f"{words}; this server has {names}", status=404, param="model", code="model_not_found")
 
 
-def _caller(request: Request, question: Question) -> str:
+def _caller(request: Request, question: CompletionRequest) -> str:
     """Whose turn it is: `user` where a caller says who asks, else the machine that it asks from."""
     return question.user or (request.client.host if request.client else "")
 
 
-async def _answer(request: Request, read: Read, parts: Parts) -> Response:
+async def _answer(request: Request, read: Read, parts: AppContext) -> Response:
     """Wait for the turn of a question, then answer it, whole or as it comes.
 
     A stream begins when its answer does, as until then a refusal can have its own status; one that has to wait begins
@@ -134,9 +134,9 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
     """
     question = read(await whole_body(request, parts.limits), parts.limits.stops)
     wanted = _find(question.model, parts)
-    job = parts.shelf.engine(wanted).ask(question.answer, _caller(request, question))
+    job = parts.pool.worker(wanted).ask(question.answer, _caller(request, question))
     watcher = asyncio.create_task(cancel_when_gone(request, job))
-    answer = Answer(wanted.target, is_chat=question.is_chat)
+    answer = ResponseBuilder(wanted.target, is_chat=question.is_chat)
     ahead = job.ahead
     headers = {_QUEUED: str(ahead)}
     streaming = False
@@ -146,12 +146,12 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
             begun = None if ahead else await _until(Started, job, notices)
             streaming = True
             return StreamingResponse(
-                Stream(question, job, watcher, answer, notices, begun).events(),
+                EventStream(question, job, watcher, answer, notices, begun).events(),
                 media_type="text/event-stream",
                 headers=headers | {"Cache-Control": "no-cache"},
             )
         started = await _until(Started, job, notices)
-        placed: list[Placed] = []
+        placed: list[PlacedToken] = []
         finished = await _until(Finished, job, notices, placed)
         whole = answer.whole(started, finished, notices, None if question.logprobs is None else placed)
         return JSONResponse(whole, headers=headers)
@@ -161,12 +161,12 @@ async def _answer(request: Request, read: Read, parts: Parts) -> Response:
             job.cancel()
 
 
-async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[Placed] | None = None) -> Kind:
+async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[PlacedToken] | None = None) -> Kind:
     """The next event of this kind; notices on the way are kept, and the tokens of steps, `placed`.
 
-    Raises Refused where the answer fails.
+    Raises ApiError where the answer fails.
     """
-    placing = Placing()
+    placing = TokenPlacer()
     while True:
         match await job.next():
             case Notice(text):
@@ -174,6 +174,6 @@ async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[Pl
             case Step() as step if placed is not None:
                 placed += placing.add(step)
             case Failed(error):
-                raise of_error(error)
+                raise api_error(error)
             case event if isinstance(event, kind):
                 return event

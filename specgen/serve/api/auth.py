@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from specgen.serve.api.errors import Refused
+from specgen.serve.api.errors import ApiError
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.background.endpoint import PRIVATE
 
@@ -16,7 +16,7 @@ _OPEN = "/health"
 _COUNTED = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
 
 
-class Guard:
+class AccessGuard:
     """Refuses requests before anything reads them, and counts the answers of `app`.
 
     Where `hosts` are given, a request must call the server by one of them: else a page of another site could, under a
@@ -43,22 +43,22 @@ class Guard:
         else:
             await self._app(scope, receive, counting)
 
-    def _fault(self, scope: Scope) -> Refused | None:
+    def _fault(self, scope: Scope) -> ApiError | None:
         """What is wrong with a request."""
         headers = Headers(scope=scope)
         if self._hosts is not None and _hostname(headers.get("host", "")) not in self._hosts:
-            return Refused("this server answers to localhost alone", status=403, code="unknown_host")
+            return ApiError("this server answers to localhost alone", status=403, code="unknown_host")
         path = scope["path"]
         if path.startswith(PRIVATE):
-            return Refused(f"no such path: {path}", status=404)
+            return ApiError(f"no such path: {path}", status=404)
         if self._key is not None and path != _OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = secrets.compare_digest(given.strip().encode("latin-1"), self._key.encode())
             if scheme.lower() != "bearer" or not right:
                 words = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
-                return Refused(words, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+                return ApiError(words, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if scope["method"] == "POST" and headers.get("content-type", "").partition(";")[0].strip() != _JSON:
-            return Refused(f"send the body as {_JSON}: the Content-Type header says so", status=415)
+            return ApiError(f"send the body as {_JSON}: the Content-Type header says so", status=415)
         return None
 
 
@@ -71,7 +71,7 @@ def is_tcp(scope: Scope) -> bool:
     return own is None or own[1] is not None
 
 
-def response(refused: Refused) -> JSONResponse:
+def response(refused: ApiError) -> JSONResponse:
     """What the caller is told."""
     return JSONResponse(refused.body(), refused.status, refused.headers)
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from specgen.core.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageError
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is not answered. `param` names the field at fault; `code` is for programs."""
 
     def __init__(
@@ -33,41 +33,41 @@ class Refused(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-class Ending(SpecgenError):
+class ServerEnding(SpecgenError):
     """The server ends before the answer does."""
 
     def __init__(self) -> None:
         super().__init__("the server is ending", hint="ask again when it is back")
 
 
-def unsupported(field: str, what: str = "") -> Refused:
+def unsupported(field: str, what: str = "") -> ApiError:
     """The refusal of a field that would change the answer, and that specgen does not have."""
-    return Refused(
+    return ApiError(
         f"{field} is not supported{f': {what}' if what else ''}; leave it out",
         param=field,
         code="unsupported_parameter",
     )
 
 
-def of_error(error: SpecgenError) -> Refused:
-    """The refusal that tells of a failure of the engine."""
-    if isinstance(error, Ending):
-        return Refused(str(error), status=503, code="server_ending", headers={"Retry-After": "5"})
+def api_error(error: SpecgenError) -> ApiError:
+    """The refusal that tells of a failure of the worker."""
+    if isinstance(error, ServerEnding):
+        return ApiError(str(error), status=503, code="server_ending", headers={"Retry-After": "5"})
     if isinstance(error, PromptTooLong):
-        return Refused(str(error), code="context_length_exceeded")
+        return ApiError(str(error), code="context_length_exceeded")
     if isinstance(error, UsageError):
-        return Refused(str(error))
-    return Refused(str(error), status=503 if isinstance(error, OutOfMemory) else 500)
+        return ApiError(str(error))
+    return ApiError(str(error), status=503 if isinstance(error, OutOfMemory) else 500)
 
 
-def of_body(error: ValidationError) -> Refused:
+def validation_error(error: ValidationError) -> ApiError:
     """The refusal of a body that is no JSON, or none that was asked for; the first fault counts."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
     # Where a text or a list will do, pydantic adds which of them it tried, which is nothing that the caller wrote.
     written = [str(part) for part in fault["loc"] if part != "str" and not str(part).startswith("list[")]
     param = ".".join(written) or None
     if fault["type"] == "json_invalid":
-        return Refused(f"the body is not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
+        return ApiError(f"the body is not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
     if fault["type"] == "extra_forbidden":
-        return Refused(f"unknown field: {param}", param=param, code="unknown_parameter")
-    return Refused(f"{param or 'the body'}: {fault['msg']}", param=param, code="invalid_value")
+        return ApiError(f"unknown field: {param}", param=param, code="unknown_parameter")
+    return ApiError(f"{param or 'the body'}: {fault['msg']}", param=param, code="invalid_value")

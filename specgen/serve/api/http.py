@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 
-from specgen.serve.api.errors import Refused
+from specgen.serve.api.errors import ApiError
 from specgen.serve.worker.worker import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     """Sizes in bytes, times in seconds.
 
     `contexts` is what keys and values of earlier contexts may take beside those in use.
@@ -35,16 +35,16 @@ class Limits:
 
 
 async def cancel_when_gone(request: Request, job: Job) -> None:
-    """Nobody reads on when the connection ends: give the engine to the next."""
+    """Nobody reads on when the connection ends: give the worker to the next."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.cancel()
 
 
-async def whole_body(request: Request, limits: Limits) -> bytes:
-    """The whole body. Raises Refused for one that is too large or too slow."""
+async def whole_body(request: Request, limits: RequestLimits) -> bytes:
+    """The whole body. Raises ApiError for one that is too large or too slow."""
     close = {"Connection": "close"}  # what is still to come is not read
-    large = Refused(f"the body has more than {limits.body} bytes", status=413, code="body_too_large", headers=close)
+    large = ApiError(f"the body has more than {limits.body} bytes", status=413, code="body_too_large", headers=close)
     if int(request.headers.get("content-length", 0)) > limits.body:
         raise large
     body = bytearray()
@@ -55,7 +55,7 @@ async def whole_body(request: Request, limits: Limits) -> bytes:
                 if len(body) > limits.body:
                     raise large
     except TimeoutError:
-        raise Refused(f"the body took longer than {limits.body_s:.0f} s", status=408, headers=close) from None
+        raise ApiError(f"the body took longer than {limits.body_s:.0f} s", status=408, headers=close) from None
     except ClientDisconnect:
-        raise Refused("the caller has gone") from None
+        raise ApiError("the caller has gone") from None
     return bytes(body)

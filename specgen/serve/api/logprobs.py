@@ -10,14 +10,14 @@ from specgen.core.events import Logprobs, Step, TokenLogprob
 _NEVER = -9999.0
 
 
-class Placed(NamedTuple):
+class PlacedToken(NamedTuple):
     """Log-probabilities of a token that begins `offset` characters into the answer."""
 
     offset: int
     logprobs: Logprobs
 
 
-class Placing:
+class TokenPlacer:
     """Tells which tokens the text of the answer consists of: none of the thinking, of a stop string, or an end token.
 
     A token is given once its first character is certain.
@@ -28,7 +28,7 @@ class Placing:
         self._thought = 0
         self._certain = 0
 
-    def add(self, step: Step) -> list[Placed]:
+    def add(self, step: Step) -> list[PlacedToken]:
         """The tokens of the text of `step`."""
         self._waiting.extend(step.logprobs)
         self._thought += sum(len(span.text) for span in step.spans if span.channel == "thinking")
@@ -37,17 +37,17 @@ class Placing:
         while self._waiting and self._waiting[0].at < self._certain:
             logprobs = self._waiting.popleft()
             if logprobs.at >= self._thought:
-                placed.append(Placed(logprobs.at - self._thought, logprobs))
+                placed.append(PlacedToken(logprobs.at - self._thought, logprobs))
         return placed
 
 
-def of_chat(placed: Sequence[Placed]) -> dict[str, Any]:
+def chat_logprobs(placed: Sequence[PlacedToken]) -> dict[str, Any]:
     """As a choice of /v1/chat/completions has them."""
     content = [{**_entry(each.chosen), "top_logprobs": [_entry(other) for other in each.top]} for _, each in placed]
     return {"content": content, "refusal": None}
 
 
-def of_completion(placed: Sequence[Placed]) -> dict[str, Any]:
+def completion_logprobs(placed: Sequence[PlacedToken]) -> dict[str, Any]:
     """As a choice of /v1/completions has them."""
     return {
         "tokens": [_named(each.chosen) for _, each in placed],

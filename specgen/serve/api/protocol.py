@@ -10,22 +10,22 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from specgen.serve.api.http import Limits
+from specgen.serve.api.http import RequestLimits
 
 
-def protocol(limits: Limits) -> type[H11Protocol]:
+def protocol(limits: RequestLimits) -> type[H11Protocol]:
     """The class of connections that keep to `limits`, which uvicorn makes one of for each."""
-    return type("Connection", (_Connection,), {"limits": limits})
+    return type("Connection", (_HttpConnection,), {"limits": limits})
 
 
-class _Connection(H11Protocol):
+class _HttpConnection(H11Protocol):
     """A connection that is cut where the peer is another user, or takes too long.
 
     uvicorn bounds the time between two requests, and neither that of a request's head nor that in which a caller
     takes nothing of an answer.
     """
 
-    limits: Limits
+    limits: RequestLimits
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._head_timer: asyncio.TimerHandle | None = None

@@ -13,7 +13,7 @@ from specgen.core.events import Event, Notice
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.sampling.grammar import compile_grammar
-from specgen.serve.api.errors import Refused, of_body, unsupported
+from specgen.serve.api.errors import ApiError, unsupported, validation_error
 from specgen.session.prompt import chat_prompt, raw_prompt
 from specgen.session.session import Session
 
@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=1)] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CompletionRequest:
     """One request. Either `messages` or a `prompt` that is continued as it is. `logprobs` see Session.run."""
 
     messages: tuple[Message, ...] | None
@@ -162,38 +162,38 @@ class _Completion(_Request):
 Asked = TypeVar("Asked", bound=_Request)
 
 
-def read_chat(body: bytes, stops: int) -> Question:
-    """The question in the body of /v1/chat/completions, with at most so many `stops`. Raises Refused."""
+def read_chat(body: bytes, stops: int) -> CompletionRequest:
+    """The question in the body of /v1/chat/completions, with at most so many `stops`. Raises ApiError."""
     asked = _read(_Chat, body)
     _refuse(asked, ("tools", "functions", "function_call", "audio"))
     if asked.top_logprobs is not None and not asked.logprobs:
-        raise Refused("top_logprobs needs logprobs: true", param="top_logprobs")
+        raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
     if asked.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice")
     if asked.modalities not in (None, ["text"]):
         raise unsupported("modalities")
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
-        raise Refused("max_tokens is the old name of max_completion_tokens; give one of them", param="max_tokens")
+        raise ApiError("max_tokens is the old name of max_completion_tokens; give one of them", param="max_tokens")
     messages = tuple(_message(turn, index) for index, turn in enumerate(asked.messages))
     limit = asked.max_completion_tokens or asked.max_tokens
     logprobs = asked.top_logprobs or 0 if asked.logprobs else None
     return _question(asked, messages, "", limit, stops, logprobs, _constraint(asked.response_format))
 
 
-def read_completion(body: bytes, stops: int) -> Question:
-    """The question in the body of /v1/completions, with at most so many `stops`. Raises Refused."""
+def read_completion(body: bytes, stops: int) -> CompletionRequest:
+    """The question in the body of /v1/completions, with at most so many `stops`. Raises ApiError."""
     asked = _read(_Completion, body)
     _refuse(asked, ("echo", "suffix"))
     if asked.best_of not in (None, 1):
         raise unsupported("best_of", "one answer is generated")
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
     if len(prompts) != 1:
-        raise Refused(f"prompt has {len(prompts)} texts; send one in a request", param="prompt")
+        raise ApiError(f"prompt has {len(prompts)} texts; send one in a request", param="prompt")
     return _question(asked, None, prompts[0], asked.max_tokens or COMPLETION_TOKENS, stops, asked.logprobs)
 
 
 def _constraint(form: _Text | _Object | _Schema | None) -> Constraint | None:
-    """What `response_format` asks for. Raises Refused for a schema that nothing satisfies, or that makes no sense."""
+    """What `response_format` asks for. Raises ApiError for a schema that nothing satisfies, or that makes no sense."""
     if form is None or isinstance(form, _Text):
         return None
     schema = form.json_schema.schema_ if isinstance(form, _Schema) else {"type": "object"}
@@ -201,7 +201,7 @@ def _constraint(form: _Text | _Object | _Schema | None) -> Constraint | None:
     try:
         compile_grammar(constraint)
     except UsageError as error:
-        raise Refused(f"response_format: {error.message}", param="response_format") from error
+        raise ApiError(f"response_format: {error.message}", param="response_format") from error
     return constraint
 
 
@@ -209,7 +209,7 @@ def _read(kind: type[Asked], body: bytes) -> Asked:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise of_body(error) from error
+        raise validation_error(error) from error
 
 
 def _refuse(asked: _Request, fields: Sequence[str]) -> None:
@@ -239,11 +239,11 @@ def _question(
     stops: int,
     logprobs: int | None,
     constraint: Constraint | None = None,
-) -> Question:
+) -> CompletionRequest:
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     if "" in stop or len(stop) > stops:
-        raise Refused(f"stop is a text, or up to {stops} of them, and none is empty", param="stop")
-    return Question(
+        raise ApiError(f"stop is a text, or up to {stops} of them, and none is empty", param="stop")
+    return CompletionRequest(
         messages=messages,
         prompt=prompt,
         sampling=SamplingChoice(**{name: getattr(asked, name) for name in SamplingChoice.__slots__}),

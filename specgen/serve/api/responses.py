@@ -7,12 +7,12 @@ from typing import Any
 
 from specgen import __version__
 from specgen.core.events import Finished, Reason, Started, Stats
-from specgen.serve.api.logprobs import Placed, of_chat, of_completion
+from specgen.serve.api.logprobs import PlacedToken, chat_logprobs, completion_logprobs
 
 _REASONS: dict[Reason, str] = {"end": "stop", "stop": "stop", "length": "length", "context": "length"}
 
 
-class Answer:
+class ResponseBuilder:
     """The objects of one answer: whole, or in chunks."""
 
     def __init__(self, model: str, *, is_chat: bool) -> None:
@@ -25,7 +25,7 @@ class Answer:
         }
 
     def whole(
-        self, started: Started, finished: Finished, notices: list[str], placed: Sequence[Placed] | None
+        self, started: Started, finished: Finished, notices: list[str], placed: Sequence[PlacedToken] | None
     ) -> dict[str, Any]:
         """The answer in one object; `placed` are its tokens where log-probabilities are asked for."""
         said = (
@@ -44,7 +44,7 @@ class Answer:
         """The chunk that says who speaks; plain completions have none."""
         return self._chunk({"role": "assistant", "content": ""}) if self._is_chat else None
 
-    def piece(self, text: str, placed: Sequence[Placed] | None) -> dict[str, Any]:
+    def piece(self, text: str, placed: Sequence[PlacedToken] | None) -> dict[str, Any]:
         """A chunk with text, and with the tokens that begin in it where log-probabilities are asked for."""
         return self._chunk({"content": text}, placed=placed)
 
@@ -57,7 +57,7 @@ class Answer:
         return self._chunk({}) | {"choices": [], "usage": usage(finished.stats)}
 
     def _chunk(
-        self, delta: dict[str, str], reason: str | None = None, placed: Sequence[Placed] | None = None
+        self, delta: dict[str, str], reason: str | None = None, placed: Sequence[PlacedToken] | None = None
     ) -> dict[str, Any]:
         said: dict[str, Any] = {"delta": delta} if self._is_chat else {"text": delta.get("content", "")}
         return {
@@ -66,10 +66,10 @@ class Answer:
             "choices": [{"index": 0, **said, "logprobs": self._logprobs(placed), "finish_reason": reason}],
         }
 
-    def _logprobs(self, placed: Sequence[Placed] | None) -> dict[str, Any] | None:
+    def _logprobs(self, placed: Sequence[PlacedToken] | None) -> dict[str, Any] | None:
         if placed is None:
             return None
-        return of_chat(placed) if self._is_chat else of_completion(placed)
+        return chat_logprobs(placed) if self._is_chat else completion_logprobs(placed)
 
 
 def usage(stats: Stats) -> dict[str, int]:

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
-from specgen.serve.api.errors import of_error
-from specgen.serve.api.logprobs import Placing
-from specgen.serve.api.requests import Question
-from specgen.serve.api.responses import Answer
+from specgen.serve.api.errors import api_error
+from specgen.serve.api.logprobs import TokenPlacer
+from specgen.serve.api.requests import CompletionRequest
+from specgen.serve.api.responses import ResponseBuilder
 from specgen.serve.worker.worker import Job
 
 
-class Stream:
+class EventStream:
     """The events of `job`; `notices` were read from it already, and `started`, if the answer has begun.
 
     A failure is the last of them: the status has been sent. `watcher` ends with it.
@@ -21,10 +21,10 @@ class Stream:
 
     def __init__(
         self,
-        question: Question,
+        question: CompletionRequest,
         job: Job,
         watcher: "asyncio.Task[None]",
-        answer: Answer,
+        answer: ResponseBuilder,
         notices: list[str],
         started: Started | None,
     ) -> None:
@@ -58,11 +58,11 @@ class Stream:
                 case Started() as started:
                     self._started = started
                 case Failed(error):
-                    yield _sse(of_error(error).body())
+                    yield _sse(api_error(error).body())
                     return
 
     async def _from(self, started: Started) -> AsyncIterator[bytes]:
-        answer, placing = self._answer, Placing()
+        answer, placing = self._answer, TokenPlacer()
         if (first := answer.first()) is not None:
             yield _sse(first)
         while True:
@@ -74,7 +74,7 @@ class Stream:
                     if step.text:
                         yield _sse(answer.piece(step.text, None if self._question.logprobs is None else placed))
                 case Failed(error):
-                    yield _sse(of_error(error).body())
+                    yield _sse(api_error(error).body())
                     return
                 case Finished() as finished:
                     yield _sse(answer.last(started, finished, self._notices))

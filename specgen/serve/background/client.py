@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from specgen.core.errors import UsageError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Reason, Started
 from specgen.core.types import AUTO, LOOKUP, NONE, Constraint, EngineOptions, Message, ModelRef, SamplingChoice
-from specgen.serve.background.connection import Broken
-from specgen.serve.background.fingerprint import Identity
-from specgen.serve.background.launcher import Alone, Keeper
+from specgen.serve.background.connection import ConnectionFailed
+from specgen.serve.background.fingerprint import Fingerprint
+from specgen.serve.background.launcher import Launcher, Unavailable
 from specgen.serve.background.messages import (
     END,
     GONE,
@@ -27,7 +27,7 @@ from specgen.serve.background.messages import (
     read_event,
     read_line,
 )
-from specgen.serve.background.process import may_start
+from specgen.serve.background.process import can_launch
 from specgen.serve.background.replay import ShownAnswer
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ class BackgroundSession:
         self._id = ""
         self._told = False
         self._instead_of: str | None = None
-        self._keeper = Keeper()
+        self._launcher = Launcher()
         self._session: Session | None = None
         self._pair: BackgroundPair | None = None
         self.speculating = True
         self._names = ModelNames(target, draft)
-        if self._may_be_asked():
-            self._identity = Identity.own()
+        if self._can_use_background():
+            self._fingerprint = Fingerprint.own()
         else:
             self._here()
 
@@ -137,7 +137,7 @@ class BackgroundSession:
 
     def close(self) -> None:
         """As Session.close; the other process keeps its pair."""
-        self._keeper.disconnect()
+        self._launcher.disconnect()
         if self._session is not None:
             self._session.close()
 
@@ -146,7 +146,7 @@ class BackgroundSession:
         if self._session is not None:
             self._session.stop(reason)
         elif self._id:
-            self._keeper.interrupt(self._id)
+            self._launcher.interrupt(self._id)
 
     def open(self) -> Iterator[Event]:
         """As Session.open. Raises SpecgenError."""
@@ -161,7 +161,7 @@ class BackgroundSession:
                         yield event
                 self._told = True
                 return
-        except Alone as alone:
+        except Unavailable as alone:
             yield from _notice(alone)
         yield from self._here().open()
 
@@ -239,7 +239,7 @@ class BackgroundSession:
                     shown.add(event)
                     yield event
                 return
-            except Alone as alone:
+            except Unavailable as alone:
                 yield from _notice(alone)
         if shown.started is not None:
             asked = replace(asked, sampling=replace(asked.sampling, seed=shown.started.sampling.seed))
@@ -250,22 +250,22 @@ class BackgroundSession:
         if self._session is None:
             from specgen.session.session import Session  # noqa: PLC0415 - torch
 
-            self._keeper.disconnect()
+            self._launcher.disconnect()
             self._session = Session(self._target, self._draft, self._options)
         return self._session
 
-    def _may_be_asked(self) -> bool:
+    def _can_use_background(self) -> bool:
         return (
-            self._keep_alive_s > 0 and not self._options.trust_remote_code and self._names.can_be_sent and may_start()
+            self._keep_alive_s > 0 and not self._options.trust_remote_code and self._names.can_be_sent and can_launch()
         )
 
     def _ask(self, asked: GenerationRequest | None) -> Iterator[Event]:
-        """The events of an answer from the other process. Raises Alone, once or in the middle."""
+        """The events of an answer from the other process. Raises Unavailable, once or in the middle."""
         self._id = secrets.token_hex(8)
         call = Call(
             id=self._id,
             caller=self._caller,
-            identity=self._identity,
+            fingerprint=self._fingerprint,
             target=self._names.target,
             draft=self._names.draft,
             options=self._options,
@@ -274,12 +274,12 @@ class BackgroundSession:
             instead_of=self._instead_of,
             keep_alive_s=self._keep_alive_s,
         )
-        channel = yield from self._keeper.hear(line(plain(call)))
+        channel = yield from self._launcher.hear(line(plain(call)))
         over = False
         try:
             for data in channel.lines():
                 if data[KIND] == GONE:
-                    raise Alone(data["why"])
+                    raise Unavailable(data["why"])
                 over = data[KIND] == END
                 if data[KIND] == OpenedPair.__name__:
                     opened: OpenedPair = read_line(OpenedPair, self._names.as_given(data))
@@ -287,21 +287,21 @@ class BackgroundSession:
                 elif not over:
                     yield read_event(self._names.as_given(data))
             if not over:
-                raise Broken
-        except Broken:
-            raise Alone("the background process broke off") from None
+                raise ConnectionFailed
+        except ConnectionFailed:
+            raise Unavailable("the background process broke off") from None
         except (KeyError, TypeError, ValueError) as error:
-            raise Alone(f"the background process said what nobody understands: {error}") from error
+            raise Unavailable(f"the background process said what nobody understands: {error}") from error
         finally:
             self._id = ""
             if not over:
-                self._keeper.disconnect()
+                self._launcher.disconnect()
 
 
 def _asked(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> GenerationRequest:
     return GenerationRequest(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
 
 
-def _notice(alone: Alone) -> Iterator[Event]:
+def _notice(alone: Unavailable) -> Iterator[Event]:
     if alone.args:
         yield Notice(f"{alone}; going on without it")

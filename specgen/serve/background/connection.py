@@ -12,29 +12,29 @@ import h11
 from filelock import Timeout
 
 from specgen.core.errors import SpecgenError
-from specgen.serve.background.endpoint import PRIVATE, has_unix_sockets, is_own, lock, own_path
+from specgen.serve.background.endpoint import PRIVATE, has_unix_sockets, is_owned, lock, socket_path
 
 _PIECE = 1 << 16
 _LARGEST = 1 << 20
 
 
-class Broken(Exception):
+class ConnectionFailed(Exception):
     """The other end is gone, or is not what it should be."""
 
 
-class Channel:
-    """One connection, for one request after the other. All of it raises Broken where the other end fails."""
+class Connection:
+    """One connection, for one request after the other. All of it raises ConnectionFailed where the other end fails."""
 
     def __init__(self, path: Path) -> None:
         """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError where nobody listens."""
         try:
-            own = is_own(path)
+            own = is_owned(path)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise Broken from error
+            raise ConnectionFailed from error
         if not own:
-            raise Broken
+            raise ConnectionFailed
         self._end: float | None = None
         self._http = h11.Connection(h11.CLIENT)
         try:
@@ -42,7 +42,7 @@ class Channel:
         except (FileNotFoundError, ConnectionRefusedError):
             raise
         except OSError as error:
-            raise Broken from error
+            raise ConnectionFailed from error
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class Channel:
             try:
                 yield from map(json.loads, whole)
             except ValueError as error:
-                raise Broken from error
+                raise ConnectionFailed from error
 
     def whole(self) -> Any:
         """The body of the answer, one object."""
@@ -83,11 +83,11 @@ class Channel:
         for piece in self._pieces():
             body += piece
             if len(body) > _LARGEST:
-                raise Broken
+                raise ConnectionFailed
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise Broken from error
+            raise ConnectionFailed from error
 
     def _request(self, target: str, headers: list[tuple[str, str]], body: bytes | None) -> int:
         request = h11.Request(method="GET" if body is None else "POST", target=target, headers=headers)
@@ -102,7 +102,7 @@ class Channel:
         except TimeoutError:
             raise
         except (OSError, h11.LocalProtocolError) as error:  # the other end has said that it closes
-            raise Broken from error
+            raise ConnectionFailed from error
         return event.status_code
 
     def _pieces(self) -> Iterator[bytes]:
@@ -114,9 +114,9 @@ class Channel:
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 self._http.receive_data(self._receive())
         except h11.RemoteProtocolError as error:
-            raise Broken from error
+            raise ConnectionFailed from error
         if isinstance(event, h11.ConnectionClosed):
-            raise Broken
+            raise ConnectionFailed
         return event
 
     def _receive(self) -> bytes:
@@ -126,7 +126,7 @@ class Channel:
         except TimeoutError:
             raise
         except OSError as error:
-            raise Broken from error
+            raise ConnectionFailed from error
 
     def _wait_until_end(self) -> None:
         """Wait no longer than that for what comes next. Raises TimeoutError where it is over."""
@@ -170,16 +170,16 @@ def stop() -> bool:
 
 
 def _ask(what: str, body: bytes | None) -> dict[str, Any] | None:
-    path = own_path()
+    path = socket_path()
     try:
-        if not is_own(path):
+        if not is_owned(path):
             raise SpecgenError(f"{path} belongs to somebody else", hint="remove it")
-        with Channel(path) as channel:
+        with Connection(path) as channel:
             status = channel.send(what, body, _ANSWER_S)
             found: dict[str, Any] = channel.whole()
     except (FileNotFoundError, ConnectionRefusedError):
         return None
-    except (Broken, TimeoutError) as error:
+    except (ConnectionFailed, TimeoutError) as error:
         why = "it takes too long" if isinstance(error, TimeoutError) else "it broke off"
         hint = "it may still be loading its models; try again"
         raise SpecgenError(f"the server does not answer: {why}", hint=hint) from error

@@ -26,7 +26,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """Sockets to listen at. `url` is the address of HTTP over TCP for others, None without.
 
     `hosts` are the names under which a request may call it, None where any will do. `path` is that of the user's
@@ -47,7 +47,7 @@ def has_unix_sockets() -> bool:
     return hasattr(socket, "AF_UNIX")
 
 
-def own_path() -> Path:
+def socket_path() -> Path:
     """The one socket of this user."""
     with warnings.catch_warnings():  # where the system has no such folder another does as well
         warnings.simplefilter("ignore")
@@ -59,10 +59,10 @@ def lock() -> "FileLock":
     """What the server holds as long as it lives, however it ends."""
     from filelock import FileLock  # noqa: PLC0415 - whoever only asks needs none, and should have asked by then
 
-    return FileLock(own_path().with_suffix(".lock"), timeout=0)
+    return FileLock(socket_path().with_suffix(".lock"), timeout=0)
 
 
-def is_own(path: Path) -> bool:
+def is_owned(path: Path) -> bool:
     """Whether `path` is this user's, and no link to elsewhere."""
     found = path.lstat()
     if sys.platform != "win32" and found.st_uid != os.geteuid():  # there the folder is in the user's own
@@ -71,7 +71,7 @@ def is_own(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
+def open_endpoint(http: str | None, *, has_key: bool) -> Iterator[Endpoint]:
     """Listen for the user, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
 
     Raises UsageError for an address that is none, or that others reach where there is no key, and SpecgenError where
@@ -82,14 +82,14 @@ def take_place(http: str | None, *, has_key: bool) -> Iterator[Place]:
         raise UsageError("this system has no Unix sockets", hint="listen at an address: --http 127.0.0.1:8080")
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
-        url, hosts, path = None, None, own_path()
+        url, hosts, path = None, None, socket_path()
         if http is not None:
             listener, url, hosts = _tcp(http, has_key=has_key)
             sockets.append(stack.enter_context(listener))
         stack.enter_context(_held(path.parent))
         if has_socket:
             sockets.append(stack.enter_context(_unix(path)))
-        yield Place(sockets, path if has_socket else None, url, hosts)
+        yield Endpoint(sockets, path if has_socket else None, url, hosts)
 
 
 @contextlib.contextmanager
@@ -98,7 +98,7 @@ def _held(folder: Path) -> Iterator[None]:
     from filelock import Timeout  # noqa: PLC0415 - as above
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_own(folder):
+    if not is_owned(folder):
         raise SpecgenError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
     folder.chmod(0o700)
     held = lock()

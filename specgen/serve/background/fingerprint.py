@@ -29,7 +29,7 @@ _NAMES = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Fingerprint:
     """`place` is where the code is, `changed` when it or what is installed beside it was last changed, in ns.
 
     `environment` is a digest of it.
@@ -41,14 +41,14 @@ class Identity:
     environment: str
 
     @classmethod
-    def own(cls) -> "Identity":
+    def own(cls) -> "Fingerprint":
         """That of this process as it is now."""
         package = os.path.dirname(specgen.__file__)  # noqa: PTH120 - pathlib is slow here, and every start pays
         beside = os.path.dirname(os.path.dirname(h11.__file__))  # noqa: PTH120 - where packages are installed
         times = [os.stat(beside).st_mtime_ns, *_changes(package)]  # noqa: PTH116
         return cls(specgen.__version__, f"{sys.prefix} {package}", max(times), _environment())
 
-    def is_newer_than(self, other: "Identity") -> bool:
+    def is_newer_than(self, other: "Fingerprint") -> bool:
         """Whether the code is: a later version, or the same one changed since."""
         mine, its = _number(self.version), _number(other.version)
         return mine > its or (mine == its and self.place == other.place and self.changed > other.changed)

@@ -5,8 +5,8 @@ import time
 from collections.abc import Generator
 
 from specgen.core.events import Event, Progress
-from specgen.serve.background.connection import Broken, Channel
-from specgen.serve.background.endpoint import own_path
+from specgen.serve.background.connection import Connection, ConnectionFailed
+from specgen.serve.background.endpoint import socket_path
 from specgen.serve.background.process import start
 
 # How long it may take to hear a question: one that is new imports torch first.
@@ -18,25 +18,25 @@ _ENDS_S = 1.0
 _TICK_S = 0.02
 
 
-class Alone(Exception):
+class Unavailable(Exception):
     """The other process cannot do it; what the user should know of that, if anything."""
 
 
-class Keeper:
+class Launcher:
     """A connection to it, which stays from one question to the next."""
 
     def __init__(self) -> None:
-        self._channel: Channel | None = None
+        self._channel: Connection | None = None
 
-    def hear(self, question: bytes) -> Generator[Event, None, Channel]:
-        """Ask it. The connection on which the answer comes. Raises Alone."""
+    def hear(self, question: bytes) -> Generator[Event, None, Connection]:
+        """Ask it. The connection on which the answer comes. Raises Unavailable."""
         try:
             for _ in range(2):
                 if self._channel is None:
                     self._channel = yield from _connected()
                 try:
                     status = self._channel.send("ask", question, _patience())
-                except Broken:  # it has just ended, or closed a connection that was idle
+                except ConnectionFailed:  # it has just ended, or closed a connection that was idle
                     status = 503
                 if status == 200:
                     return self._channel
@@ -44,16 +44,16 @@ class Keeper:
                 if status != 503:
                     break
                 _until_gone()
-        except Broken:
+        except ConnectionFailed:
             pass
         except TimeoutError:
-            raise Alone("the background process does not answer: specgen stop ends it") from None
-        raise Alone
+            raise Unavailable("the background process does not answer: specgen stop ends it") from None
+        raise Unavailable
 
     def interrupt(self, question: str) -> None:
         """End the answer to the question of that id; may be called by a signal handler."""
         # A connection of its own: the answer comes on the other one.
-        with contextlib.suppress(OSError, Broken), Channel(own_path()) as channel:
+        with contextlib.suppress(OSError, ConnectionFailed), Connection(socket_path()) as channel:
             channel.send("interrupt", question.encode(), _STOP_S)
 
     def disconnect(self) -> None:
@@ -63,29 +63,29 @@ class Keeper:
             self._channel = None
 
 
-def _connected() -> Generator[Event, None, Channel]:
-    """Connect to the process, and start it where it is not there. Raises Broken."""
+def _connected() -> Generator[Event, None, Connection]:
+    """Connect to the process, and start it where it is not there. Raises ConnectionFailed."""
     try:
-        return Channel(own_path())
+        return Connection(socket_path())
     except (FileNotFoundError, ConnectionRefusedError):
         yield Progress("starting in the background")
         if (channel := start()) is None:
-            raise Broken from None
+            raise ConnectionFailed from None
         return channel
 
 
 def _until_gone() -> None:
     """Give a process that ends a moment for it."""
     end = time.monotonic() + _ENDS_S
-    with contextlib.suppress(OSError, Broken):
+    with contextlib.suppress(OSError, ConnectionFailed):
         while time.monotonic() < end:
-            Channel(own_path()).close()
+            Connection(socket_path()).close()
             time.sleep(_TICK_S)
 
 
 def _patience() -> float:
     """How long to wait until a question is heard, in seconds."""
     with contextlib.suppress(OSError):
-        if time.time() - own_path().stat().st_mtime < _NEW_SINCE_S:
+        if time.time() - socket_path().stat().st_mtime < _NEW_SINCE_S:
             return _NEW_S
     return _HEARS_S

@@ -17,7 +17,7 @@ from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Pr
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.engine.text.thinking import Tags
-from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from specgen.session.session import Session
@@ -112,7 +112,7 @@ class Call:
 
     id: str
     caller: str
-    identity: Identity
+    fingerprint: Fingerprint
     target: str
     draft: str
     options: EngineOptions

@@ -12,9 +12,9 @@ import specgen
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.files import state_folder
-from specgen.serve.background.connection import Broken, Channel
-from specgen.serve.background.endpoint import has_unix_sockets, own_path, take_place
-from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.connection import Connection, ConnectionFailed
+from specgen.serve.background.endpoint import has_unix_sockets, open_endpoint, socket_path
+from specgen.serve.background.fingerprint import Fingerprint
 
 # Until the first question says how long it stays.
 _NOBODY_ASKS_S = 60.0
@@ -28,7 +28,7 @@ _LARGEST_LOG = 1 << 20
 _started: list["subprocess.Popen[bytes]"] = []
 
 
-def may_start() -> bool:
+def can_launch() -> bool:
     """Whether a process may stay behind: not without Unix sockets, nor of a job without a terminal and a home."""
     if not has_unix_sockets():
         return False
@@ -36,15 +36,15 @@ def may_start() -> bool:
     home = os.environ.get("HOME")
     if not home and not any(stream and stream.isatty() for stream in streams):
         return False
-    folder = own_path().parent
+    folder = socket_path().parent
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return bool(sys.executable) and os.access(folder, os.W_OK)
 
 
-def start() -> Channel | None:
+def start() -> Connection | None:
     """Start it, wait until it listens, and connect. None where that fails; another that is faster is as good."""
-    path = own_path()
+    path = socket_path()
     try:
         with _log() as log:
             process = subprocess.Popen(
@@ -62,7 +62,7 @@ def start() -> Channel | None:
     while time.monotonic() < end:
         alive = process.poll() is None
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-            return Channel(path)
+            return Connection(path)
         if not alive:
             return None
         time.sleep(_TICK_S)
@@ -87,18 +87,20 @@ def _log() -> Iterator[int]:
 
 def main() -> None:
     """The process itself. It listens before it imports what takes seconds: who connects meanwhile waits."""
-    identity = Identity.own()
+    fingerprint = Fingerprint.own()
     end = time.monotonic() + _ENDS_S
     while True:
         try:
-            with take_place(None, has_key=False) as place:
+            with open_endpoint(None, has_key=False) as place:
                 # Nothing here is found by a relative name.
-                nowhere = own_path().parent / "empty"
+                nowhere = socket_path().parent / "empty"
                 nowhere.mkdir(mode=0o700, exist_ok=True)
                 os.chdir(nowhere)
                 from specgen.serve.server import Server  # noqa: PLC0415 - see above
 
-                ended = Server(place, keep_alive_s=_NOBODY_ASKS_S, background=True, identity=identity, show=_tell).run()
+                ended = Server(
+                    place, keep_alive_s=_NOBODY_ASKS_S, background=True, fingerprint=fingerprint, show=_tell
+                ).run()
             break
         except SpecgenError as error:
             if _is_answered() or time.monotonic() > end:
@@ -112,8 +114,8 @@ def main() -> None:
 def _is_answered() -> bool:
     """Whether somebody else was faster."""
     try:
-        Channel(own_path()).close()
-    except (OSError, Broken):
+        Connection(socket_path()).close()
+    except (OSError, ConnectionFailed):
         return False
     return True
 

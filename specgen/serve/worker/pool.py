@@ -14,10 +14,10 @@ from specgen.core.types import EngineOptions, ModelRef
 from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
-from specgen.serve.api.http import Limits
+from specgen.serve.api.http import RequestLimits
 from specgen.serve.api.metrics import Metrics, caches, give_back, lean_models, weights
 from specgen.serve.worker.shared_session import SharedSession
-from specgen.serve.worker.worker import Engine, Job
+from specgen.serve.worker.worker import Job, Worker
 from specgen.session.loading import Evict, PromptCheck, open_pair
 from specgen.session.memory_plan import MemoryPlan, plan_pair
 from specgen.session.pair import Pair
@@ -26,7 +26,7 @@ _TICK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PairKey:
     """A pair as a session is asked for it: what names it, and how it is to be opened and run."""
 
     target: str
@@ -34,7 +34,7 @@ class Wanted:
     options: EngineOptions
 
 
-class Opening(Protocol):
+class PairOpener(Protocol):
     """open_pair, or what a test has in its place."""
 
     def __call__(
@@ -47,21 +47,21 @@ class Opening(Protocol):
     ) -> Generator[Event, None, Pair]: ...
 
 
-class Shelf:
-    """The engines of this process by the pair that they answer with.
+class Pool:
+    """The workers of this process by the pair that they answer with.
 
-    `named` are found by name before they are loaded, and after they had to go. All of this but `engine`, which belongs
+    `named` are found by name before they are loaded, and after they had to go. All of this but `worker`, which belongs
     to one thread, may be called from any.
     """
 
     def __init__(
         self,
-        limits: Limits,
+        limits: RequestLimits,
         metrics: Metrics,
         show: Callable[[Event], None],
         *,
-        named: Iterable[Wanted] = (),
-        opening: Opening = open_pair,
+        named: Iterable[PairKey] = (),
+        opening: PairOpener = open_pair,
     ) -> None:
         self._limits = limits
         self._metrics = metrics
@@ -70,55 +70,55 @@ class Shelf:
         self._opening = opening
         self._threads = torch.get_num_threads()
         self._kept = ContextStore(limits.contexts)
-        self._engines: dict[Wanted, Engine] = {}
-        self._plans: dict[Wanted, MemoryPlan] = {}
+        self._workers: dict[PairKey, Worker] = {}
+        self._plans: dict[PairKey, MemoryPlan] = {}
         self._one_opens = threading.Lock()
         self._closed = False
         self._idle_since = time.monotonic()
         self._requests_before = 0
         metrics.watch(lambda: self.waiting, lambda: self.running)
 
-    def engine(self, wanted: Wanted) -> Engine:
-        """The engine of that pair, made where it is not there yet. Ask it at once: one without work is forgotten."""
-        for other, engine in list(self._engines.items()):
-            if other != wanted and not engine.in_use:
-                self._idle_since = max(self._idle_since, engine.idle_since)
-                self._requests_before += engine.requests
-                del self._engines[other]
-        if wanted not in self._engines:
-            self._engines[wanted] = self._new(wanted)
-        return self._engines[wanted]
+    def worker(self, wanted: PairKey) -> Worker:
+        """The worker of that pair, made where it is not there yet. Ask it at once: one without work is forgotten."""
+        for other, worker in list(self._workers.items()):
+            if other != wanted and not worker.in_use:
+                self._idle_since = max(self._idle_since, worker.idle_since)
+                self._requests_before += worker.requests
+                del self._workers[other]
+        if wanted not in self._workers:
+            self._workers[wanted] = self._new(wanted)
+        return self._workers[wanted]
 
-    def open(self, wanted: Wanted) -> Job:
+    def open(self, wanted: PairKey) -> Job:
         """Load a pair that nobody has asked yet."""
 
         def work(session: SharedSession) -> Generator[Event, None, None]:
             yield from session.open()
             yield Finished("end", "", Stats())
 
-        return self.engine(wanted).ask(work, "")
+        return self.worker(wanted).ask(work, "")
 
-    def find(self, name: str | None) -> Wanted | None:
+    def find(self, name: str | None) -> PairKey | None:
         """The pair of that name; None finds the one that was named first, else the one that was used last."""
         used = sorted(self._in_use().items(), key=lambda entry: -entry[1].idle_since)
         known = [*self._named, *(wanted for wanted, _ in used)]
         return next((wanted for wanted in known if name in (None, wanted.target)), None)
 
     @property
-    def known(self) -> list[Wanted]:
-        """What has an engine, and what was named."""
-        return [*self._named, *self._engines]
+    def known(self) -> list[PairKey]:
+        """What has a worker, and what was named."""
+        return [*self._named, *self._workers]
 
-    def let_go(self, wanted: Wanted) -> None:
+    def let_go(self, wanted: PairKey) -> None:
         """Close a pair from its own thread, while nothing runs there: what it was loaded from has changed."""
-        session = self._engines[wanted].session
+        session = self._workers[wanted].session
         models = lean_models(session.pair)
         session.close()
         self._forget(wanted, models)
 
-    def open_instead_of(self, former: Wanted, wanted: Wanted) -> Generator[Event, None, None]:
+    def open_instead_of(self, former: PairKey, wanted: PairKey) -> Generator[Event, None, None]:
         """Open a pair, from its own thread, on the target of `former`, which goes, where nobody else needs that."""
-        giver, session = self._engines.get(former), self._engines[wanted].session
+        giver, session = self._workers.get(former), self._workers[wanted].session
         if giver is None or former in self._named or giver.running or giver.waiting:
             return
         yield from self._take_turn()
@@ -152,52 +152,52 @@ class Shelf:
 
     @property
     def waiting(self) -> int:
-        return sum(engine.waiting for engine in self._all())
+        return sum(worker.waiting for worker in self._all())
 
     @property
     def running(self) -> int:
-        return sum(engine.running for engine in self._all())
+        return sum(worker.running for worker in self._all())
 
     @property
     def requests(self) -> int:
-        return self._requests_before + sum(engine.requests for engine in self._all())
+        return self._requests_before + sum(worker.requests for worker in self._all())
 
     def idle_s(self) -> float:
         """For how long no pair has had anything to do, in seconds."""
-        return time.monotonic() - max(self._idle_since, *(engine.idle_since for engine in self._all()), 0.0)
+        return time.monotonic() - max(self._idle_since, *(worker.idle_since for worker in self._all()), 0.0)
 
     def status(self) -> list[dict[str, Any]]:
         """Every pair that is loaded, or is about to be."""
-        return [self._about(wanted, engine) for wanted, engine in self._in_use().items()]
+        return [self._about(wanted, worker) for wanted, worker in self._in_use().items()]
 
     def close(self) -> None:
-        """As Engine.close, of all of them."""
+        """As Worker.close, of all of them."""
         self._closed = True
-        for engine in self._all():
-            engine.close()
+        for worker in self._all():
+            worker.close()
 
     def stop(self) -> None:
-        """As Engine.stop, of all of them."""
-        for engine in self._all():
-            engine.stop()
+        """As Worker.stop, of all of them."""
+        for worker in self._all():
+            worker.stop()
 
     def abandon(self) -> None:
-        """As Engine.abandon, of all of them."""
-        for engine in self._all():
-            engine.abandon()
+        """As Worker.abandon, of all of them."""
+        for worker in self._all():
+            worker.abandon()
 
     def join(self, seconds: float) -> bool:
-        """As Engine.join, of all of them together."""
+        """As Worker.join, of all of them together."""
         end = time.monotonic() + seconds
-        return all(engine.join(max(0.0, end - time.monotonic())) for engine in self._all())
+        return all(worker.join(max(0.0, end - time.monotonic())) for worker in self._all())
 
-    def _all(self) -> list[Engine]:
-        return list(self._engines.values())
+    def _all(self) -> list[Worker]:
+        return list(self._workers.values())
 
-    def _in_use(self) -> dict[Wanted, Engine]:
-        return {wanted: engine for wanted, engine in list(self._engines.items()) if engine.in_use}
+    def _in_use(self) -> dict[PairKey, Worker]:
+        return {wanted: worker for wanted, worker in list(self._workers.items()) if worker.in_use}
 
-    def _new(self, wanted: Wanted) -> Engine:
+    def _new(self, wanted: PairKey) -> Worker:
         def opener(
             target: ModelRef, draft: str, options: EngineOptions, check_prompt: PromptCheck | None
         ) -> Generator[Event, None, Pair]:
@@ -205,13 +205,13 @@ class Shelf:
 
         session = SharedSession(wanted.target, wanted.draft, wanted.options, opener=opener)
         threads = wanted.options.threads or self._threads
-        engine = Engine(session, threads, self._limits.waiting, self._metrics, self._show)
+        worker = Worker(session, threads, self._limits.waiting, self._metrics, self._show)
         if self._closed:
-            engine.close()
-        return engine
+            worker.close()
+        return worker
 
     def _open(
-        self, wanted: Wanted, target: ModelRef, draft: str, options: EngineOptions, check_prompt: PromptCheck | None
+        self, wanted: PairKey, target: ModelRef, draft: str, options: EngineOptions, check_prompt: PromptCheck | None
     ) -> Generator[Event, None, Pair]:
         """Load a pair, one at a time: what is free is true only as long as nobody else takes it."""
         planned: list[MemoryPlan] = []
@@ -248,38 +248,38 @@ class Shelf:
             goal = plan if most.fits else plan.without_draft
             if goal.fits or not most.without_draft.fits or not others:
                 return plan
-            gone = min(others, key=lambda other: (self._engines[other].running, self._engines[other].idle_since))
+            gone = min(others, key=lambda other: (self._workers[other].running, self._workers[other].idle_since))
             yield from self._unload(gone)
 
-    def _unload(self, wanted: Wanted) -> Generator[Event, None, None]:
+    def _unload(self, wanted: PairKey) -> Generator[Event, None, None]:
         """Let a pair go, after the answer that it is giving, and give its memory back to the system."""
-        engine = self._engines[wanted]
-        pair = engine.session.opened  # none where it has just been let go by its own thread
+        worker = self._workers[wanted]
+        pair = worker.session.opened  # none where it has just been let go by its own thread
         models = lean_models(pair) if pair else []
         del pair
-        for _ in engine.unload():
+        for _ in worker.unload():
             yield Progress(f"waiting for the memory of {wanted.target}, which is answering")
         self._forget(wanted, models)
 
-    def _forget(self, wanted: Wanted, models: list[LeanModel]) -> None:
+    def _forget(self, wanted: PairKey, models: list[LeanModel]) -> None:
         """Nothing is left of a pair that was closed, and of its `models`."""
         while models:
             models.pop().keep_contexts(ContextStore(0))
         self._plans.pop(wanted, None)
         give_back()
 
-    def _about(self, wanted: Wanted, engine: Engine) -> dict[str, Any]:
-        plan, pair = self._plans.get(wanted), engine.session.opened
+    def _about(self, wanted: PairKey, worker: Worker) -> dict[str, Any]:
+        plan, pair = self._plans.get(wanted), worker.session.opened
         draft = pair.draft_checkpoint if pair else None
         return {
             "model": wanted.target,
             "target": pair.checkpoint.ref.name if pair else None,
             "draft": draft.ref.name if draft else None,
             "drafter": pair.drafter_name if pair else None,
-            "state": "loading" if pair is None else "busy" if engine.running else "idle",
+            "state": "loading" if pair is None else "busy" if worker.running else "idle",
             "memory": weights(plan) + caches(plan) if pair and plan else 0,
-            "requests": engine.requests,
-            "running": engine.running,
-            "waiting": engine.waiting,
-            "idle_s": round(time.monotonic() - engine.idle_since, 1),
+            "requests": worker.requests,
+            "running": worker.running,
+            "waiting": worker.waiting,
+            "idle_s": round(time.monotonic() - worker.idle_since, 1),
         }

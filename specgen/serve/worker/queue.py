@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
-class Called(Protocol):
+class HasCaller(Protocol):
     @property
     def caller(self) -> str: ...
 
 
-T = TypeVar("T", bound=Called)
+T = TypeVar("T", bound=HasCaller)
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """A queue that is fair by caller: who asks for much waits behind who asks for little."""
 
     def __init__(self) -> None:

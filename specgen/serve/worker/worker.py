@@ -11,9 +11,9 @@ import torch
 
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, failing
-from specgen.serve.api.errors import Ending, Refused, of_error
+from specgen.serve.api.errors import ApiError, ServerEnding, api_error
 from specgen.serve.api.metrics import Metrics
-from specgen.serve.worker.queue import Turns
+from specgen.serve.worker.queue import FairQueue
 from specgen.serve.worker.shared_session import SharedSession
 
 # Of the time that an answer takes, how much the latest one says.
@@ -56,7 +56,7 @@ class Job:
         self._leave(self)
 
     def put(self, event: Event) -> None:
-        """Hand over an event, from the engine's thread."""
+        """Hand over an event, from the worker's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -67,7 +67,7 @@ class Job:
             self.put(Progress(f"waiting for {ahead} other answer{'' if ahead == 1 else 's'}"))
 
 
-class Engine:
+class Worker:
     """Does what is asked of one session, in turn by caller, with at most `waiting` in the queue.
 
     Its thread lives as long as there is work, or a pair in memory. It computes with `threads` threads of the processor,
@@ -83,7 +83,7 @@ class Engine:
         self._metrics = metrics
         self._show = show
         self._changed = threading.Condition()
-        self._turns: Turns[Job] = Turns()
+        self._queue: FairQueue[Job] = FairQueue()
         self._running: Job | None = None
         self._thread: threading.Thread | None = None
         self._closed = self._ending = self._leaving = False
@@ -93,7 +93,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return len(self._turns)
+        return len(self._queue)
 
     @property
     def running(self) -> bool:
@@ -103,33 +103,33 @@ class Engine:
     def in_use(self) -> bool:
         """Whether it holds a pair, or has something to do."""
         with self._changed:
-            return self.session.opened is not None or self._running is not None or len(self._turns) > 0
+            return self.session.opened is not None or self._running is not None or len(self._queue) > 0
 
     @property
     def idle_since(self) -> float:
         """Since when there has been nothing to do, on the clock of time.monotonic; now where there is something."""
         with self._changed:
-            return time.monotonic() if self._running or len(self._turns) else self._idle_since
+            return time.monotonic() if self._running or len(self._queue) else self._idle_since
 
     def ask(self, work: Work, caller: str) -> Job:
-        """Let `work` wait for its turn. Raises Refused when the queue is full, or the server ends."""
+        """Let `work` wait for its turn. Raises ApiError when the queue is full, or the server ends."""
         job = Job(work, caller, self._leave)
         with self._changed:
             if self._closed:
-                raise of_error(Ending())
-            if len(self._turns) >= self._most:
+                raise api_error(ServerEnding())
+            if len(self._queue) >= self._most:
                 wait = min(60, math.ceil(self._answer_s))
-                raise Refused(
+                raise ApiError(
                     f"{self._most} requests are waiting already; try again in {wait} s",
                     status=503,
                     code="queue_full",
                     headers={"Retry-After": str(wait)},
                 )
-            self._turns.add(job)
+            self._queue.add(job)
             self._tell_positions()
             if self._thread is None:
                 # A daemon: a forward pass that does not end must not keep the process.
-                self._thread = threading.Thread(target=self._work, name="specgen-engine", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="specgen-worker", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
         return job
@@ -155,9 +155,9 @@ class Engine:
         """Do nothing more: what waits is refused, and so is what runs and has not begun its answer."""
         with self._changed:
             self._closed = True
-            for job in self._turns:
-                job.put(Failed(Ending()))
-            self._turns = Turns()
+            for job in self._queue:
+                job.put(Failed(ServerEnding()))
+            self._queue = FairQueue()
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -168,7 +168,7 @@ class Engine:
     def abandon(self) -> None:
         """Tell the caller whose answer runs that it is over, though a pass still goes on."""
         if (job := self._running) is not None:
-            job.put(Failed(Ending()))
+            job.put(Failed(ServerEnding()))
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread to end, after `close`. Whether it has."""
@@ -180,7 +180,7 @@ class Engine:
     def _leave(self, job: Job) -> None:
         """Take a job that is cancelled or stopped out of the queue, or end its answer."""
         with self._changed:
-            if self._turns.remove(job):
+            if self._queue.remove(job):
                 self._idle_since = time.monotonic()
                 self._tell_positions()
                 if job.stopped:
@@ -189,7 +189,7 @@ class Engine:
                 self.session.stop()
 
     def _tell_positions(self) -> None:
-        for place, job in enumerate(self._turns):
+        for place, job in enumerate(self._queue):
             job.wait_behind(place + (self._running is not None))
 
     def _work(self) -> None:
@@ -211,12 +211,12 @@ class Engine:
         """Wait for the next turn. None where there is nothing left to wait for, and the thread ends."""
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._leaving if len(self._turns) else self._closed or self.session.opened is None
+                lambda: not self._leaving if len(self._queue) else self._closed or self.session.opened is None
             )
-            if not len(self._turns):
+            if not len(self._queue):
                 self._thread = None
                 return None
-            self._running = job = self._turns.take()
+            self._running = job = self._queue.take()
             self._tell_positions()
             return job
 
@@ -248,10 +248,10 @@ class Engine:
                 self.session.stop()
             return False
         if job.stopped or self._closed:
-            job.put(Failed(Ending() if self._closed else SpecgenError("stopped before it began")))
+            job.put(Failed(ServerEnding() if self._closed else SpecgenError("stopped before it began")))
         return job.stopped or self._closed
 
     def _ended(self, event: Event, job: Job) -> Event:
         """An answer that nobody stopped was interrupted by the end of the server."""
         interrupted = isinstance(event, Finished) and event.reason == "interrupted"
-        return Failed(Ending()) if interrupted and not job.stopped else event
+        return Failed(ServerEnding()) if interrupted and not job.stopped else event

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from specgen.serve.api.http import Limits
+from specgen.serve.api.http import RequestLimits
 from tests.serve.running import ASK, Running, gated, running
 
-LIMITS = Limits(body=10_000, head=4096, head_s=0.3, body_s=0.3, stalled_s=0.3, connections=20, idle_connection_s=1)
+LIMITS = RequestLimits(
+    body=10_000, head=4096, head_s=0.3, body_s=0.3, stalled_s=0.3, connections=20, idle_connection_s=1
+)
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgen.serve.api.app import Read
-from specgen.serve.api.errors import Refused
-from specgen.serve.api.requests import Question, _Chat, _Completion, read_chat, read_completion
+from specgen.serve.api.errors import ApiError
+from specgen.serve.api.requests import CompletionRequest, _Chat, _Completion, read_chat, read_completion
 
 FIELDS = sorted({*_Chat.model_fields, *_Completion.model_fields})
 values: st.SearchStrategy[Any] = st.recursive(
@@ -23,10 +23,10 @@ bodies = st.builds(
 )
 
 
-def answer(read: Read, sent: bytes) -> Question | Refused:
+def answer(read: Read, sent: bytes) -> CompletionRequest | ApiError:
     try:
         return read(sent, 4)
-    except Refused as refused:
+    except ApiError as refused:
         return refused
 
 
@@ -35,10 +35,10 @@ def test_a_body_is_a_question_or_is_refused(body: dict[str, Any]) -> None:
     for read, without in ((read_chat, "prompt"), (read_completion, "messages")):
         sent = json.dumps({name: value for name, value in body.items() if name != without}).encode()
         match answer(read, sent):
-            case Refused() as refused:
+            case ApiError() as refused:
                 assert refused.status == 400
                 assert json.dumps(refused.body())
-            case Question() as question:
+            case CompletionRequest() as question:
                 assert question.max_new_tokens is None or question.max_new_tokens >= 1
                 assert "" not in question.stop
 
@@ -47,5 +47,5 @@ def test_a_body_is_a_question_or_is_refused(body: dict[str, Any]) -> None:
 def test_noise_is_refused(noise: bytes) -> None:
     for read in (read_chat, read_completion):
         refused = answer(read, noise)
-        assert isinstance(refused, Refused)
+        assert isinstance(refused, ApiError)
         assert refused.status == 400

@@ -11,16 +11,16 @@ from specgen.core.errors import ModelNotFound, SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.types import ModelRef
 from specgen.serve.background.client import BackgroundSession
-from specgen.serve.background.connection import Broken, Channel
-from specgen.serve.worker.pool import Opening, Wanted
-from specgen.serve.worker.worker import Engine
+from specgen.serve.background.connection import Connection, ConnectionFailed
+from specgen.serve.worker.pool import PairKey, PairOpener
+from specgen.serve.worker.worker import Worker
 from specgen.session import loading
 from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, opening_of, running
 
-pytestmark = pytest.mark.usefixtures("identity")
+pytestmark = pytest.mark.usefixtures("fingerprint")
 
 
 def test_another_draft_goes_on_with_the_target_that_is_loaded(
@@ -38,7 +38,7 @@ def test_another_draft_goes_on_with_the_target_that_is_loaded(
     session, _ = gated(tmp_path)
     wanted: dict[str, Any] = {"raw": True, "max_new_tokens": 8}
     with (
-        running(session, tmp_path, identity=OWN, opening=either(session)) as server,
+        running(session, tmp_path, fingerprint=OWN, opening=either(session)) as server,
         BackgroundSession(str(target), "none", OPTIONS, LONG) as caller,
         BackgroundSession(str(target), "lookup", OPTIONS, LONG) as other,
     ):
@@ -57,15 +57,15 @@ def test_another_draft_goes_on_with_the_target_that_is_loaded(
         assert words(other.generate("hello", **wanted)) == expected
         assert loads == [target.name, draft.name]
         # What somebody is being answered with stays his.
-        engine = server.server.shelf.engine(Wanted(str(target), "lookup", OPTIONS))
+        worker = server.server.pool.worker(PairKey(str(target), "lookup", OPTIONS))
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "running", property(lambda each: each is engine))
+            patch.setattr(Worker, "running", property(lambda each: each is worker))
             list(caller.change_draft("none"))
         assert loads == [target.name, draft.name, target.name]
         assert len(server.server.status()["pairs"]) == 3
 
 
-def either(session: Session) -> Opening:
+def either(session: Session) -> PairOpener:
     """The fake, and models that are loaded."""
 
     def opening(target: ModelRef, *rest: Any) -> Generator[Event, None, Pair]:
@@ -79,9 +79,9 @@ def test_a_draft_that_cannot_be_changed_here_leaves_nothing_loaded(
 ) -> None:
     session, _ = gated(tmp_path, opened=True)
     closed: list[str] = []
-    with running(session, tmp_path, identity=OWN), warm() as caller:
+    with running(session, tmp_path, fingerprint=OWN), warm() as caller:
         list(caller.open())
-        caller._keeper.disconnect()
+        caller._launcher.disconnect()
         with monkeypatch.context() as patch:
             patch.setattr("specgen.serve.background.launcher._connected", nobody)
             patch.setattr(Session, "close", lambda session: closed.append(session.target))
@@ -91,6 +91,6 @@ def test_a_draft_that_cannot_be_changed_here_leaves_nothing_loaded(
         assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
 
 
-def nobody() -> Generator[Event, None, Channel]:
+def nobody() -> Generator[Event, None, Connection]:
     yield from ()
-    raise Broken
+    raise ConnectionFailed

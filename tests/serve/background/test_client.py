@@ -15,8 +15,8 @@ from specgen.core.errors import UsageError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import Message, SamplingChoice
 from specgen.serve.background.client import ModelNames
-from specgen.serve.background.connection import Channel
-from specgen.serve.background.fingerprint import Identity
+from specgen.serve.background.connection import Connection
+from specgen.serve.background.fingerprint import Fingerprint
 from specgen.serve.background.messages import Call, GenerationRequest, line, plain
 from specgen.serve.background.replay import ShownAnswer
 from specgen.session.session import Session
@@ -24,7 +24,7 @@ from tests.fakes import Speaker, encode, fake_session, oracle, steps
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, running, until
 
-pytestmark = pytest.mark.usefixtures("identity")
+pytestmark = pytest.mark.usefixtures("fingerprint")
 
 TEXT = "the quick brown fox jumps over the lazy dog, and sleeps"
 
@@ -46,7 +46,7 @@ def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
     wanted: dict[str, Any] = {"max_new_tokens": 5, "system": "be brief", "sampling": SamplingChoice(seed=1)}
     expected = without_times(session.generate("hello", **wanted))
-    with running(session, tmp_path, identity=OWN), warm() as caller:
+    with running(session, tmp_path, fingerprint=OWN), warm() as caller:
         for _ in range(2):
             assert without_times(caller.generate("hello", **wanted)) == expected
         conversation = [Message("user", "hello"), Message("assistant", "a")]
@@ -60,7 +60,7 @@ def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
     session, model = gated(tmp_path)
-    with running(session, tmp_path, identity=OWN), warm() as caller:
+    with running(session, tmp_path, fingerprint=OWN), warm() as caller:
         events = caller.generate("hello")
         model.pass_on()
         seen = next(event for event in events if isinstance(event, Step))
@@ -73,20 +73,20 @@ def test_an_interrupt_ends_the_answer_after_its_round(tmp_path: Path) -> None:
 
 def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) -> None:
     session, model = gated(tmp_path)
-    with running(session, tmp_path, identity=OWN) as server:
+    with running(session, tmp_path, fingerprint=OWN) as server:
         with warm() as caller:
             model.pass_on()
             next(event for event in caller.generate("hello") if isinstance(event, Step))
 
         def ended() -> bool:
             model.pass_on()  # each may be the last before the server has noticed
-            return not server.server.shelf.running
+            return not server.server.pool.running
 
         until(ended)
         with warm() as other:
             model.pass_on(1)
             assert words(other.generate("hello", max_new_tokens=1))[0] == "a"
-        assert server.server.shelf.running == 0
+        assert server.server.pool.running == 0
 
 
 @pytest.mark.parametrize(
@@ -98,23 +98,23 @@ def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) ->
         replace(OWN, changed=6),
     ],
 )
-def test_another_environment_and_newer_code_are_left_alone(here: None, tmp_path: Path, its: Identity) -> None:
+def test_another_environment_and_newer_code_are_left_alone(here: None, tmp_path: Path, its: Fingerprint) -> None:
     session, _ = gated(tmp_path)
-    with running(session, tmp_path, identity=its, background=True) as server:
+    with running(session, tmp_path, fingerprint=its, background=True) as server:
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
-        assert server.server.shelf.requests == 0
+        assert server.server.pool.requests == 0
         assert not server.server._asked_to_stop.is_set()
 
 
 @pytest.mark.parametrize("its", [replace(OWN, version="1.9"), replace(OWN, changed=4)])
 def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
-    here: None, tmp_path: Path, its: Identity, monkeypatch: pytest.MonkeyPatch
+    here: None, tmp_path: Path, its: Fingerprint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, model = gated(tmp_path)
-    with running(session, tmp_path, identity=its, background=True) as server:
+    with running(session, tmp_path, fingerprint=its, background=True) as server:
         with monkeypatch.context() as patch, warm() as older:
-            patch.setattr("specgen.serve.background.client.Identity.own", lambda: its)
+            patch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: its)
             events = older.generate("hello", max_new_tokens=3)
             model.pass_on()
             next(event for event in events if isinstance(event, Step))
@@ -124,7 +124,7 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
                 "specgen.serve.background.client.BackgroundSession._here", lambda _: gated(tmp_path, opened=True)[0]
             )
             patch.setattr("specgen.serve.background.launcher.start", lambda: None)
-            patch.setattr("specgen.serve.background.client.Identity.own", lambda: OWN)
+            patch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: OWN)
             with warm() as newer:
                 assert words(newer.generate("hello", max_new_tokens=2)) == ("aa", [])
             model.pass_on(2)
@@ -135,7 +135,7 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
 
 def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) -> None:
     session, _ = gated(tmp_path)
-    with running(session, tmp_path, identity=replace(OWN, version="1.0")) as server:
+    with running(session, tmp_path, fingerprint=replace(OWN, version="1.0")) as server:
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
         assert not server.server._asked_to_stop.is_set()
@@ -143,7 +143,7 @@ def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) 
 
 def test_who_asks_says_how_long_it_stays(tmp_path: Path) -> None:
     session, _ = gated(tmp_path, opened=True)
-    with running(session, tmp_path, identity=OWN, background=True) as server:
+    with running(session, tmp_path, fingerprint=OWN, background=True) as server:
         with warm(keep_alive_s=0.3) as caller:
             words(caller.generate("hello", max_new_tokens=1))
         server.thread.join(LONG)
@@ -168,7 +168,7 @@ def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch:
             text, (notice,) = words(caller.generate("hello", max_new_tokens=2))
             assert text == "aa"
             assert notice.startswith("the background process does not answer")
-        monkeypatch.setattr("specgen.serve.background.connection.is_own", lambda _: False)
+        monkeypatch.setattr("specgen.serve.background.connection.is_owned", lambda _: False)
         with warm() as caller:
             assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
 
@@ -267,7 +267,7 @@ def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
         )
     )
     wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
-    with running(session, tmp_path, identity=OWN) as server, Channel(server.path) as channel:
+    with running(session, tmp_path, fingerprint=OWN) as server, Connection(server.path) as channel:
         for body in (b"{", *map(line, wrong)):
             assert channel.send("ask", body, LONG) == 400
             assert json.dumps(list(channel.lines()))

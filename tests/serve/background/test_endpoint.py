@@ -10,13 +10,13 @@ import pytest
 
 from specgen.core.errors import SpecgenError, UsageError
 from specgen.serve.api.protocol import may_connect, peer_uid
-from specgen.serve.background.endpoint import own_path, take_place
+from specgen.serve.background.endpoint import open_endpoint, socket_path
 from tests.serve.running import ASK, gated, running
 
 
 def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
     runtime.mkdir(mode=0o755)
-    with take_place(None, has_key=False) as place:
+    with open_endpoint(None, has_key=False) as place:
         assert place.path == runtime / "serve.sock"
         assert place.path.stat().st_mode & 0o777 == 0o600
         assert runtime.stat().st_mode & 0o777 == 0o700
@@ -24,11 +24,11 @@ def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
 
 
 def test_a_second_server_is_refused(runtime: Path) -> None:
-    with take_place(None, has_key=False) as place:
-        with pytest.raises(SpecgenError, match="a server runs already"), take_place(None, has_key=False):
+    with open_endpoint(None, has_key=False) as place:
+        with pytest.raises(SpecgenError, match="a server runs already"), open_endpoint(None, has_key=False):
             pass
         assert place.path.exists()
-    with take_place(None, has_key=False):
+    with open_endpoint(None, has_key=False):
         pass
 
 
@@ -37,14 +37,14 @@ def test_a_socket_that_a_killed_server_left_is_replaced(runtime: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(runtime / "serve.sock"))
     (runtime / "serve.lock").touch()
-    with take_place(None, has_key=False), socket.socket(socket.AF_UNIX) as caller:
+    with open_endpoint(None, has_key=False), socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(runtime / "serve.sock"))
 
 
 def test_a_folder_of_somebody_else_is_not_used(runtime: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     runtime.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SpecgenError, match="belongs to somebody else"), take_place(None, has_key=False):
+    with pytest.raises(SpecgenError, match="belongs to somebody else"), open_endpoint(None, has_key=False):
         pass
 
 
@@ -52,12 +52,12 @@ def test_a_machine_without_runtime_folders_has_a_place_too(monkeypatch: pytest.M
     """And no line of Python's about it: warnings are errors here."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("platformdirs.unix.os.access", lambda *_: False)
-    assert own_path().name == "serve.sock"
+    assert socket_path().name == "serve.sock"
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / ("x" * 120))
-    with pytest.raises(SpecgenError, match="set XDG_RUNTIME_DIR"), take_place(None, has_key=False):
+    with pytest.raises(SpecgenError, match="set XDG_RUNTIME_DIR"), open_endpoint(None, has_key=False):
         pass
 
 
@@ -85,25 +85,25 @@ def test_the_system_says_who_is_at_the_other_end() -> None:
 
 @pytest.mark.parametrize("http", ["8080", ":8080", "localhost:", "localhost:x", "localhost:99999"])
 def test_an_address_that_is_none(runtime: Path, http: str) -> None:
-    with pytest.raises(UsageError, match="--http is"), take_place(http, has_key=False):
+    with pytest.raises(UsageError, match="--http is"), open_endpoint(http, has_key=False):
         pass
 
 
 @pytest.mark.parametrize("http", ["0.0.0.0:0", "[::]:0"])
 def test_others_need_a_key(runtime: Path, http: str) -> None:
-    with pytest.raises(UsageError, match="can be reached by others"), take_place(http, has_key=False):
+    with pytest.raises(UsageError, match="can be reached by others"), open_endpoint(http, has_key=False):
         pass
 
 
 def test_with_a_key_it_listens_for_others(runtime: Path) -> None:
-    with take_place("0.0.0.0:0", has_key=True) as place:
+    with open_endpoint("0.0.0.0:0", has_key=True) as place:
         assert place.hosts is None
 
 
 def test_a_port_that_is_taken(runtime: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(SpecgenError, match="is in use; choose another port"), take_place(taken, has_key=False):
+        with pytest.raises(SpecgenError, match="is in use; choose another port"), open_endpoint(taken, has_key=False):
             pass
 
 

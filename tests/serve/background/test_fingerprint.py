@@ -9,34 +9,34 @@ import pytest
 
 from specgen.cli.options import seconds
 from specgen.core.errors import UsageError
-from specgen.serve.background.fingerprint import Identity
-from specgen.serve.background.process import may_start
+from specgen.serve.background.fingerprint import Fingerprint
+from specgen.serve.background.process import can_launch
 from tests.cli.command import Stdin, invoke
 
 
 def test_the_environment_counts_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Identity.own()
-    assert Identity.own() == before
+    before = Fingerprint.own()
+    assert Fingerprint.own() == before
     for name in ("SPECGEN_TEMP", "SPECGEN_API_KEY", "XDG_SESSION_ID", "COLUMNS"):
         monkeypatch.setenv(name, "1")
-    assert Identity.own() == before
+    assert Fingerprint.own() == before
     for name in ("HF_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "https_proxy", "HOME", "SPECGEN_CONFIG_DIR"):
         with monkeypatch.context() as patch:
             patch.setenv(name, "another")
-            assert Identity.own() != before
-            assert replace(Identity.own(), environment=before.environment) == before
+            assert Fingerprint.own() != before
+            assert replace(Fingerprint.own(), environment=before.environment) == before
 
 
 def test_an_interpreter_has_several_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Identity.own()
+    before = Fingerprint.own()
     monkeypatch.setattr(sys, "executable", f"{sys.executable}3")
-    assert Identity.own() == before
+    assert Fingerprint.own() == before
     monkeypatch.setattr(sys, "prefix", "/another/environment")
-    assert Identity.own() != before
+    assert Fingerprint.own() != before
 
 
 def test_what_is_newer() -> None:
-    one = Identity("0.9.1", "here", 5, "x")
+    one = Fingerprint("0.9.1", "here", 5, "x")
     assert replace(one, version="0.10.0", place="there", changed=1).is_newer_than(one)
     assert replace(one, changed=6).is_newer_than(one)
     for other in (one, replace(one, place="there", changed=6), replace(one, environment="y"), replace(one, changed=4)):
@@ -46,18 +46,18 @@ def test_what_is_newer() -> None:
 def test_a_job_without_terminal_and_home_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
     monkeypatch.setattr(sys, "stdin", Stdin(b""))
-    assert may_start()
+    assert can_launch()
     monkeypatch.delenv("HOME")
-    assert not may_start()
+    assert not can_launch()
     monkeypatch.setattr(sys, "stdin", Stdin(None))
-    assert may_start()
+    assert can_launch()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_nor_does_one_whose_runtime_folder_is_closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
-    assert not may_start()
+    assert not can_launch()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from specgen.core import errors
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Notice
 from specgen.core.types import EngineOptions
-from specgen.serve.api.errors import Ending
+from specgen.serve.api.errors import ServerEnding
 from specgen.serve.background.messages import object_line, plain, read, read_event
 
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SpecgenError)]
@@ -47,9 +47,9 @@ def test_options(options: EngineOptions) -> None:
 
 
 def test_an_error_that_only_the_server_knows_is_one_all_the_same() -> None:
-    found = read_event(json.loads(object_line(Failed(Ending()))))
+    found = read_event(json.loads(object_line(Failed(ServerEnding()))))
     assert isinstance(found, Failed)
-    assert (type(found.error), str(found.error)) == (SpecgenError, str(Ending()))
+    assert (type(found.error), str(found.error)) == (SpecgenError, str(ServerEnding()))
 
 
 @pytest.mark.parametrize(

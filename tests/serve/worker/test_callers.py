@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from specgen.serve.api.http import Limits
+from specgen.serve.api.http import RequestLimits
 from tests.serve.running import ASK, LONG, Gated, Running, crowded, until
 
 
@@ -167,7 +167,7 @@ def test_what_is_wrong_with_a_stream_has_a_status_unless_it_waited(tmp_path: Pat
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_full_queue_refuses_and_says_when_to_come_back(tmp_path: Path, stream: bool) -> None:
-    with crowded(tmp_path, limits=Limits(waiting=1)) as (server, model, pool):
+    with crowded(tmp_path, limits=RequestLimits(waiting=1)) as (server, model, pool):
         answers = [pool.submit(ask, server, 2)]
         model.wait_for_a_pass()
         answers.append(pool.submit(ask, server, 2))
@@ -216,7 +216,7 @@ def test_the_socket_answers_like_http(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_runs_is_ended_with_the_server(tmp_path: Path) -> None:
-    with crowded(tmp_path, limits=Limits(stop_s=0.2)) as (server, model, pool):
+    with crowded(tmp_path, limits=RequestLimits(stop_s=0.2)) as (server, model, pool):
         with server.openai() as client:
             stream = client.completions.create(model="fake", prompt="hello", max_tokens=1000, stream=True)
             model.wait_for_a_pass()
@@ -254,7 +254,7 @@ def test_an_answer_that_ends_in_time_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_pass_that_does_not_end_does_not_keep_the_server(tmp_path: Path) -> None:
-    with crowded(tmp_path, limits=Limits(stop_s=0.1, last_s=0.1)) as (server, model, pool):
+    with crowded(tmp_path, limits=RequestLimits(stop_s=0.1, last_s=0.1)) as (server, model, pool):
         answer = pool.submit(ask, server, 3)
         model.wait_for_a_pass()
         server.server.stop()

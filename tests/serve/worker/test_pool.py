@@ -15,10 +15,10 @@ from specgen.core.errors import OutOfMemory, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.nn.memory import Footprint
-from specgen.serve.api.errors import Refused
-from specgen.serve.api.http import Limits
+from specgen.serve.api.errors import ApiError
+from specgen.serve.api.http import RequestLimits
 from specgen.serve.api.metrics import Metrics
-from specgen.serve.worker.pool import Shelf, Wanted
+from specgen.serve.worker.pool import PairKey, Pool
 from specgen.serve.worker.worker import Job
 from specgen.session.loading import Evict, PromptCheck
 from specgen.session.memory_plan import MemoryPlan, ModelPlan, check_memory
@@ -42,10 +42,10 @@ class Pairs:
     opened: bool = False
     loads: list[str] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
-    shelf: Shelf = field(init=False)
+    pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shelf = Shelf(Limits(), Metrics(), lambda _: None, opening=self.load)
+        self.pool = Pool(RequestLimits(), Metrics(), lambda _: None, opening=self.load)
 
     def load(
         self, target: ModelRef, draft: str, options: EngineOptions, examine: PromptCheck | None, make_room: Evict | None
@@ -65,18 +65,18 @@ class Pairs:
         return replace(pair, checkpoint=checkpoint)
 
     def free(self, _: torch.device) -> int:
-        return self.total - WEIGHTS * len(self.shelf._plans)
+        return self.total - WEIGHTS * len(self.pool._plans)
 
     def ask(self, name: str, tokens: int = 2, caller: str = "me") -> Job:
         def work(session: Session) -> Iterator[Event]:
             self.turns.append(caller)
             return session.generate("hello", max_new_tokens=tokens)
 
-        return self.shelf.engine(Wanted(name, "none", OPTIONS)).ask(work, caller)
+        return self.pool.worker(PairKey(name, "none", OPTIONS)).ask(work, caller)
 
     @property
     def names(self) -> list[str]:
-        return [pair["model"] for pair in self.shelf.status()]
+        return [pair["model"] for pair in self.pool.status()]
 
 
 @pytest.fixture
@@ -84,10 +84,10 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pairs]:
     made = Pairs(tmp_path)
     monkeypatch.setattr("specgen.serve.worker.pool.free_memory", made.free)
     yield made
-    made.shelf.close()
+    made.pool.close()
     for model in made.models.values():
         model.pass_on(10_000)
-    assert made.shelf.join(LONG)
+    assert made.pool.join(LONG)
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -125,12 +125,12 @@ def test_two_pairs_answer_at_once(pairs: Pairs) -> None:
         jobs = [pairs.ask(name) for name in "ab"]
         for job in jobs:
             await started(job)
-        assert pairs.shelf.running == 2
+        assert pairs.pool.running == 2
         for name in "ba":
             pairs.models[name].pass_on(2)
             assert await answered(jobs["ab".index(name)]) == "aa"
         assert pairs.names == ["a", "b"]
-        assert pairs.shelf.requests == 2
+        assert pairs.pool.requests == 2
 
     run(work())
 
@@ -150,7 +150,7 @@ def test_each_computes_with_its_own_threads(pairs: Pairs) -> None:
 
     async def work() -> None:
         options = {"a": replace(OPTIONS, threads=before + 2), "b": OPTIONS}
-        jobs = [pairs.shelf.engine(Wanted(name, "none", options[name])).ask(asking(name), "") for name in "ab"]
+        jobs = [pairs.pool.worker(PairKey(name, "none", options[name])).ask(asking(name), "") for name in "ab"]
         for job in jobs:
             await started(job)
         for name, job in zip("ab", jobs, strict=True):
@@ -246,7 +246,7 @@ def test_a_pair_that_cannot_be_opened_leaves_nothing(pairs: Pairs) -> None:
         assert last.error.message == "it is broken"
         await until(lambda: pairs.names == [])
         assert await answered(pairs.ask("a")) == "aa"
-        assert list(pairs.shelf._engines) == [Wanted("a", "none", OPTIONS)]
+        assert list(pairs.pool._workers) == [PairKey("a", "none", OPTIONS)]
 
     run(work())
 
@@ -314,8 +314,8 @@ def test_stopping_while_it_loads_ends_it_too(pairs: Pairs) -> None:
 
 def test_after_the_end_nothing_is_taken(pairs: Pairs) -> None:
     async def work() -> None:
-        pairs.shelf.close()
-        with pytest.raises(Refused, match="ending"):
+        pairs.pool.close()
+        with pytest.raises(ApiError, match="ending"):
             pairs.ask("a")
 
     run(work())
