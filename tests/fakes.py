@@ -17,7 +17,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
 from specgen.engine.decode import Limits, Round, decode
 from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Proposal
-from specgen.engine.pacing.controller import Controller, Fixed
+from specgen.engine.pacing.controller import Controller, FixedController
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
 from specgen.nn.interface import LanguageModel
@@ -162,7 +162,9 @@ def rounds(
     """The rounds of one run of `decode`, `controller` deciding what to draft, or else `k`."""
     limits = Limits(len(prompt) + new, "length", frozenset(end_ids))
     sampler = Sampler(params or SamplingParams(), len(prompt))
-    return list(decode(target, drafter or NoDrafter(), Tokens(prompt), sampler, limits, controller or Fixed(k)))
+    return list(
+        decode(target, drafter or NoDrafter(), Tokens(prompt), sampler, limits, controller or FixedController(k))
+    )
 
 
 def tokens_of(done: Sequence[Round | Event]) -> list[int]:

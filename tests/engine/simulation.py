@@ -13,7 +13,7 @@ from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.pacing.controller import Auto, Controller, Fixed
+from specgen.engine.pacing.controller import AdaptiveController, Controller, FixedController
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64
@@ -139,7 +139,7 @@ def simulate(
     target, draft = Target(said, clock, machine.target), Draft(said, clock, machine.draft)
     by_model = ModelDrafter(draft, VOCAB, UNLIMITED)
     drafter: Drafter = Placed(HybridDrafter(LookupDrafter(), by_model) if lookup else by_model, draft, len(said.prompt))
-    deciding = controller or (Auto(clock) if k is None else Fixed(k, clock))
+    deciding = controller or (AdaptiveController(clock) if k is None else FixedController(k, clock))
     done = rounds(
         target, said.prompt, drafter=NoDrafter() if k == 0 else drafter, new=len(said.answer), controller=deciding
     )

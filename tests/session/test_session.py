@@ -12,7 +12,7 @@ from specgen.core.errors import DraftMismatch, OutOfMemory, PromptTooLong, Usage
 from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
-from specgen.engine.pacing.controller import Fixed
+from specgen.engine.pacing.controller import FixedController
 from tests.fakes import Speaker, always_wrong, encode, fake_session, oracle, steps, tokens_of
 
 PROMPT = "the lazy dog"
@@ -236,7 +236,7 @@ def test_a_failure_that_a_user_can_cause_ends_the_stream(tmp_path: Path, error: 
 
 
 def test_what_the_controller_has_to_say_comes_after_its_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fixed, "observe", lambda *_: "slow")
+    monkeypatch.setattr(FixedController, "observe", lambda *_: "slow")
     events = list(speaking(tmp_path, "the fox").generate(PROMPT, raw=True))
     assert events.count(Notice("slow")) == len(steps(events))
     assert all(isinstance(events[at - 1], Step) for at, event in enumerate(events) if isinstance(event, Notice))

@@ -1,28 +1,30 @@
-"""What drafting brings: acceptance by position, by confidence, by the length of a match; tokens per second."""
+"""Estimates of acceptance, by position, confidence and match length, and of tokens per second."""
 
 from bisect import bisect
 from collections.abc import Sequence
 
-# Texts change: what was seen this many trials ago counts a third.
+# The constants below were set by hand; tests/engine/pacing/ bounds what they cost on simulated texts.
+# Forgetting horizon in trials: an observation this old weighs 1/e.
 _MEMORY = 48
-# What a confidence means is a trait of the draft more than of the text; and a long draft stands on many such rates.
-_LASTING = 256
-# A belief held before anything is measured weighs as much as so many trials.
+# The same for the meaning of a confidence: it depends on the draft more than on the text.
+_CONFIDENCE_MEMORY = 256
+# Weight of a prior, in trials.
 _WEIGHT = 3.0
-# One position is mostly like the next, and a late one is seldom tried: to learn otherwise takes more.
+# Weight of the previous position as the prior of a position, in trials. Late positions are rarely tried.
 _NEIGHBOUR = 8.0
-# The confidence says most of what a position could: a factor beside it takes more still, as the chance of a long draft
-# is the product of many.
+# Weight of the prior factor 1 of a position beside the confidence, in expected hits. It is high because the survival of
+# a long draft multiplies many factors.
 _FACTOR = 32.0
-# What is believed of a draft's first token: that it is a draft worth its name, but no more.
-_BELIEF = 0.65
-# Confidences between two of these are taken together; near 1 they differ most in what they promise.
+# Prior acceptance probability of the first drafted token.
+_PRIOR = 0.65
+# Edges of the confidence buckets. They are dense near 1, where acceptance differs most.
 _EDGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+# Upper limit of an estimated acceptance probability.
 _LIKELIEST = 0.999
 
 
-class Rate:
-    """A share that is forgotten as it grows old."""
+class DecayingRate:
+    """A ratio of hits to trials that forgets old trials exponentially."""
 
     __slots__ = ("_hits", "_memory", "_trials")
 
@@ -31,33 +33,34 @@ class Rate:
         self._hits = self._trials = 0.0
 
     def add(self, hit: float, expected: float = 1.0) -> None:
-        """One trial more, of which `expected` hits were to be expected; of none, only time passes."""
+        """Count a trial with `expected` hits. With `expected` 0 only the decay applies."""
         self._hits += hit - self._hits / self._memory
         self._trials += expected - self._trials / self._memory
 
-    def value(self, belief: float, weight: float = _WEIGHT) -> float:
-        return (self._hits + weight * belief) / (self._trials + weight)
+    def value(self, prior: float, weight: float = _WEIGHT) -> float:
+        """The ratio, with `weight` trials at the `prior` ratio added."""
+        return (self._hits + weight * prior) / (self._trials + weight)
 
 
 class DraftAcceptance:
-    """The chance of the model's drafted tokens.
+    """Acceptance probabilities of the draft model's tokens.
 
-    A confidence means what it has meant in this text; what position adds to that is a factor beside it.
+    The probability is the measured meaning of a confidence times a factor of the position.
     """
 
     def __init__(self) -> None:
-        self._positions: list[Rate] = []
-        self._factors: list[Rate] = []
-        self._buckets = [Rate(_LASTING) for _ in range(len(_EDGES) + 1)]
+        self._positions: list[DecayingRate] = []
+        self._factors: list[DecayingRate] = []
+        self._buckets = [DecayingRate(_CONFIDENCE_MEMORY) for _ in range(len(_EDGES) + 1)]
 
     def add(self, confidences: Sequence[float], accepted: int) -> None:
-        """A proposal with these confidences was accepted as far as `accepted`: what came after that was not tried."""
+        """Count a proposal of which `accepted` tokens were accepted. Tokens after the first rejection do not count."""
         tried = confidences[: accepted + 1]
         for position, confidence in enumerate(tried):
             hit = float(position < accepted)
             if position == len(self._positions):
-                self._positions.append(Rate())
-                self._factors.append(Rate())
+                self._positions.append(DecayingRate())
+                self._factors.append(DecayingRate())
             self._factors[position].add(hit, self._by_confidence(confidence))
             self._positions[position].add(hit)
             self._buckets[bisect(_EDGES, confidence)].add(hit)
@@ -65,17 +68,17 @@ class DraftAcceptance:
             rate.add(0.0, 0.0)
 
     def forget(self) -> None:
-        """The text has changed: what a confidence means may stand, what a position meant does not."""
+        """Drop what depends on the text: the positions. The meaning of confidences stays."""
         self._positions = []
         self._factors = []
 
     def at(self, position: int) -> float:
-        """The chance of a token not drafted yet, once all before it are accepted; positions count from 0."""
-        return self.upto(position + 1)[-1]
+        """Acceptance probability of a token not drafted yet, if all before it are accepted. Positions start at 0."""
+        return self.first(position + 1)[-1]
 
-    def upto(self, length: int) -> list[float]:
-        """The chances of the first `length` positions: what is not known of one is as with the one before."""
-        chance = _BELIEF
+    def first(self, length: int) -> list[float]:
+        """Acceptance probabilities of the first `length` positions. An unknown position repeats the one before it."""
+        chance = _PRIOR
         chances: list[float] = []
         for position in range(length):
             if position < len(self._positions):
@@ -84,7 +87,7 @@ class DraftAcceptance:
         return chances
 
     def survival(self, confidences: Sequence[float]) -> float:
-        """The chance that all of these are accepted."""
+        """The probability that all tokens with these `confidences` are accepted."""
         chance = 1.0
         for position, confidence in enumerate(confidences):
             factor = self._factors[position].value(1.0, _FACTOR) if position < len(self._factors) else 1.0
@@ -96,47 +99,49 @@ class DraftAcceptance:
 
 
 class LookupAcceptance:
-    """The chance of a looked-up token by the length of the match before it; an accepted token lengthens the match."""
+    """Acceptance probability of a looked-up token by the length of its match. Each accepted token extends the match."""
 
     def __init__(self) -> None:
-        self._lengths: dict[int, Rate] = {}
+        self._lengths: dict[int, DecayingRate] = {}
 
-    def add(self, match: int, continuation: Sequence[int], said: Sequence[int]) -> None:
-        """After a match of `match` tokens `continuation` was foreseen, and the target said `said`."""
-        for offset, (foreseen, token) in enumerate(zip(continuation, said, strict=False)):
-            self._lengths.setdefault(_length_class(match + offset), Rate()).add(float(foreseen == token))
+    def add(self, match: int, continuation: Sequence[int], tokens: Sequence[int]) -> None:
+        """After a match of `match` tokens lookup foresaw `continuation`, and the target generated `tokens`."""
+        for offset, (foreseen, token) in enumerate(zip(continuation, tokens, strict=False)):
+            self._lengths.setdefault(_length_class(match + offset), DecayingRate()).add(float(foreseen == token))
             if foreseen != token:
                 break
 
     def at(self, match: int) -> float:
-        # The longer a match, the rarer its end: one in as many tokens, until measured.
-        belief = 1.0 - 1.0 / max(2, match)
+        """Acceptance probability of the next token after a match of `match` tokens."""
+        # Prior: a match of n tokens ends with probability 1/n.
+        prior = 1.0 - 1.0 / max(2, match)
         rate = self._lengths.get(_length_class(match))
-        return min(_LIKELIEST, rate.value(belief)) if rate else belief
+        return min(_LIKELIEST, rate.value(prior)) if rate else prior
 
 
 def _length_class(match: int) -> int:
-    """Short matches each by themselves, long ones by their magnitude."""
+    """One class for each length below 5, then one for each power of two."""
     return match if match < 5 else 2 + match.bit_length()
 
 
-class Yield:
-    """Tokens per second of some rounds, their time taken from the costs; old rounds are forgotten."""
+class Throughput:
+    """Tokens per second of recent rounds, which forgets old rounds exponentially."""
 
     def __init__(self) -> None:
         self.rounds = 0
         self._weight = self._tokens = self._seconds = 0.0
 
     def add(self, tokens: float, seconds: float) -> None:
+        """Count a round of `tokens` generated tokens in `seconds`."""
         self.rounds += 1
         self._weight += 1.0 - self._weight / _MEMORY
         self._tokens += tokens - self._tokens / _MEMORY
         self._seconds += seconds - self._seconds / _MEMORY
 
     def rate(self, plain: float) -> float:
-        """As if a few plain rounds, of one token and `plain` seconds each, had been among them."""
+        """Tokens per second, with _WEIGHT plain rounds of one token and `plain` seconds added as a prior."""
         return (self._tokens + _WEIGHT) / (self._seconds + _WEIGHT * plain)
 
     def gain(self, rate: float, plain: float) -> float:
-        """Tokens that a round brings beyond a plain one, less those that `rate` brings in the time it takes longer."""
+        """Tokens per round beyond a plain round, less the tokens that `rate` (tokens/s) makes in the extra seconds."""
         return (self._tokens - self._weight - rate * (self._seconds - self._weight * plain)) / (self._weight + _WEIGHT)

@@ -1,9 +1,16 @@
-"""How many tokens to draft now, and whether to draft at all.
+"""How many tokens to draft in the next round, and whether to draft at all.
 
-A round costs `draft * k + target(k + 1) + other` seconds and brings one token more than are accepted. Every decision is
-weighed against the rate that the run achieves, in tokens per second: one more token is drafted where what it is
-expected to bring is more than the run brings in the time it costs. The stream of rounds that follows that rule has the
-highest rate of all (Dinkelbach 1967), and the rate to beat is that of decoding without a draft.
+A round that drafts k tokens with acceptance probabilities a_1 ... a_k has the rate, in tokens per second,
+
+    rate(k) = expected tokens / seconds = (1 + a_1 + a_1 a_2 + ... + a_1 ... a_k) / (k t_draft + t(k + 1) + t_other)
+
+where t(n) is the target's pass over n tokens. Its speed-up is rate(k) over the rate of a plain round, 1 / (t(1) +
+t_other). One more token is worth drafting while
+
+    a_1 ... a_(k+1) > rate * (t_draft + t(k + 2) - t(k + 1))
+
+where `rate` is what the run achieves. Rounds chosen by this rule have the highest overall rate (Dinkelbach 1967).
+acceptance.py estimates the a_i, round_cost.py the seconds, payoff.py whether the draft model is used at all.
 """
 
 import time
@@ -13,39 +20,40 @@ from typing import Protocol
 
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.interface import DraftPlan
-from specgen.engine.pacing.acceptance import LookupAcceptance, Yield
-from specgen.engine.pacing.payoff import Trial
-from specgen.engine.pacing.round_cost import Costs
+from specgen.engine.pacing.acceptance import LookupAcceptance, Throughput
+from specgen.engine.pacing.payoff import DraftPayoff
+from specgen.engine.pacing.round_cost import RoundCost
 from specgen.engine.sampling.sampler import Sampler
 from specgen.engine.verify import Verdict
 
 Clock = Callable[[], float]
 
-# An answer is expected to go on for as long as it has been, and for so many tokens at least.
+# The constants below were set by hand; tests/engine/pacing/ bounds what they cost on simulated machines.
+# Least expected number of tokens still to be generated. Beyond it, an answer is expected to double.
 _EXPECTED = 128
-# One-token rounds are measured again when the context has grown by so many tokens and by a quarter, if what that
-# costs is no more than this share of the time since.
+# A plain round is measured again once the context has grown by this many tokens plus a quarter.
 _GROWN = 32
+# Largest cost of that measurement, as a fraction of the time since the last one.
 _STAKE = 0.005
 
 
 class Controller(Protocol):
-    """Plans every round and is told of its outcome. One controller serves all runs of a pair: it learns their costs."""
+    """Plans every round and observes its outcome. One controller serves all runs of a pair, and learns its costs."""
 
     clock: Clock
 
     def begin(self, context: Tokens) -> None:
-        """A run after the prompt `context` begins."""
+        """Start a run after the prompt `context`."""
 
     def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:
-        """The plan of the next round; the context may grow by `room` tokens."""
+        """The plan of the next round. The context may grow by `room` tokens."""
 
     def observe(self, verdict: Verdict, draft_s: float, verify_s: float) -> str | None:
-        """Learn from a round, its times in seconds. Returns what the user should be told."""
+        """Learn from a round and its times in seconds. Returns a notice for the user, if any."""
 
 
-class Fixed:
-    """The same draft length in every round."""
+class FixedController:
+    """Plans the same draft length in every round."""
 
     def __init__(self, num_draft_tokens: int, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
@@ -61,21 +69,23 @@ class Fixed:
         return None
 
 
-class Auto:
-    """As many tokens as pay.
+class AdaptiveController:
+    """Plans as many tokens as pay.
 
-    The first round of a run drafts nothing, for the first token should not wait for a draft; the second measures what
-    one token costs, and so does a round now and then as the context grows.
+    The first round of a run drafts nothing, so that the first token does not wait for a draft. The second round
+    measures a plain round, and so does another now and then as the context grows.
     """
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self.clock = clock
-        self._costs = Costs()
+        self._costs = RoundCost()
         self._lookups = LookupAcceptance()
-        self._yield = Yield()
-        self._trial = Trial(self._costs)
+        self._throughput = Throughput()
+        self._payoff = DraftPayoff(self._costs)
         self._context = Tokens()
+        # Prompt tokens that the target has not read; None after the first round of a run.
         self._unread: int | None = None
+        # Context length, in tokens, at the last plain round of this run.
         self._plain_at: int | None = None
         self._generated = 0
         self._expected = 0
@@ -95,14 +105,14 @@ class Auto:
         self._expected = min(room, max(_EXPECTED, self._generated))
         self._limit = 0
         if self._unread is None and not self._plain_is_due():
-            # What is wider than anything measured is tried step by step.
+            # Grow beyond the widest measured pass in steps of half of it.
             widest = self._costs.widest
             self._limit = min(room - 1, widest + max(2, widest // 2))
-        return _AutoPlan(self._limit, sampler, end_ids, controller=self)
+        return AdaptivePlan(self._limit, sampler, end_ids, controller=self)
 
     def observe(self, verdict: Verdict, draft_s: float, verify_s: float) -> str | None:
         proposal = verdict.proposal
-        drafted, brought = len(proposal.tokens), len(verdict.tokens)
+        drafted, generated = len(proposal.tokens), len(verdict.tokens)
         by_model = "draft" in proposal.sources
         guessed = verdict.unforced()
         notice = None
@@ -111,50 +121,51 @@ class Auto:
             if not drafted:
                 self._plain_at = len(self._context)
             if by_model:
-                notice = self._trial.observe(guessed, draft_s)
+                notice = self._payoff.observe(guessed, draft_s)
             if self._limit > 0 and (guessed is verdict or guessed.proposal.tokens):
-                self._yield.add(len(guessed.tokens), self._costs.round(len(guessed.proposal.tokens), by_model=by_model))
+                seconds = self._costs.round(len(guessed.proposal.tokens), by_model=by_model)
+                self._throughput.add(len(guessed.tokens), seconds)
         else:
             self._costs.add_prefill(self._unread, verify_s)
             self._unread = None
         self._lookups.add(proposal.match, proposal.continuation, guessed.tokens)
-        self._generated += brought
-        self._trial.pass_by(brought)
+        self._generated += generated
+        self._payoff.advance(generated)
         self._ended = self.clock()
         return notice
 
     def lookup_length(self, match: int, limit: int) -> int:
-        """How many tokens to propose after a match of `match` tokens; 0 where the model or nothing does better."""
+        """Tokens to propose after a match of `match` tokens; 0 if the model or a plain round does better."""
         if limit <= 0:
             return 0
         rate = self._rate()
         chance, gain, best, length = 1.0, 0.0, 0.0, 0
         for count in range(1, limit + 1):
             chance *= self._lookups.at(match + count - 1)
-            gain += chance - rate * self._costs.step(count)
+            gain += chance - rate * self._costs.verify_step(count)
             if gain > best:
                 best, length = gain, count
-        return length if best >= self._trial.gain(rate, self._expected) else 0
+        return length if best >= self._payoff.gain(rate, self._expected) else 0
 
     def draft_length(self, unread: int, recent: int, limit: int) -> tuple[int, int]:
-        """How many tokens the model should draft, and how many it may read for that: see DraftPlan.draft."""
+        """(k, n) in tokens: see DraftPlan.draft."""
         if limit <= 0:
             return 0, 0
-        return self._trial.plan(unread, recent, limit, self._expected)
+        return self._payoff.plan(unread, recent, limit, self._expected)
 
     def goes_on(self, confidences: Sequence[float]) -> bool:
-        """Whether one more token is worth drafting after these."""
+        """Whether one more token is worth drafting after tokens with these `confidences`."""
         count = len(confidences)
-        gain = self._trial.acceptance.survival(confidences) * self._trial.acceptance.at(count)
-        return gain > self._rate() * (self._costs.draft + self._costs.step(count + 1))
+        gain = self._payoff.acceptance.survival(confidences) * self._payoff.acceptance.at(count)
+        return gain > self._rate() * (self._costs.draft + self._costs.verify_step(count + 1))
 
     def _rate(self) -> float:
-        """Tokens per second: those of late, at least those of plain decoding."""
+        """Tokens per second: the best of recent rounds, plain rounds, and the forecast for the draft."""
         plain = self._costs.plain
-        return max(1.0 / plain, self._yield.rate(plain), self._trial.foreseen())
+        return max(1.0 / plain, self._throughput.rate(plain), self._payoff.forecast_rate())
 
     def _plain_is_due(self) -> bool:
-        """Whether this run has no one-token round yet, or has grown enough for another to matter and to be paid for."""
+        """Whether to measure a plain round: the run has none, or has grown enough to need and repay another."""
         if self._plain_at is None:
             return True
         grown = len(self._context) - self._plain_at
@@ -163,15 +174,15 @@ class Auto:
 
 
 def make_controller(num_draft_tokens: int | None) -> Controller:
-    """A fixed draft length, or as many as pay (None)."""
-    return Auto() if num_draft_tokens is None else Fixed(num_draft_tokens)
+    """A controller with a fixed draft length, or an adaptive one (None)."""
+    return AdaptiveController() if num_draft_tokens is None else FixedController(num_draft_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _AutoPlan(DraftPlan):
-    """A plan whose answers are the controller's."""
+class AdaptivePlan(DraftPlan):
+    """A plan that asks the adaptive controller."""
 
-    controller: Auto
+    controller: AdaptiveController
 
     def lookup(self, match: int) -> int:
         return self.controller.lookup_length(match, self.limit)

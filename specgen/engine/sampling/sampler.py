@@ -123,8 +123,9 @@ class Sampler:
 
 def _largest(logits: torch.Tensor) -> list[int]:
     """The id of the largest logit of every row, float32 [rows, vocab]. Raises NonFiniteLogits."""
-    largest, ids = logits.max(-1)  # NaN if any logit of the row is
-    picks: list[int] = torch.where(largest.isfinite(), ids, -1).tolist()  # one transfer from the device for all rows
+    ids = logits.argmax(-1, keepdim=True)  # of a NaN if there is one; max() would wait for threads in small rows
+    usable = logits.gather(-1, ids).isfinite()
+    picks: list[int] = torch.where(usable, ids, -1)[:, 0].tolist()  # one transfer from the device for all rows
     if -1 in picks:
         raise NonFiniteLogits
     return picks

@@ -13,7 +13,7 @@ from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, DraftPlan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.pacing.controller import Auto
+from specgen.engine.pacing.controller import AdaptiveController
 from tests.engine.simulation import UNLIMITED, Clock, Cost, Machine, Run, Text, flat, simulate, sloped, text
 from tests.fakes import TableModel, rounds, tokens_of
 
@@ -137,7 +137,7 @@ def test_a_prompt_is_read_when_the_answer_repays_it() -> None:
     assert unasked.draft_fed == 0, "too short to find anything out"
 
 
-class Slow(Auto):
+class Slow(AdaptiveController):
     """As if whoever reads the text took their time between two rounds."""
 
     def plan(self, *round_: Any) -> DraftPlan:
@@ -148,13 +148,13 @@ class Slow(Auto):
 
 def test_time_outside_the_models_speaks_for_drafting() -> None:
     said, half = text([0.35] * 300), Machine(BOUND.target, flat(0.5, 0.06))
-    alone, between = (simulate(said, half, None, controller=kind(Clock())) for kind in (Auto, Slow))
+    alone, between = (simulate(said, half, None, controller=kind(Clock())) for kind in (AdaptiveController, Slow))
     assert drafted(alone, 100, 300) < 40
     assert drafted(between, 100, 300) > 100
 
 
 def test_what_was_learned_serves_the_next_run() -> None:
-    controller = Auto(Clock())
+    controller = AdaptiveController(Clock())
     said = [text([0.9] * 128, prompt=100, seed=seed) for seed in range(2)]
     first, second = (simulate(each, BOUND, None, controller=controller) for each in said)
     assert first.rounds[2].drafted == 1
@@ -233,5 +233,7 @@ def test_the_text_is_the_same_whatever_the_clock_makes_it_decide(
         return now
 
     plain = rounds(target, ids, params, new=new)
-    drafted = rounds(target, ids, params, drafter=drafters.get(draft, model), new=new, controller=Auto(clock))
+    drafted = rounds(
+        target, ids, params, drafter=drafters.get(draft, model), new=new, controller=AdaptiveController(clock)
+    )
     assert tokens_of(drafted) == tokens_of(plain)

@@ -26,7 +26,7 @@ from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.pacing.controller import Controller, Fixed, make_controller
+from specgen.engine.pacing.controller import Controller, FixedController, make_controller
 from specgen.engine.sampling.constraint import Follower, Vocabulary
 from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import Sampler
@@ -78,7 +78,7 @@ def constrained(
     """The rounds of an answer; without a drafter nothing is drafted, not even what is forced."""
     follower = follow(constraint)
     limits = Limits(len(PROMPT) + new, "length", ENDS)
-    controller: Controller = Fixed(0) if drafter is None else make_controller(k)
+    controller: Controller = FixedController(0) if drafter is None else make_controller(k)
     helped = ForcedDrafter(drafter, follower, limits.length) if drafter else NoDrafter()
     sampler = Sampler(params, len(PROMPT), follower)
     return list(decode(target, helped, Tokens(PROMPT), sampler, limits, controller))
