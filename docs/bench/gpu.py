@@ -5,9 +5,8 @@
     python docs/bench/gpu.py --parts machine exact # some parts only
 
 It downloads nothing. Models have random weights of true shapes; the target's layers after the draft's are scaled down,
-so that a draft of its first layers guesses well. It needs torch, transformers, tokenizers and safetensors; packages that
-specgen needs beside them must be installed (the script names what is missing). A part that fails is reported, and the
-next one runs.
+so that a draft of its first layers guesses well. It needs torch, transformers, tokenizers and safetensors; the script
+names what else is missing. A part that fails is reported, and the next one runs.
 """
 
 import argparse
@@ -318,7 +317,7 @@ def speed(report: Report, arguments: argparse.Namespace) -> None:
         session = open_session(target, draft, None, Dtype.BFLOAT16)
         report.add("load_s", round(time.perf_counter() - start, 1))
         passes(report, session)
-        answers(report, session, target, draft, tokens)
+        answers(report, session, tokens)
         if CUDA:
             report.add("memory_allocated_peak_gb", round(torch.cuda.max_memory_allocated() / 1e9, 2))
         plan = [sys.executable, "-m", "specgen", "plan", "-m", str(target), "-d", str(draft), "--offline", "--json"]
@@ -372,7 +371,7 @@ def fresh(model: Any, ids: list[int]) -> None:
     model.forward(Tokens(ids[:600]), 1)
 
 
-def answers(report: Report, session: Session, target: Path, draft: Path, tokens: int) -> None:
+def answers(report: Report, session: Session, tokens: int) -> None:
     """Whole answers: plain, with the draft at several lengths, with lookup; medians over prompts."""
     device = Device.CUDA if CUDA else Device.CPU
     plain_ids: list[list[int]] = []
@@ -445,7 +444,7 @@ def main() -> None:
         if name in arguments.parts:
             try:
                 part(report, arguments)
-            except Exception:  # noqa: BLE001
+            except Exception:
                 report.add(f"{name}_failed", traceback.format_exc()[-3000:])
 
 

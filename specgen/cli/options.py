@@ -150,6 +150,14 @@ class ModelOptions:
             " score nearly alike, the text may differ from that of a run without it.",
         ),
     ] = False
+    no_exact: Annotated[
+        bool,
+        typer.Option(
+            "--no-exact",
+            help="On a GPU, let a pass have any width. If two tokens score nearly alike, the text may differ from that"
+            " of a plain run.",
+        ),
+    ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="Explain what is chosen and why.")] = False
     yes: Annotated[
         bool, typer.Option("-y", "--yes", help="If no model is named, use the suggested one without a question.")
@@ -168,6 +176,7 @@ class ModelOptions:
             trust_remote_code=self.trust_remote_code,
             verbose=self.verbose,
             compile=self.compile,
+            exact=not self.no_exact,
         )
 
 

@@ -205,6 +205,7 @@ class EngineOptions:
     trust_remote_code: bool = False
     verbose: bool = False
     compile: bool = False
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,7 +252,9 @@ def _load(
         new_capture = choose_capture(device, compile_steps=options.compile)
         try:
             context = min(options.ctx_size or UNLIMITED, architecture.context_length)
-            model = yield from load_decoder(checkpoint, architecture, placement, context, new_capture)
+            model = yield from load_decoder(
+                checkpoint, architecture, placement, context, new_capture, exact=options.exact
+            )
             return model, placement
         except NotImplementedError as error:  # torch: the device lacks an operation
             architecture = f"the lean decoder does not run on {device.type}: {str(error).partition('.')[0]}"

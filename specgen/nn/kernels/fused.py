@@ -18,7 +18,7 @@ _ELEMENTS = 1024  # elements of one program of `gate`
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rms_norm(rows, weight, out, eps, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, N803
+def _rms_norm(rows, weight, out, eps, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
@@ -37,17 +37,17 @@ def rms_norm(rows: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tens
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rotate_and_store(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    heads,  # noqa: ANN001
-    cache,  # noqa: ANN001
-    table,  # noqa: ANN001
-    start,  # noqa: ANN001
-    queries,  # noqa: ANN001
-    key_heads,  # noqa: ANN001
-    capacity,  # noqa: ANN001
+def _rotate_and_store(  # type: ignore[no-untyped-def]
+    heads,
+    cache,
+    table,
+    start,
+    queries,
+    key_heads,
+    capacity,
     size: tl.constexpr,
     rotated: tl.constexpr,
-    BLOCK: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
     place = tl.load(start) + row
@@ -100,7 +100,7 @@ def rotate_and_store(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _gate(joined, out, size, GELU: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, N803
+def _gate(joined, out, size, GELU: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
@@ -127,28 +127,28 @@ def gate(joined: torch.Tensor, activation: str) -> torch.Tensor:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    queries,  # noqa: ANN001
-    cache,  # noqa: ANN001
-    start,  # noqa: ANN001
-    sums,  # noqa: ANN001
-    maxima,  # noqa: ANN001
-    totals,  # noqa: ANN001
-    row_stride,  # noqa: ANN001
-    key_heads,  # noqa: ANN001
-    capacity,  # noqa: ANN001
-    scale,  # noqa: ANN001
-    cap,  # noqa: ANN001
-    window,  # noqa: ANN001
+def _attend_split(  # type: ignore[no-untyped-def]
+    queries,
+    cache,
+    start,
+    sums,
+    maxima,
+    totals,
+    row_stride,
+    key_heads,
+    capacity,
+    scale,
+    cap,
+    window,
     rows: tl.constexpr,
     groups: tl.constexpr,
     size: tl.constexpr,
-    M: tl.constexpr,  # noqa: N803
-    D: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803
-    KEYS: tl.constexpr,  # noqa: N803
-    CAPPED: tl.constexpr,  # noqa: N803
-    PRECISION: tl.constexpr,  # noqa: N803
+    M: tl.constexpr,
+    D: tl.constexpr,
+    SPLIT: tl.constexpr,
+    KEYS: tl.constexpr,
+    CAPPED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     head, split = tl.program_id(0), tl.program_id(1)
     first = tl.load(start)
@@ -192,20 +192,20 @@ def _attend_split(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _join_splits(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    sums,  # noqa: ANN001
-    maxima,  # noqa: ANN001
-    totals,  # noqa: ANN001
-    start,  # noqa: ANN001
-    out,  # noqa: ANN001
-    key_heads,  # noqa: ANN001
-    window,  # noqa: ANN001
+def _join_splits(  # type: ignore[no-untyped-def]
+    sums,
+    maxima,
+    totals,
+    start,
+    out,
+    key_heads,
+    window,
     rows: tl.constexpr,
     groups: tl.constexpr,
     size: tl.constexpr,
-    M: tl.constexpr,  # noqa: N803
-    D: tl.constexpr,  # noqa: N803
-    SPLIT: tl.constexpr,  # noqa: N803
+    M: tl.constexpr,
+    D: tl.constexpr,
+    SPLIT: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
     place = tl.load(start) + row
@@ -279,5 +279,3 @@ def attend(
     )
     _join_splits[(rows, queries)](sums, maxima, totals, start, out, key_heads, seen, **shape, num_warps=1)
     return out
-
-

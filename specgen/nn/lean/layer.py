@@ -1,6 +1,11 @@
 """One layer of a Llama-like decoder, in about twenty tensor operations."""
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import ModuleType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
@@ -15,11 +20,35 @@ from specgen.nn.lean.rope import rotate
 _UNDIVIDED = 16383
 
 
-@dataclass(frozen=True, slots=True)
-class Positions:
-    """Where the rows of a forward pass stand: at `count` new positions, more rows only fill up.
+@lru_cache
+def fused_kernels(device: torch.device) -> ModuleType | None:
+    """The module nn/kernels/fused.py where Triton runs on `device`, else None."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from specgen.nn.kernels import fused  # noqa: PLC0415  needs Triton
 
-    `places` is the first of these positions, or all of them [count] in a step whose positions only its device knows.
+    try:
+        fused.rms_norm(torch.ones(1, 16, device=device), torch.ones(16, device=device), 1e-6)
+    except Exception:
+        return None
+    return fused
+
+
+class Positions(Protocol):
+    """Where the rows of a forward pass stand, and how they attend."""
+
+    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+        """Write keys and values to `cache` [2, kv_heads, positions, size]; the mixed values [rows, heads * size].
+
+        `projected` [rows, heads + 2 * kv_heads, size] has queries, keys and values; it is overwritten.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPositions:
+    """Rows at `count` new positions, computed with torch; more rows only fill up.
+
+    `places` is the first of these positions, or all of them [count] in a pass whose positions only its device knows.
     `rotation` complex64 [rows, 1, size / 2] turns queries and keys; None in a layer without positions.
     """
 
@@ -28,12 +57,37 @@ class Positions:
     rotation: torch.Tensor | None
     blocks: list[RowBlock]
 
-    def keep(self, cache: torch.Tensor, new: torch.Tensor) -> None:
-        """Write `new` [2, kv_heads, count, size] to these positions of a `cache` [2, kv_heads, positions, size]."""
+    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+        heads, kv_heads, size = architecture.heads, architecture.kv_heads, architecture.head_size
+        if self.rotation is not None:
+            rotate(projected.narrow(1, 0, heads + kv_heads), self.rotation)
+        new = projected[: self.count, heads:].view(self.count, 2, kv_heads, size).permute(1, 2, 0, 3)
         if isinstance(self.places, int):
             cache.narrow(2, self.places, self.count).copy_(new)
         else:
             cache[:, :, self.places] = new
+        queries = projected.narrow(1, 0, heads)
+        return attend(queries, cache, self.blocks, architecture.attention_scale, architecture.attention_cap)
+
+
+@dataclass(frozen=True, slots=True)
+class FusedPositions:
+    """Rows at consecutive positions, computed with the fused kernels.
+
+    start: int64 [1], the first position, on the device. table: see `Rotation.table`; None in a layer without positions.
+    window: the number of keys that a row sees, its own included; None for all.
+    """
+
+    start: torch.Tensor
+    table: torch.Tensor | None
+    window: int | None
+
+    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+        from specgen.nn.kernels import fused  # noqa: PLC0415  needs Triton
+
+        fused.rotate_and_store(projected, cache, self.table, self.start, architecture.heads)
+        scale, cap = architecture.attention_scale, architecture.attention_cap
+        return fused.attend(projected, cache, self.start, architecture.heads, scale=scale, cap=cap, window=self.window)
 
 
 class Norm:
@@ -42,8 +96,14 @@ class Norm:
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self._weight = weight
         self._eps = torch.tensor(eps, device=weight.device)
+        fused = fused_kernels(weight.device)
+        self._fused: Callable[[torch.Tensor], torch.Tensor] | None = (
+            partial(fused.rms_norm, weight=weight, eps=eps) if fused else None
+        )
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self._fused is not None:
+            return self._fused(rows)
         return (rows * _inverse(rows, -1, self._eps)).mul_(self._weight).to(rows.dtype)
 
 
@@ -105,20 +165,15 @@ class Layer:
         architecture = self.architecture
         turned = architecture.heads + architecture.kv_heads
         projected = self.qkv(rows).view(len(rows), turned + architecture.kv_heads, architecture.head_size)
-        heads = projected.narrow(1, 0, turned)
         if self.head_norm:
-            self.head_norm(heads)
-        if at.rotation is not None:
-            rotate(heads, at.rotation)
-        new = projected[: at.count, architecture.heads :].view(
-            at.count, 2, architecture.kv_heads, architecture.head_size
-        )
-        at.keep(cache, new.permute(1, 2, 0, 3))
-        queries = projected.narrow(1, 0, architecture.heads)
-        return self.output(attend(queries, cache, at.blocks, architecture.attention_scale, architecture.attention_cap))
+            self.head_norm(projected.narrow(1, 0, turned))
+        return self.output(at.attend(architecture, projected, cache))
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(rows).chunk(2, -1)
+        joined = self.gate_up(rows)
+        if fused := fused_kernels(joined.device):
+            return self.down(fused.gate(joined, self.architecture.activation))
+        gate, up = joined.chunk(2, -1)
         for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])) if gate.is_cpu else (gate,):
             if self.architecture.activation == "silu":
                 F.silu(piece, inplace=True)

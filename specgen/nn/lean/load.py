@@ -13,6 +13,7 @@ from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.compile import opaque
 from specgen.nn.lean.graphs import Capture
 from specgen.nn.lean.model import LeanModel
+from specgen.nn.lean.static import StaticModel
 from specgen.nn.lean.weights import Tensors, Weights, find_fault, read_weights
 
 
@@ -22,11 +23,13 @@ def load_decoder(
     placement: Placement,
     context_length: int,
     new_capture: Callable[[], Capture] | None = None,
+    *,
+    exact: bool = True,
 ) -> Reporting[LeanModel]:
     """The model of `checkpoint`, which `read_checkpoint_architecture` read, on its device.
 
     `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
-    what graphs.choose_capture gives for the device.
+    what graphs.choose_capture gives for the device; `exact`: see StaticModel.
     """
     tensors = _open_tensors(checkpoint.weight_files)
     if placement.int8:
@@ -36,7 +39,9 @@ def load_decoder(
         weights = yield from _progress("loading", checkpoint, shares)
     if new_capture and placement.device.type == "cpu":
         weights = opaque(weights, architecture)
-    model = LeanModel(architecture, weights, placement, context_length, new_capture)
+    if new_capture is None:
+        return LeanModel(architecture, weights, placement, context_length)
+    model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact)
     if failure := model.warm_up():
         yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
     return model

@@ -1,6 +1,6 @@
 """The lean decoder: Llama-like models without transformers, and with little between one kernel and the next."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -9,8 +9,7 @@ from specgen.nn.device import Placement
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK, AttentionMask, RowBlock
 from specgen.nn.lean.context_store import ContextStore
-from specgen.nn.lean.graphs import Capture, Graphs
-from specgen.nn.lean.layer import Positions
+from specgen.nn.lean.layer import Positions, TorchPositions, fused_kernels
 from specgen.nn.lean.rope import Rope, Rotation
 from specgen.nn.lean.weights import Weights
 
@@ -20,16 +19,13 @@ CHUNK = 256
 _FEW = 8
 # The cache is first made for this many positions, and doubled when it is full.
 FIRST = 512
-# Passes of at most so many tokens are captured, each width for itself: rounds, but not prompts.
-_CAPTURED = 16
 
 
 class LeanModel:
-    """A `LanguageModel` over weights of our own; see interfaces.py for the contract.
+    """A `LanguageModel` on a CPU; nn/interface.py has the contract, static.py the model for other devices.
 
-    On a CPU the logits of a position are the same, bit for bit, whatever the widths of the calls that fed it and the
-    tokens before it: see linear.py and attention.py. On other devices, and under torch.compile, passes have static
-    shapes and read what changes from a buffer, so that `new_capture` can capture them; see graphs.py.
+    The logits of a position are the same, bit for bit, whatever the widths of the passes that fed it and the tokens
+    before it: see kernels/linear.py and attention.py.
     """
 
     can_verify = True
@@ -40,7 +36,6 @@ class LeanModel:
         weights: Weights,
         placement: Placement,
         context_length: int,
-        new_capture: Callable[[], Capture] | None = None,
     ) -> None:
         self.vocab_size = architecture.vocab_size
         self.context_length = context_length
@@ -58,23 +53,17 @@ class LeanModel:
         self._caches: list[torch.Tensor] = []
         self._cached = Tokens()
         self._store, self._owner = ContextStore(0), object()
-        self._graphs = Graphs(new_capture) if new_capture else None
-        self._buffer = torch.zeros(1 + _CAPTURED, dtype=torch.int64, device=placement.device)
+        self._fused = fused_kernels(placement.device)
 
     def keep_contexts(self, store: ContextStore) -> None:
-        """From now on keep other contexts too, in `store` beside the one in use; those kept before are let go.
-
-        Where passes are captured nothing is kept: graphs read the one cache that they were captured with.
-        """
+        """From now on keep other contexts too, in `store` beside the one in use; those kept before are let go."""
         self._store.clear(self._owner)
-        self._store = ContextStore(0) if self._graphs else store
+        self._store = store
 
-    def warm_up(self) -> str | None:
-        """Capture a first step, where steps are captured. The reason why that cannot be done here, else None."""
-        if self._graphs is None:
-            return None
-        self.forward(Tokens([0]), 1)
-        return self._graphs.report()
+    @property
+    def _capacity(self) -> int:
+        """Positions of the caches."""
+        return self._caches[0].shape[2] if self._caches else 0
 
     @torch.inference_mode()
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
@@ -99,9 +88,7 @@ class LeanModel:
     def _feed(self, tokens: Tokens, last: int) -> torch.Tensor:
         """Feed what the cache lacks of `tokens`, in one piece, and score the final `last` positions, if any."""
         start = len(self._cached)
-        ids = tokens.ids(start)
-        graphs = self._graphs
-        logits = self._send(graphs, ids, start, last) if graphs else self._compute(ids, start, last)
+        logits = self._compute(tokens.ids(start), start, last)
         self._cached = tokens
         return logits
 
@@ -114,7 +101,7 @@ class LeanModel:
         first = min(count - last, len(ids) - least)
         return self._score(hidden[first:])[count - last - first : count - first] if last else hidden[:0]
 
-    def _layers(self, ids: torch.Tensor, positions: list[Positions]) -> torch.Tensor:
+    def _layers(self, ids: torch.Tensor, positions: Sequence[Positions]) -> torch.Tensor:
         """The states [rows, hidden_size] after the last layer."""
         hidden = self._weights.embed(ids)
         for layer, cache, kind in zip(self._weights.layers, self._caches, self._kind_of_layer, strict=True):
@@ -125,43 +112,11 @@ class LeanModel:
         """The logits [rows, vocab] of states [rows, hidden_size]."""
         return self._weights.score(self._weights.norm(hidden))
 
-    def _positions(self, start: int, count: int, rows: int) -> list[Positions]:
+    def _positions(self, start: int, count: int, rows: int) -> list[TorchPositions]:
         """Where the rows stand, for each kind of layer."""
         blocks = {window: mask.blocks(start, count, rows) for window, mask in self._masks.items()}
         rotations = {rope: table.at(start, start + rows) for rope, table in self._rotations.items()}
         return self._for_kinds(start, count, rotations, blocks)
-
-    def _send(self, graphs: Graphs, ids: list[int], start: int, last: int) -> torch.Tensor:
-        """Feed `ids` from position `start` on by a static pass: one copy to the device, none back."""
-        if max(ids) >= self.vocab_size:
-            raise IndexError(f"token {max(ids)} of {self.vocab_size}")  # which a GPU would not survive
-        device, width = self._placement.device, len(ids)
-        pinned = device.type == "cuda"
-        sent = torch.tensor([start, *ids], pin_memory=pinned)
-        if width > _CAPTURED or not last:
-            keys = -(-(start + width) // BLOCK) * BLOCK
-            return self._static(sent.to(device, non_blocking=pinned), keys, last)
-        buffer = self._buffer[: 1 + width]
-        buffer.copy_(sent, non_blocking=pinned)
-        keys = self._caches[0].shape[2]
-
-        def step() -> tuple[torch.Tensor, ...]:
-            return (self._static(buffer, keys, last),)
-
-        # A copy, because the next step overwrites its results.
-        return graphs.run((width, last), step)[0].clone()
-
-    def _static(self, sent: torch.Tensor, keys: int, last: int) -> torch.Tensor:
-        """A pass over `sent`: the position of the first id, then the ids [width]. It never waits for the device.
-
-        Attention goes over the first `keys` positions of the cache, whatever `sent` says.
-        """
-        count = len(sent) - 1
-        places = sent[0] + torch.arange(count, device=sent.device)
-        blocks = {window: [mask.block(places, keys)] for window, mask in self._masks.items()}
-        rotations = {rope: table.of(places) for rope, table in self._rotations.items()}
-        hidden = self._layers(sent[1:], self._for_kinds(places, count, rotations, blocks))
-        return self._score(hidden[count - last :]) if last else hidden[:0]
 
     def _for_kinds(
         self,
@@ -169,23 +124,19 @@ class LeanModel:
         count: int,
         rotations: Mapping[Rope, torch.Tensor],
         blocks: Mapping[int | None, list[RowBlock]],
-    ) -> list[Positions]:
+    ) -> list[TorchPositions]:
         return [
-            Positions(places, count, rotations[kind.rope] if kind.rope else None, blocks[kind.window])
+            TorchPositions(places, count, rotations[kind.rope] if kind.rope else None, blocks[kind.window])
             for kind in self._kinds
         ]
 
     def _reserve(self, length: int) -> None:
         """Make room for `length` positions in the caches, in whole blocks."""
-        capacity = self._caches[0].shape[2] if self._caches else 0
+        capacity = self._capacity
         if length <= capacity:
             return
         architecture, known = self._architecture, len(self._cached)
         capacity = -(-max(length, FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
-        if self._graphs is not None:
-            self._graphs.clear()
-            for table in self._rotations.values():
-                table.at(0, capacity)
         shape = (2, architecture.kv_heads, capacity, architecture.head_size)
         for index in range(len(architecture.layers)):
             # Zeros, because a masked value counts as nothing only where it is a number.

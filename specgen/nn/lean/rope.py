@@ -167,6 +167,11 @@ class Rotation:
             self._table = torch.cat([self._table, turns[:, None].to(self._table.device)])
         return self._table[start:end]
 
+    @property
+    def table(self) -> torch.Tensor:
+        """Cosine and sine of every pair at the positions known so far: float32 [positions, size / 2, 2]."""
+        return torch.view_as_real(self._table)[:, 0]
+
     def of(self, positions: torch.Tensor) -> torch.Tensor:
         """The turns of `positions`, a tensor on the device; `at` has been as far before."""
         # As real numbers, because not every device gathers complex ones.

@@ -1,0 +1,129 @@
+"""The lean decoder on accelerators: passes of static shape, captured once for each length of the cache.
+
+On CUDA the bits of a row do not depend on the pass that computes it. Every decode pass has WIDTH rows, padded with rows
+that are thrown away; a longer proposal takes several passes. So every matrix product has one shape and one kernel.
+Attention sums over the keys in splits of fixed length (nn/kernels/fused.py). Prompts are cut at multiples of CHUNK.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from specgen.core.tokens import Tokens
+from specgen.nn.device import Placement
+from specgen.nn.lean.architecture import Architecture
+from specgen.nn.lean.attention import BLOCK
+from specgen.nn.lean.context_store import ContextStore
+from specgen.nn.lean.graphs import Capture, Graphs
+from specgen.nn.lean.layer import FusedPositions, TorchPositions
+from specgen.nn.lean.model import LeanModel
+from specgen.nn.lean.weights import Weights
+
+# Rows of a decode pass. A pass that waits for the weights costs the same for 1 row and for 8: docs/bench/gpu.py.
+WIDTH = 8
+# Tokens of a prompt pass.
+CHUNK = 1024
+
+
+class StaticModel(LeanModel):
+    """A `LanguageModel` whose decode passes have static shapes and read what changes from one buffer.
+
+    `new_capture` captures them, see graphs.py. With `exact` every decode pass has WIDTH rows; without, as many as are
+    asked for, which takes a graph for each width.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: Weights,
+        placement: Placement,
+        context_length: int,
+        new_capture: Callable[[], Capture],
+        *,
+        exact: bool = True,
+    ) -> None:
+        super().__init__(architecture, weights, placement, context_length)
+        self._graphs = Graphs(new_capture)
+        self._exact = exact
+        self._buffer = torch.zeros(1 + WIDTH, dtype=torch.int64, device=placement.device)
+
+    def keep_contexts(self, store: ContextStore) -> None:
+        """Keep nothing: graphs read the one cache that they were captured with."""
+
+    def warm_up(self) -> str | None:
+        """Capture the first decode pass. The reason why that cannot be done here, else None."""
+        self.forward(Tokens([0]), 1)
+        return self._graphs.report()
+
+    def _forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        self._cached = tokens.prefix(min(tokens.common_prefix(self._cached), len(tokens) - last))
+        self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
+        # What decides how a token is fed must not depend on how many were drafted after it.
+        prompt = len(tokens) - last
+        while prompt - len(self._cached) > WIDTH:
+            self._read(tokens.prefix(min((len(self._cached) // CHUNK + 1) * CHUNK, prompt)))
+        logits = []
+        while len(self._cached) < len(tokens):
+            logits.append(self._decode(tokens.prefix(len(self._cached) + WIDTH)))
+        return (logits[0] if len(logits) == 1 else torch.cat(logits))[-last:]
+
+    def _read(self, tokens: Tokens) -> None:
+        """Feed what the cache lacks of `tokens` in one pass of its own length, and score nothing."""
+        start = len(self._cached)
+        sent = self._send(start, tokens.ids(start))
+        keys = -(-len(tokens) // BLOCK) * BLOCK
+        self._layers(sent[1:], self._torch_positions(sent, keys))
+        self._cached = tokens
+
+    def _decode(self, tokens: Tokens) -> torch.Tensor:
+        """Feed what the cache lacks of `tokens`, at most WIDTH ids, and score each: float32 [rows, vocab]."""
+        start = len(self._cached)
+        ids = tokens.ids(start)
+        count = len(ids)
+        rows = WIDTH if self._exact else count
+        buffer = self._buffer[: 1 + rows]
+        buffer.copy_(self._send(start, ids + ids[-1:] * (rows - count), to_device=False), non_blocking=True)
+        keys = self._caches[0].shape[2]
+
+        def step() -> tuple[torch.Tensor, ...]:
+            positions = self._fused_positions(buffer) if self._fused else self._torch_positions(buffer, keys)
+            return (self._score(self._layers(buffer[1:], positions)),)
+
+        logits = self._graphs.run(rows, step)[0]
+        self._cached = tokens
+        return logits[:count].clone()  # the next step overwrites its results
+
+    def _send(self, start: int, ids: list[int], *, to_device: bool = True) -> torch.Tensor:
+        """The position of the first id, then the ids: int64 [1 + rows], in pinned memory or on the device."""
+        if max(ids) >= self.vocab_size:
+            raise IndexError(f"token {max(ids)} of {self.vocab_size}")  # which a GPU would not survive
+        device = self._placement.device
+        sent = torch.tensor([start, *ids], pin_memory=device.type == "cuda")
+        return sent.to(device, non_blocking=True) if to_device else sent
+
+    def _torch_positions(self, sent: torch.Tensor, keys: int) -> list[TorchPositions]:
+        """Positions for each kind of layer; attention goes over the first `keys` positions of the cache.
+
+        Nothing here waits for the device.
+        """
+        count = len(sent) - 1
+        places = sent[0] + torch.arange(count, device=sent.device)
+        blocks = {window: [mask.block(places, keys)] for window, mask in self._masks.items()}
+        rotations = {rope: table.of(places) for rope, table in self._rotations.items()}
+        return self._for_kinds(places, count, rotations, blocks)
+
+    def _fused_positions(self, sent: torch.Tensor) -> list[FusedPositions]:
+        """Positions for each kind of layer, for the fused kernels."""
+        return [
+            FusedPositions(sent[:1], self._rotations[kind.rope].table if kind.rope else None, kind.window)
+            for kind in self._kinds
+        ]
+
+    def _reserve(self, length: int) -> None:
+        """Make room for `length` positions; graphs that read the old cache are forgotten."""
+        if self._capacity >= length:
+            return
+        super()._reserve(length)
+        self._graphs.clear()
+        for table in self._rotations.values():
+            table.at(0, self._capacity)
