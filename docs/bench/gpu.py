@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "llguidance", "gguf", "platformdirs", "httpx2")
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "llguidance", "gguf", "platformdirs")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     sys.exit(f"these packages are missing: {' '.join(missing)}")
 sys.path.insert(0, str(ROOT))

@@ -1,7 +1,5 @@
 """A drafter that runs a smaller model with the same vocabulary."""
 
-import torch
-
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.interface import DraftPlan, Proposal
@@ -49,10 +47,11 @@ class ModelDrafter:
             row = self._model.forward(view + drafted, 1)[:, : self._shared_vocab]
             before = context + drafted
             try:
-                drafted += plan.sampler.pick(row, before)
+                token, confidence = plan.sampler.draft(row, before)
             except NonFiniteLogits as error:
                 raise NonFiniteLogits("draft", "choose another draft, or --draft none") from error
-            confidences.append(_probability(plan.sampler.narrow(row[0], before), drafted[-1]))
+            drafted.append(token)
+            confidences.append(confidence)
             going_on = len(drafted) < limit and drafted[-1] not in plan.end_ids and plan.goes_on(confidences)
             going_on = going_on and not plan.sampler.is_forced(context + drafted)
         self._read = context + drafted[:-1]
@@ -82,8 +81,3 @@ class ModelDrafter:
             return False
         self._readable = context
         return True
-
-
-def _probability(row: torch.Tensor, token: int) -> float:
-    """The probability of `token` under the softmax of `row`, float32 [vocab]."""
-    return float(torch.exp(row[token] - torch.logsumexp(row, -1)))

@@ -37,8 +37,22 @@ def gumbel(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
     g = -log(E) with E exponential, E = -log(1 - u). A u from 53 bits keeps its precision near 0, where the large
     values that win come from; near 1 it is held below 1, where E would be infinite.
     """
-    key = _mix((_mix(seed * _GOLDEN + 1 & _MASK) + position * _GOLDEN) & _MASK)
-    bits = ids * _signed(_GOLDEN) + _signed(key)
+    return _noise(_key(seed, position), ids)
+
+
+def gumbel_rows(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
+    """The noise of consecutive positions, float32 [rows, n], for ids int64 [rows, n]; row i is at `position + i`."""
+    keys = torch.tensor([[_key(seed, position + row)] for row in range(len(ids))], pin_memory=ids.is_cuda)
+    return _noise(keys.to(ids.device, non_blocking=True), ids)
+
+
+def _key(seed: int, position: int) -> int:
+    """What `seed` and `position` add to the hash of an id, as a signed integer of 64 bits."""
+    return _signed(_mix((_mix(seed * _GOLDEN + 1 & _MASK) + position * _GOLDEN) & _MASK))
+
+
+def _noise(key: int | torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    bits = ids * _signed(_GOLDEN) + key
     bits = (bits ^ _shift(bits, 30)) * _signed(_MIX_1)
     bits = (bits ^ _shift(bits, 27)) * _signed(_MIX_2)
     bits = _shift(bits ^ _shift(bits, 31), 64 - _BITS)

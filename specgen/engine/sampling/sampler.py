@@ -16,13 +16,12 @@ from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.constraint import Follower
+from specgen.engine.sampling.device import SHORTLIST, pick_rows
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.penalties import Penalties
 
 # Temperatures beyond these would become 0 or infinity in float32, and then make NaN.
 _COLDEST, _HOTTEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-# Number of largest logits that top-p inspects before it sorts the vocabulary. Sorting 152,000 logits takes 13 ms.
-_SHORTLIST = 1024
 
 
 class NonFiniteLogits(UnsupportedModel):
@@ -68,7 +67,7 @@ def _nucleus(probabilities: torch.Tensor, top_p: float) -> int:
 def _top_p(scores: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The nucleus of a whole vocabulary. Sorts it only if the shortlist holds less than `top_p` of the mass."""
     total = torch.logsumexp(scores, -1)
-    top, ids = torch.topk(scores, min(_SHORTLIST, scores.numel()))
+    top, ids = torch.topk(scores, min(SHORTLIST, scores.numel()))
     probabilities = torch.exp(top - total)
     if top.numel() < scores.numel() and float(probabilities.sum()) < top_p:
         top, ids = torch.sort(scores, descending=True)
@@ -99,9 +98,22 @@ class Sampler:
                 if picks[i : i + 1] != list(drafted[i : i + 1]):
                     break
             return picks
+        if logits.device.type != "cpu":
+            return [token for token, _ in self._pick_on_device(self._penalise(logits, context, drafted), context)]
         if self.params.greedy and self._penalties is None:
             return _largest(logits)
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
+
+    def draft(self, row: torch.Tensor, context: Tokens) -> tuple[int, float]:
+        """The token that `pick` picks, and its probability under the softmax of `row`, float32 [1, vocab].
+
+        The softmax is over the tokens that the constraint allows. Raises NonFiniteLogits.
+        """
+        if row.device.type != "cpu" and self._constraint is None:
+            return self._pick_on_device(self._penalise(row, context, ()), context, row)[0]
+        [token] = self.pick(row, context)
+        scores = self.narrow(row[0], context)
+        return token, float(torch.exp(scores[token] - torch.logsumexp(scores, -1)))
 
     def narrow(self, row: torch.Tensor, context: Tokens) -> torch.Tensor:
         """`row`, float32 [vocab], the scores after `context`, with -inf for the tokens that the constraint forbids."""
@@ -110,6 +122,33 @@ class Sampler:
     def is_forced(self, context: Tokens) -> bool:
         """Whether the constraint allows exactly one token after `context`, so that drafting it wastes time."""
         return self._constraint is not None and bool(self._constraint.forced(context))
+
+    def _penalise(self, logits: torch.Tensor, context: Tokens, drafted: Sequence[int]) -> torch.Tensor:
+        """`logits` [rows, vocab] with the penalties of each row's own context."""
+        penalties = self._penalties
+        if penalties is None:
+            return logits
+        return torch.stack([penalties.apply(row, context + drafted[:i]) for i, row in enumerate(logits)])
+
+    def _pick_on_device(
+        self, logits: torch.Tensor, context: Tokens, scores: torch.Tensor | None = None
+    ) -> list[tuple[int, float]]:
+        """The token of every row of `logits`, float32 [rows, vocab], and its probability under `scores` if given.
+
+        All of them take one transfer from the device.
+        """
+        temperature = min(max(self.params.temperature, _COLDEST), _HOTTEST)
+        for whole in (False, True):
+            picks, complete = pick_rows(logits, self.params, len(context), temperature=temperature, whole=whole)
+            likely = torch.zeros_like(picks, dtype=torch.float64)
+            if scores is not None:
+                likely = (scores.gather(1, picks.clamp(min=0)[:, None])[:, 0] - scores.logsumexp(-1)).exp().double()
+            found = torch.stack([picks.double(), complete.double(), likely], 1).tolist()
+            if any(token < 0 for token, _, _ in found):
+                raise NonFiniteLogits
+            if all(complete for _, complete, _ in found):
+                break
+        return [(int(token), probability) for token, _, probability in found]
 
     def _pick_one(self, row: torch.Tensor, context: Tokens) -> int:
         if self._penalties is not None:

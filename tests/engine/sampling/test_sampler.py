@@ -23,6 +23,7 @@ from specgen.engine import decode as decode_module
 from specgen.engine.drafters.interface import Drafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
+from specgen.engine.sampling.device import pick_rows
 from specgen.engine.sampling.penalties import Penalties
 from specgen.engine.sampling.sampler import NonFiniteLogits, Sampler, warp
 from specgen.engine.verify import Verdict
@@ -350,3 +351,29 @@ def test_the_first_of_equal_logits_is_picked() -> None:
     rows = torch.randint(0, 3, (50, 40_000), generator=torch.Generator().manual_seed(0)).float()
     first = [int((row == row.max()).nonzero()[0]) for row in rows]
     assert Sampler(SamplingParams(), 1).pick(rows, Tokens([1]), [2] * 49) == first
+
+
+@pytest.mark.parametrize("top_k", [0, 7])
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("min_p", [0.0, 0.1])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 30.0])
+def test_rows_are_picked_at_once_as_one_by_one(top_k: int, top_p: float, min_p: float, temperature: float) -> None:
+    """What an accelerator computes without waiting is what a CPU computes row by row."""
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=3)
+    logits = torch.randn(8, 3000, generator=torch.Generator().manual_seed(1)) * 4
+    context = Tokens([1, 2, 3])
+    expected = Sampler(params, 3).pick(logits, context, [5] * 7)
+    picks, complete = pick_rows(logits, params, len(context), temperature=max(temperature, 1e-9))
+    if not complete.all():
+        assert (temperature, top_k) == (30.0, 0), "only a flat row outgrows the shortlist"
+        picks, complete = pick_rows(logits, params, len(context), temperature=temperature, whole=True)
+    assert complete.all()
+    assert picks.tolist() == expected
+
+
+def test_a_row_without_numbers_is_marked() -> None:
+    logits = torch.zeros(2, 50)
+    logits[1, 7] = torch.nan
+    for temperature in (0.0, 1.0):
+        picks, _ = pick_rows(logits, SamplingParams(temperature=temperature), 0, temperature=1.0)
+        assert (picks[0] >= 0, picks[1]) == (True, -1)
