@@ -286,21 +286,28 @@ def compare_texts(
     tokens: int,
 ) -> None:
     """Compare answers of each draft length, and of lookup, with those of plain decoding."""
-    session = open_session(target, "none", None, dtype)
-    plain = [answer(session, prompt, how, tokens)[0] for prompt in prompts for how in (GREEDY, SEEDED)]
-    again = [answer(session, prompt, how, tokens)[0] for prompt in prompts for how in (GREEDY, SEEDED)]
-    session.close()
+    asked = [(prompt, how) for prompt in prompts for how in (GREEDY, SEEDED)]
+    session = open_session(target, draft, None, dtype)
+
+    def found(k: int | None, *, speculating: bool = True) -> list[tuple[list[int], Stats]]:
+        over = Session.over(session.pair, replace(session.pair.options, num_draft_tokens=k))
+        over.speculating = speculating
+        return [answer(over, prompt, how, tokens) for prompt, how in asked]
+
+    plain = [ids for ids, _ in found(None, speculating=False)]
+    again = [ids for ids, _ in found(None, speculating=False)]
     report.add(f"{name}_plain_repeats", f"{sum(map(list.__eq__, plain, again))} of {len(plain)} identical")
-    for drafter, k in [*((draft, k) for k in lengths), ("lookup", None)]:
-        session = open_session(target, drafter, k, dtype)
-        found = [answer(session, prompt, how, tokens) for prompt in prompts for how in (GREEDY, SEEDED)]
-        session.close()
-        same = sum(ids == expected for (ids, _), expected in zip(found, plain, strict=True))
-        drafted = sum(stats.drafted_tokens for _, stats in found)
-        accepted = sum(stats.accepted_tokens for _, stats in found)
-        label = "lookup" if drafter == "lookup" else f"k={'auto' if k is None else k}"
+    for k in (*lengths, "lookup"):
+        if k == "lookup":
+            list(session.change_draft("lookup"))
+        answers = found(None if k == "lookup" else k)  # type: ignore[arg-type]
+        same = sum(ids == expected for (ids, _), expected in zip(answers, plain, strict=True))
+        drafted = sum(stats.drafted_tokens for _, stats in answers)
+        accepted = sum(stats.accepted_tokens for _, stats in answers)
         share = f"{accepted / drafted:.2f}" if drafted else "-"
+        label = f"k={k or 'auto'}"
         report.add(f"{name}_{label}", f"{same} of {len(plain)} identical, {drafted} drafted, acceptance rate {share}")
+    session.close()
 
 
 def speed(report: Report, arguments: argparse.Namespace) -> None:
@@ -409,15 +416,14 @@ def peers(report: Report, target: Path, draft: Path, tokens: int) -> None:
     """transformers' plain and assisted generation of the same prompts."""
     from specgen.bench.peers import load_peers  # noqa: PLC0415
     from specgen.checkpoint.checkpoint import Checkpoint  # noqa: PLC0415
-    from specgen.checkpoint.tokenizer import Tokenizer  # noqa: PLC0415
     from specgen.core.types import ModelRef  # noqa: PLC0415
+    from specgen.session.prompt import raw_prompt, read_tokenizer  # noqa: PLC0415
 
     if CUDA:
         torch.cuda.empty_cache()
     checkpoints = [Checkpoint(ModelRef(str(path)), path) for path in (target, draft)]
-    encode = Tokenizer.load(target).encode if hasattr(Tokenizer, "load") else None
+    prompts = [raw_prompt(read_tokenizer(checkpoints[0], EngineOptions()), text).ids for text in PROMPTS[:4]]
     for peer in load_peers(checkpoints[0], checkpoints[1], Dtype.BFLOAT16, DEVICE):
-        prompts = [encode(text) if encode else list(range(1, 20)) for text in PROMPTS[:3]]
         peer.run(prompts[0], 8)
         rates = [peer.run(prompt, tokens).stats.tokens_per_second for prompt in prompts[1:]]
         report.add(f"{peer.name} tok_s", round(statistics.median(rates), 1))
