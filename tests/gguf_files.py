@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,19 @@ def finish(writer: gguf.GGUFWriter, path: Path) -> Checkpoint:
 
 
 def add_byte_level(
-    writer: gguf.GGUFWriter, tokenizer: Backend, pre: str = "gpt-2", template: str = CHAT_TEMPLATE
+    writer: gguf.GGUFWriter,
+    tokenizer: Backend,
+    pre: str = "gpt-2",
+    template: str = CHAT_TEMPLATE,
+    kinds: Mapping[int, int] | None = None,
 ) -> None:
-    """The tokens and merges of a byte-level BPE whose first two tokens are special, as those of fakes.py."""
+    """Write a byte-level BPE whose first two tokens are special, as in fakes.py. `kinds`: id -> another type."""
     content = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(content["vocab"], key=content["vocab"].get)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([3, 3, *[1] * (VOCAB - 2)])
+    writer.add_token_types([(kinds or {}).get(index, 3 if index < 2 else 1) for index in range(VOCAB)])
     writer.add_token_merges([" ".join(merge) for merge in content["merges"]])
     writer.add_eos_token_id(tokens.index(END))
     writer.add_chat_template(template)

@@ -43,6 +43,10 @@ def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
     else:
         eos = tokenizer.token_id(tokenizer.special_tokens.get("eos_token", ""))
         found = set() if eos is None else {eos}
+    if checkpoint.is_gguf:
+        from specgen.checkpoint.gguf.tokenizer import end_ids as gguf_end_ids  # noqa: PLC0415  0.1 s, only for GGUF
+
+        found |= gguf_end_ids(checkpoint.header, tokenizer)
     turn = _end_of_turn(tokenizer)
     return frozenset(found if turn is None else found | {turn})
 

@@ -23,7 +23,7 @@ from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.session.draft_selection import check_draft_memory, choose_draft, smaller_draft
 from specgen.session.memory_plan import MemoryPlan, check_memory, plan_pair, read_early_architecture
 from specgen.session.pair import UNLIMITED, Pair
-from specgen.session.prompt import compare_tokenizers
+from specgen.session.prompt import compare_tokenizers, tokenizer_warning
 
 # Interval of Progress events while a thread is waited for, in seconds.
 _TICK_S = 0.1
@@ -131,6 +131,8 @@ def _load_pair(
         comparison.result()  # a fault of the prompt or the pair is reported before one of the weights
         raise
     tokenizer, shared = comparison.result()
+    if warning := tokenizer_warning(target):
+        yield Notice(warning)
     yield from _wait(hashes, Progress(f"hashing {target.ref.name}"))
     pair = Pair(
         target=model,

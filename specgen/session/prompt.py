@@ -115,6 +115,15 @@ def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: En
     return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options)) if draft else 0
 
 
+def tokenizer_warning(checkpoint: Checkpoint) -> str:
+    """What to tell the user of a tokenizer that may split text wrongly, else "". Raises BadFile."""
+    if not checkpoint.is_gguf:
+        return ""
+    from specgen.checkpoint.gguf.tokenizer import pre_tokenizer_warning  # noqa: PLC0415  0.1 s, only for GGUF
+
+    return pre_tokenizer_warning(checkpoint.header)
+
+
 def read_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
     """Needs only the small files of a model, or the header of its .gguf file. Raises BadFile, UnsupportedModel."""
     if checkpoint.is_gguf:

@@ -5,7 +5,7 @@ hub's tokenizer.json files and of llama.cpp's llama-vocab.cpp, which agree. A Se
 pipeline as in transformers (integrations/gguf/gguf_tokenizer_mapping.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,27 @@ from specgen.checkpoint.tokenizer import Tokenizer
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# The texts that llama.cpp (llama-vocab.cpp) takes for end tokens, whatever the header says.
+_END_TEXTS = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<end_of_utterance>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<EOT>",
+    "<|EOT|>",
+    "< EOT >",
+    "_<EOT>",
+)
+# In gpt-oss <|end|> ends a message, and the answer goes on with the next one.
+_HARMONY = {"<|return|>", "<|call|>"}
 _NAMED = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -26,6 +47,9 @@ _NAMED = {
     "pad_token": "padding_token_id",
 }
 _SPACE = "\u2581"  # SentencePiece's space
+# Mistral's vocabularies with this token put a space before the first word only.
+_INSTRUCTION = "[INST]"
+_NO_STRIP = ("<unk>", "<s>", "<|endoftext|>")  # the special tokens of Phi-3 that keep the whitespace after them
 
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -63,9 +87,15 @@ _PRE_TOKENIZERS: Mapping[str, _PreTokenizer] = {
     "gpt-2": _GPT2,
     "phi-2": _GPT2,
     "olmo": _GPT2,
+    "mpt": _GPT2,
+    "jais": _GPT2,
     "smollm": _DIGITS,
     "starcoder": _DIGITS,
     "refact": _DIGITS,
+    "command-r": _DIGITS,
+    "codeshell": _DIGITS,
+    "exaone": _DIGITS,
+    "minerva-7b": _DIGITS,
     "llama3": _LLAMA3_BPE,
     "llama-v3": _LLAMA3_BPE,
     "llama-bpe": _LLAMA3_BPE,
@@ -73,6 +103,8 @@ _PRE_TOKENIZERS: Mapping[str, _PreTokenizer] = {
     "dbrx": _PreTokenizer(_LLAMA3),
     "smaug-bpe": _PreTokenizer(_LLAMA3),
     "qwen2": _PreTokenizer(_QWEN2, nfc=True),
+    "stablelm2": _PreTokenizer(_QWEN2),
+    "megrez": _PreTokenizer(_QWEN2),
     "deepseek-r1-qwen": _PreTokenizer(_QWEN2),
     "tekken": _PreTokenizer(_TEKKEN, whole_words=True, bos=True),
     "gpt-4o": _PreTokenizer(_GPT4O),
@@ -92,13 +124,41 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
         backend = _byte_level(header, tokens, split) if split else _sentencepiece(header, tokens, values)
     except Exception:  # the library raises plain Exception, here for merges outside the vocabulary
         return None
+    phi3 = split is None and header.values.get("general.architecture") == "phi3"
     indices = {name: values.get(key) for name, key in _NAMED.items()}
     named = {name: tokens[i] for name, i in indices.items() if isinstance(i, int) and 0 <= i < len(tokens)}
-    _add_tokens(backend, header, tokens, named)
+    ends = {tokens[i] for key in _END_KEYS if isinstance(i := values.get(key), int) and 0 <= i < len(tokens)}
+    _add_tokens(backend, header, tokens, {*named.values(), *ends, *_END_TEXTS}, strip=phi3)
     bos = values.get("add_bos_token", split.bos if split else True)
     _add_bos_and_eos(backend, named, bos=bos is True, eos=values.get("add_eos_token") is True)
     template = header.values.get("tokenizer.chat_template")
     return Tokenizer(backend, chat_template=template if isinstance(template, str) else None, special_tokens=named)
+
+
+def pre_tokenizer_warning(path: Path) -> str:
+    """What to tell the user of a byte-level tokenizer whose pre-tokenizer is missing or unknown, else "".
+
+    Raises BadFile.
+    """
+    header = open_header(path)
+    if header.values.get(_PREFIX + "model") != "gpt2":
+        return ""
+    pre = header.values.get(_PREFIX + "pre")
+    if pre is None:
+        return f"{path.name} does not name its pre-tokenizer: text is split as by GPT-2, which may cost quality"
+    if pre not in _PRE_TOKENIZERS:
+        return f"{path.name} names the unknown pre-tokenizer {pre!r}: text may be split wrongly, which costs quality"
+    return ""
+
+
+def end_ids(path: Path, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end an answer: those that the header names, and well-known texts. Raises BadFile."""
+    values = open_header(path).values
+    found = {index for key in _END_KEYS if isinstance(index := values.get(_PREFIX + key), int)}
+    texts = {text: index for text in _END_TEXTS if (index := tokenizer.token_id(text)) is not None}
+    if texts.keys() >= _HARMONY:
+        texts.pop("<|end|>", None)
+    return frozenset({*found, *texts.values()})
 
 
 def _ids(tokens: list[str]) -> dict[str, int]:
@@ -147,11 +207,10 @@ def _sentencepiece(header: Header, tokens: list[str], values: Mapping[str, Any])
         backend.normalizer = replace
         backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     else:
-        if architecture == "phi3":
+        if prefix and _INSTRUCTION in tokens:
+            backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="first", split=False)
+        else:  # a space before every piece of text between special tokens, as in Llama 2
             backend.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), replace] if prefix else [replace])
-        else:
-            scheme = "first" if prefix else "never"
-            backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme, split=False)
         decoding += [decoders.Strip(" ", left=1)] if prefix else []
     backend.decoder = decoders.Sequence(decoding)
     return backend
@@ -175,13 +234,14 @@ def _halves(token: str, ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
             yield left, right
 
 
-def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Mapping[str, str]) -> None:
-    """Add control, user-defined and named tokens to `backend`, which then never splits them.
+def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Set[str], *, strip: bool) -> None:
+    """Add control, user-defined and `named` tokens to `backend`, which then never splits them.
 
-    User-defined tokens are not special: they are part of decoded text.
+    User-defined tokens are not special: they are part of decoded text. `strip` is for Phi-3, whose special tokens take
+    the whitespace after them.
     """
     kinds = header.array(_PREFIX + "token_type") if _PREFIX + "token_type" in header.lengths else []
-    special = {*named.values(), *(token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL)}
+    special = named | {token for token, kind in zip(tokens, kinds, strict=False) if kind == _CONTROL}
     known = set(backend.get_vocab())
     pieces = [(token, True) for token in tokens if token in special]
     pieces += [
@@ -189,7 +249,12 @@ def _add_tokens(backend: Backend, header: Header, tokens: list[str], named: Mapp
         for token, kind in zip(tokens, kinds, strict=False)
         if kind == _USER_DEFINED and token not in special and token in known
     ]
-    backend.add_tokens([AddedToken(token, normalized=False, special=special) for token, special in pieces])
+    backend.add_tokens(
+        [
+            AddedToken(token, normalized=False, special=special, rstrip=strip and special and token not in _NO_STRIP)
+            for token, special in pieces
+        ]
+    )
 
 
 def _add_bos_and_eos(backend: Backend, named: Mapping[str, str], *, bos: bool, eos: bool) -> None:

@@ -10,7 +10,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from specgen.checkpoint.gguf.tokenizer import read_tokenizer
+from specgen.checkpoint.gguf.tokenizer import end_ids as gguf_end_ids
+from specgen.checkpoint.gguf.tokenizer import pre_tokenizer_warning, read_tokenizer
+from specgen.session.generation_defaults import end_ids
 from tests import fakes
 from tests.fakes import CHAT_TEMPLATE, END, START
 from tests.gguf_files import add_byte_level, finish
@@ -151,11 +153,11 @@ PIECES = [
 PIECES += ["\u2581\u2581", "\u2581\u2581\u2581", "1", "2", "12", "\n", ".", "<", ">", "|", "<think>", "<|user|>"]
 
 
-def sentencepiece(folder: Path, architecture: str, **values: Any) -> Path:
+def sentencepiece(folder: Path, architecture: str, more: tuple[str, ...] = (), **values: Any) -> Path:
     """A vocabulary with bytes, control and user-defined tokens, and scores that are no order of ids."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, *more]
     writer = gguf.GGUFWriter(folder / "m.gguf", architecture)
-    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(PIECES) - 2), 4, 3]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(PIECES) - 2), 4, 3, *[3] * len(more)]
     # Enough for the configs of transformers, which are made on the way to a tokenizer.
     writer.add_context_length(64)
     writer.add_embedding_length(64)
@@ -184,7 +186,7 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
 def test_sentencepiece_is_read_as_by_transformers(tmp_path: Path, architecture: str) -> None:
     path = sentencepiece(tmp_path, architecture, add_bos_token=True)
     expected = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
@@ -197,8 +199,89 @@ def test_sentencepiece_is_read_as_by_transformers(tmp_path: Path, architecture: 
     assert tokenizer.special_tokens["bos_token"] == "<s>"
 
 
+def original(path: Path, *, strip: bool = False, metaspace: bool = False) -> Tokenizer:
+    """The tokenizer.json of Llama 2, Phi-3 (`strip`) or Mistral v0.3 (`metaspace`) with the vocabulary of `path`."""
+    read = read_tokenizer(path)
+    assert read is not None
+    content = json.loads(read.to_json())
+    for token in content["added_tokens"]:
+        token["rstrip"] = strip and token["special"] and token["content"] not in ("<unk>", "<s>")
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    prepend = {"type": "Prepend", "prepend": "\u2581"}
+    content["normalizer"] = None if metaspace else {"type": "Sequence", "normalizers": [prepend, replace]}
+    content["pre_tokenizer"] = space if metaspace else None
+    return Tokenizer.from_str(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "options"),
+    [("llama", (), {}), ("phi3", (), {"strip": True}), ("llama", ("[INST]",), {"metaspace": True})],
+    ids=["llama-2", "phi-3", "mistral-v0.3"],
+)
+def test_text_after_special_tokens_is_read_as_by_the_original(
+    tmp_path: Path, architecture: str, more: tuple[str, ...], options: dict[str, bool]
+) -> None:
+    path = sentencepiece(tmp_path, architecture, more, add_bos_token=True)
+    tokenizer, expected = read_tokenizer(path), original(path, **options)
+    assert tokenizer is not None
+    for text in [*SENTENCES, "<|user|> the dog", "<|user|>\n\nthe dog<s> the", "the<|user|>the</s>  the"]:
+        ids = tokenizer.encode(text, special=True)
+        assert ids == expected.encode(text).ids
+        assert tokenizer.decode(ids) == expected.decode(ids, skip_special_tokens=True)
+    after = "".join(tokenizer.token_text(token) for token in tokenizer.encode("<|user|>the", special=False))
+    assert after == ("<|user|>the" if "metaspace" in options else "<|user|>\u2581the")
+
+
 def test_no_space_goes_before_a_text_whose_header_says_so(tmp_path: Path) -> None:
     tokenizer = read_tokenizer(sentencepiece(tmp_path, "llama", add_space_prefix=False, add_bos_token=False))
     assert tokenizer is not None
     assert [tokenizer.token_text(token) for token in tokenizer.encode("the", special=True)] == ["the"]
     assert tokenizer.decode(tokenizer.encode(" the", special=True)) == " the"
+
+
+@pytest.mark.parametrize(
+    ("pre", "says"),
+    [
+        ("gpt-2", ""),
+        ("default", ""),
+        ("a new one", "m.gguf names the unknown pre-tokenizer 'a new one': text may be split wrongly"),
+        (None, "m.gguf does not name its pre-tokenizer: text is split as by GPT-2"),
+    ],
+)
+def test_an_unknown_split_is_reported(tmp_path: Path, pre: str | None, says: str) -> None:
+    path = byte_level(tmp_path, pre or "gpt-2")
+    if pre is None:
+        path.write_bytes(path.read_bytes().replace(b"tokenizer.ggml.pre", b"tokenizer.ggml.prx"))
+    warning = pre_tokenizer_warning(path)
+    assert warning.startswith(says)
+    assert bool(warning) == bool(says)
+
+
+def test_a_header_ends_answers_with_all_its_end_tokens(tmp_path: Path) -> None:
+    hub = json.loads(fakes.backend().to_str())
+    names = sorted(hub["model"]["vocab"], key=hub["model"]["vocab"].get)
+    for index, text in ((5, "<|im_end|>"), (6, "<end_of_turn>"), (7, "<think>")):
+        hub["model"]["vocab"][text] = hub["model"]["vocab"].pop(names[index])
+    hub["model"]["merges"] = [each for each in hub["model"]["merges"] if not {names[i] for i in (5, 6, 7)} & set(each)]
+    words = set(hub["model"]["vocab"])
+    hub["model"]["merges"] = [each for each in hub["model"]["merges"] if {*each, "".join(each)} <= words]
+    (tmp_path / "m").mkdir()
+    writer = gguf.GGUFWriter(tmp_path / "m" / "m.gguf", "llama")
+    add_byte_level(writer, Tokenizer.from_str(json.dumps(hub)), kinds={5: 4, 6: 4, 7: 4})
+    writer.add_uint32("tokenizer.ggml.eot_token_id", 8)
+    writer.add_uint32("tokenizer.ggml.eom_token_id", 9)
+    checkpoint = finish(writer, tmp_path / "m" / "m.gguf")
+    tokenizer = read_tokenizer(checkpoint.path)
+    assert tokenizer is not None
+    assert end_ids(checkpoint, tokenizer) == {0, 5, 6, 8, 9}
+    assert tokenizer.decode([5, 6, 8, 9]) == "", "end tokens are not printed, whatever their type"
+    assert tokenizer.decode([7]) == "<think>"
+
+
+def test_a_message_of_gpt_oss_does_not_end_the_answer(tmp_path: Path) -> None:
+    path = sentencepiece(tmp_path, "llama", ("<|end|>", "<|return|>", "<|call|>"))
+    tokenizer = read_tokenizer(path)
+    assert tokenizer is not None
+    ends = {tokenizer.token_text(token) for token in gguf_end_ids(path, tokenizer)}
+    assert ends == {"</s>", "<|return|>", "<|call|>"}
