@@ -14,6 +14,7 @@ from typing import Any
 from specgen.bench.bootstrap import Interval, difference_interval, median_interval, p_value
 from specgen.bench.settings import RegressionKind
 from specgen.core.errors import UsageError
+from specgen.core.words import plural
 
 Figures = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -71,6 +72,8 @@ def _check_comparable(before: Figures, after: Figures) -> None:
             raise UsageError(f"the baseline was measured with another {what}", hint=hint)
     if not before.get("runs"):
         raise UsageError("the baseline has no runs to compare with", hint="name a report in JSON, JSON lines or HTML")
+    if not _names(before, after):
+        raise UsageError("the baseline measured other contenders", hint="--rerun FILE measures the same again")
 
 
 def _outputs(name: str, before: Figures, after: Figures) -> Iterator[ReportChange]:
@@ -126,7 +129,12 @@ def _speeds(before: Figures, after: Figures) -> Iterator[ReportChange]:
         text = f"runs fixed work {drift:.2f} times as fast as before: speed is not compared"
         yield ReportChange("speed", "this machine", text, worse=False)
         return
-    figures = [each for each in _speed_figures(before, after, drift or 1.0) if len(each.ratios) >= _FEWEST]
+    measured = list(_speed_figures(before, after, drift or 1.0))
+    figures = [each for each in measured if len(each.ratios) >= _FEWEST]
+    if not figures:
+        prompts = max((len(each.ratios) for each in measured), default=0)
+        text = f"is not compared: {plural(prompts, 'prompt')} in common, {_FEWEST} are needed"
+        yield ReportChange("speed", "every contender", text, worse=False)
     for each in figures:
         interval = median_interval(each.ratios, _LEVEL)
         ratio = statistics.median(each.ratios)

@@ -35,7 +35,7 @@ def as_markdown(report: Figures, header: Figures) -> str:
 def report_tables(report: Figures) -> list[ReportTable]:
     """All tables of `report`: ratios first, absolute figures after them."""
     overall = report["overall"]
-    tables = [_head(report), *_comparisons(report), ReportTable([], (_verdict(report),))]
+    tables = [_head(report), *_comparisons(report), ReportTable([], _verdict(report))]
     if interrupted := report.get("interrupted"):
         line = f"PARTIAL: interrupted after {interrupted['turns']} of {interrupted['of']} turns"
         tables.insert(1, ReportTable([], (line,)))
@@ -103,15 +103,24 @@ def _comparison(title: str, table: Mapping[str, Figures]) -> ReportTable:
     return ReportTable(rows)
 
 
-def _verdict(report: Figures) -> str:
+def _verdict(report: Figures) -> tuple[str, ...]:
+    overall = report["overall"]
+    idle = [
+        name
+        for name, figures in overall.items()
+        if figures["own"] and figures["acceptance_rate"] is None and figures["reference"] != name
+    ]
+    note = (f"drafted nothing, so the equal text proves nothing: {', '.join(idle)}",) if idle else ()
     if report["identical"]:
-        return "identical output: every drafter wrote the text of plain decoding"
+        drafters = [name for name, figures in overall.items() if figures["own"] and figures["reference"] != name]
+        same = "identical output: every drafter wrote the text of plain decoding"
+        return (same, *note) if len(idle) < len(drafters) or not drafters else note
     wrong = [
         f"{name} {figures['texts'] - figures['same_text']} of {figures['texts']}"
-        for name, figures in report["overall"].items()
+        for name, figures in overall.items()
         if figures["own"] and figures["same_text"] < figures["texts"]
     ]
-    return f"NOT identical to the first text of plain decoding: {', '.join(wrong)}"
+    return (f"NOT identical to the first text of plain decoding: {', '.join(wrong)}", *note)
 
 
 def _distributions(report: Figures) -> ReportTable:

@@ -16,6 +16,7 @@ from specgen.session.pair import Pair
 from specgen.session.session import Session, memory_errors
 
 _DRAFTERS = (MODEL, LOOKUP, HYBRID)
+_DRAFT_LENGTH = 4  # tokens with -k auto: the adaptive length may draft nothing in a short answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class CheckSettings:
 
 @dataclass(frozen=True, slots=True)
 class CheckStarted:
-    """The pair is loaded; `runs` comparisons follow."""
+    """The pair is loaded; `runs` comparisons follow. `draft_length` is in tokens."""
 
     target: LoadedModel
     draft: LoadedModel | None
@@ -49,6 +50,7 @@ class CheckStarted:
     dtype: str
     quant: str
     drafters: tuple[str, ...]
+    draft_length: int
     runs: int
 
 
@@ -97,6 +99,7 @@ def check_pair(
         dtype=str(pair.placement.dtype).removeprefix("torch."),
         quant="int8" if pair.placement.int8 else "none",
         drafters=drafters,
+        draft_length=checker.draft_length,
         runs=len(runs) * len(drafters),
     )
     start = time.monotonic()
@@ -114,6 +117,7 @@ class _Checker:
         self._pair = pair
         self._drafters = drafters
         self._settings = settings
+        self.draft_length = settings.engine.num_draft_tokens or _DRAFT_LENGTH
         for name in drafters:
             if name not in available(pair):
                 known = ", ".join(available(pair)[1:])
@@ -129,11 +133,10 @@ class _Checker:
     def _answer(self, drafter: str, ids: Sequence[int], sampling: SamplingParams) -> tuple[GeneratedText, Stats]:
         target = CallRecorder(self._pair.target)
         pair = dataclasses.replace(self._pair, target=target)
+        options = dataclasses.replace(self._settings.engine, num_draft_tokens=self.draft_length)
         # Every field is set, so the model's recommended sampling does not apply.
-        choice = SamplingChoice(**dataclasses.asdict(sampling))
-        made = OwnContender(drafter, pair, Variant(drafter, self._settings.engine, choice)).run(
-            ids, self._settings.max_new_tokens
-        )
+        variant = Variant(drafter, options, SamplingChoice(**dataclasses.asdict(sampling)))
+        made = OwnContender(drafter, pair, variant).run(ids, self._settings.max_new_tokens)
         return GeneratedText(made.ids, target.calls), made.stats
 
     def _words(self, difference: Difference | None) -> tuple[str, str]:

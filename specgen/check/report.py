@@ -7,14 +7,20 @@ from typing import Any
 
 from specgen.check.check import CheckResult, CheckSettings, CheckStarted, label
 from specgen.check.difference import Difference
+from specgen.core.words import plural
 
-FORMAT = 1
+FORMAT = 2
 """Increases when a key of the report is removed or changes its meaning."""
 
 
 def real_differences(results: Sequence[CheckResult]) -> int:
     """Number of differences that rounding does not explain."""
     return sum(each.difference is not None and not each.difference.tie for each in results)
+
+
+def drafted_tokens(results: Sequence[CheckResult]) -> int:
+    """Number of drafted tokens. Without any, the texts are equal whatever the code does."""
+    return sum(each.stats.drafted_tokens for each in results)
 
 
 def _ties(results: Sequence[CheckResult]) -> int:
@@ -35,15 +41,22 @@ def difference_line(checked: CheckResult) -> str:
 
 
 def summary(results: Sequence[CheckResult], started: CheckStarted | None) -> str:
-    """Summarize a check in one or two lines. `started` is None if the pair was not loaded."""
+    """Summarize a check in one to three lines. `started` is None if the pair was not loaded."""
     if started is None or not results:
         return "nothing was checked"
+    if not drafted_tokens(results):
+        tokens = sum(each.stats.generated_tokens for each in results)
+        reason = f"nothing was drafted in {plural(tokens, 'token')}, so nothing was compared"
+        return f"NOT CHECKED: {_amount(results, started)}: {reason}; raise -n, give longer prompts or another drafter"
     wrong, ties = real_differences(results), _ties(results)
     same = len(results) - wrong - ties
-    parts = [_count(wrong, "difference")] if wrong else []
-    parts += [_count(ties, "tie") + " of floating point"] if ties else []
+    parts = [plural(wrong, "difference")] if wrong else []
+    parts += [plural(ties, "tie") + " of floating point"] if ties else []
     parts += [f"{same} identical"] if parts else ["identical"]
-    return f"{_amount(results, started)}: {', '.join(parts)}\n{_drafting(results)}"
+    lines = [f"{_amount(results, started)}: {', '.join(parts)}", _drafting(results)]
+    if idle := [name for name in started.drafters if not drafted_tokens(_of(name, results))]:
+        lines.append(f"not checked: {', '.join(idle)}, which drafted nothing")
+    return "\n".join(lines)
 
 
 def report_data(
@@ -55,9 +68,10 @@ def report_data(
         "pair": dataclasses.asdict(started) if started else None,
         "settings": dataclasses.asdict(settings),
         "complete": whole,
-        "identical": bool(results) and all(each.difference is None for each in results),
+        "identical": drafted_tokens(results) > 0 and all(each.difference is None for each in results),
         "differences": real_differences(results),
         "ties": _ties(results),
+        "drafted_tokens": drafted_tokens(results),
         "checked": [_record(each) for each in results],
     }
 
@@ -88,17 +102,14 @@ def _amount(results: Sequence[CheckResult], started: CheckStarted) -> str:
     prompts = len({each.prompt for each in results})
     samplings = len({each.sampling for each in results})
     drafters = f" x {len(started.drafters)} drafters" if len(started.drafters) > 1 else ""
-    return f"{_count(prompts, 'prompt')} x {_count(samplings, 'sampling')}{drafters}"
+    return f"{plural(prompts, 'prompt')} x {plural(samplings, 'sampling')}{drafters}"
 
 
 def _drafting(results: Sequence[CheckResult]) -> str:
-    """Describe how much was drafted: equal texts without any drafting prove nothing."""
+    """Describe how much was drafted."""
     stats = [each.stats for each in results]
     tokens, rounds = sum(each.generated_tokens for each in stats), sum(each.rounds for each in stats)
-    drafted, accepted = sum(each.drafted_tokens for each in stats), sum(each.accepted_tokens for each in stats)
-    if not drafted:
-        return f"{tokens} tokens, nothing drafted: a fixed -k drafts always"
-    rate, length = accepted / drafted, tokens / rounds
+    rate, length = sum(each.accepted_tokens for each in stats) / drafted_tokens(results), tokens / rounds
     return f"{tokens} tokens · acceptance rate {100 * rate:.0f} % · mean acceptance length {length:.1f}"
 
 
@@ -114,5 +125,5 @@ def _figures(difference: Difference) -> str:
     return f"; margin {difference.margin:.2g}{drawn}, which moves by {difference.noise:.2g} at width {difference.width}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _of(drafter: str, results: Sequence[CheckResult]) -> list[CheckResult]:
+    return [each for each in results if each.drafter == drafter]

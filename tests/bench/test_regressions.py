@@ -140,11 +140,20 @@ def test_with_a_fixed_draft_length_one_round_more_is_found() -> None:
     assert compare_reports(measured(), after) == []
 
 
-def test_too_few_prompts_say_nothing_of_speed() -> None:
+def test_too_few_prompts_to_compare_speed_are_reported() -> None:
     before, after = measured(), measured(gain=1.0)
     for report in (before, after):
         report["runs"] = report["runs"][:8]
-    assert compare_reports(before, after) == []
+    (change,) = compare_reports(before, after)
+    assert (change.kind, change.worse) == ("speed", False)
+    assert change.text == "is not compared: 4 prompts in common, 6 are needed"
+
+
+def test_reports_without_a_contender_in_common_are_refused() -> None:
+    before = measured()
+    before["overall"] = {f"old {name}": figures for name, figures in before["overall"].items()}
+    with pytest.raises(UsageError, match="the baseline measured other contenders"):
+        compare_reports(before, measured())
 
 
 def _other_suite(report: dict[str, Any]) -> None:

@@ -88,3 +88,10 @@ def test_what_it_costs_is_said_where_a_price_is_named(made: dict[str, Any]) -> N
     text = as_text(made)
     assert line(text, "a million tokens") == ["hours", "kWh", "money"]
     assert "\n2 an hour; no energy counter is readable\n" in text
+
+
+def test_a_drafter_that_drafted_nothing_proves_nothing(made: dict[str, Any]) -> None:
+    made["overall"]["model"]["acceptance_rate"] = None
+    text = as_text(made)
+    assert "identical output" not in text
+    assert "\ndrafted nothing, so the equal text proves nothing: model\n" in text

@@ -52,7 +52,7 @@ def test_json_has_every_run(check: Any) -> None:
     outcome = check("--json", "--seeds", "3", "--prompts", 2, "--drafters", "model,lookup")
     report = json.loads(outcome.text)
     assert (outcome.code, outcome.err) == (0, "")
-    assert (report["format"], report["complete"], report["identical"], report["differences"]) == (1, True, True, 0)
+    assert (report["format"], report["complete"], report["identical"], report["differences"]) == (2, True, True, 0)
     assert report["pair"]["target"]["id"] == "bundled:stories/target"
     # Categories take turns.
     places = [(run["category"], run["seed"], run["drafter"]) for run in report["checked"]]
@@ -91,6 +91,36 @@ def test_ties_alone_are_exit_code_0(check: Any, monkeypatch: pytest.MonkeyPatch)
     outcome = check("--temp", 2, "--seeds", "1", "--prompts", 1)
     assert outcome.code == 0
     assert outcome.text.startswith("tie: prompt 1 (tale), ")
+
+
+def test_a_short_answer_is_drafted_too() -> None:
+    """The adaptive draft length may draft nothing in so few tokens, so a check drafts a fixed number."""
+    outcome = invoke("check", "-m", "stories", "--threads", 1, "-n", 16, "--temp", 0, "--json", "Once upon a time")
+    report = json.loads(outcome.text)
+    assert (outcome.code, report["identical"], report["pair"]["draft_length"]) == (0, True, 4)
+    assert report["drafted_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-n", 1),  # one token comes from the prompt's pass
+        ("--drafters", "lookup", "-n", 2, "--last", 2),  # nothing repeats
+    ],
+)
+def test_a_check_that_compared_nothing_does_not_pass(check: Any, arguments: tuple[object, ...]) -> None:
+    outcome = check(*arguments)
+    assert (outcome.code, outcome.err) == (1, "")
+    assert outcome.text.startswith("NOT CHECKED: 3 prompts x 3 samplings: nothing was drafted")
+    assert "raise -n" in outcome.text
+    report = json.loads(check(*arguments, "--json").text)
+    assert (report["identical"], report["differences"], report["drafted_tokens"]) == (False, 0, 0)
+
+
+def test_a_drafter_that_drafted_nothing_is_named(check: Any) -> None:
+    outcome = check("--drafters", "model,lookup", "-n", 3, "--last", 2)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.text.splitlines()[-1] == "not checked: lookup, which drafted nothing"
 
 
 def test_given_prompts_take_the_place_of_the_suite() -> None:
