@@ -167,7 +167,8 @@ class ValueReader:
                 return self._plain(value)
         read = self._typers(param).coerce(value, param=param, ctx=ctx)
         if isinstance(read, float) and not math.isfinite(read):
-            raise UsageError(f"{param.opts[-1]} is '{value}'", hint="give a finite number")
+            flag = next(name for name in param.opts if name.startswith("--"))
+            raise UsageError(f"{flag} is '{value}'", hint="give a finite number")
         return read
 
     def _plain(self, value: Any) -> Any:

@@ -28,7 +28,7 @@ def _draft_length(text: str) -> int | None:
     """The draft length in tokens, or None for auto. Raises UsageError."""
     if text == "auto":
         return None
-    if not text.isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise UsageError(f"-k is '{text}'", hint="give a number of tokens, or auto")
     return int(text)
 
@@ -40,7 +40,7 @@ def seconds(text: str) -> float:
     """The seconds of `30s`, `5m`, `1h` or a number of minutes; 0 for off. Raises UsageError."""
     if text == "off":
         return 0.0
-    written = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text)
+    written = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh]?)", text)
     if written is None:
         raise UsageError(f"--keep-alive is '{text}'", hint="give a time, for example 30s, 5m or 1h, or off")
     return float(written[1]) * _SECONDS[written[2]]
@@ -133,7 +133,9 @@ class ModelOptions:
         Quant,
         typer.Option(help="int8 weights and activations on a CPU; auto: if they pay and --dtype is not given."),
     ] = _ENGINE.quant
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads; default: all cores.")] = None
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, metavar="N", help="CPU threads; default: all cores.")
+    ] = None
     ctx_size: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Context length in tokens, prompt and answer together.")
     ] = None

@@ -8,8 +8,8 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Finished, Stats, stats_fields
 from specgen.render.jsonl import error_fields, json_line
 
-# What a result adds to the fields of its record.
-ADDED = ("output", "partial", "seed", "stats", "error")
+# Fields that a result adds to those of its record. Fields of the record with these names go into `record`.
+ADDED = ("output", "partial", "seed", "stats", "error", "record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class Result:
     def as_json(self) -> bytes:
         """The fields of the record with `output` and `stats` added, or `error`, and `partial` where it was cut."""
         added: dict[str, object] = {name: value for name, value in self.fields.items() if name not in ADDED}
+        if hidden := {name: value for name, value in self.fields.items() if name in ADDED}:
+            added["record"] = hidden
         if self.finished is not None:
             added["partial" if self.error else "output"] = self.finished.text
             if self.seed is not None:

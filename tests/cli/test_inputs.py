@@ -1,10 +1,16 @@
 """What specgen reads: large, binary, empty, or from another system; what is wrong is said before weights are loaded."""
 
+import io
+import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from specgen.cli import inputs
+from specgen.cli.map import records
 from specgen.core.errors import PromptTooLong
 from specgen.session.prompt import refuse_long
 from tests.cli.command import Outcome, invoke
@@ -89,6 +95,74 @@ def test_an_input_without_text_is_no_prompt(unreadable: Path, data: bytes) -> No
     outcome = invoke("-m", unreadable, stdin=data)
     assert outcome.code == 2
     assert "there is no prompt" in failure(outcome)
+
+
+def test_the_last_line_end_is_not_part_of_the_prompt(checkpoints: Any, tmp_path: Path) -> None:
+    run = ("-m", checkpoints.target("llama"), "--raw", "-n", 8, "--json")
+    expected = started(invoke(*run, "the lazy dog"))
+    (tmp_path / "file").write_bytes(b"the lazy dog\n")
+    for outcome in (
+        invoke(*run, stdin=b"the lazy dog\n"),
+        invoke(*run, stdin=b"the lazy dog\r\n"),
+        invoke(*run, "-f", tmp_path / "file", stdin=b""),
+    ):
+        assert started(outcome) == expected
+    assert started(invoke(*run, stdin=b"the lazy dog\n\n")) != expected
+
+
+def started(outcome: Outcome) -> Any:
+    """What the model was asked."""
+    return json.loads(outcome.text.splitlines()[0])["messages"]
+
+
+@pytest.mark.parametrize("command", [["run"], ["map"]])
+def test_a_stdin_that_is_silent_is_named(checkpoints: Any, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """A pipe that nobody writes to must not look like a program that hangs."""
+    monkeypatch.setattr(inputs, "_PATIENCE_S", 0.0)
+    note = "specgen: waiting for stdin; add < /dev/null if there is nothing to read\n"
+
+    class Slow(io.BytesIO):
+        def _wait(self) -> None:
+            while note not in told.getvalue() and not quiet:
+                time.sleep(0.001)
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self._wait()
+            return super().read(size)
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            self._wait()
+            return super().readline(size)
+
+    for quiet in (False, True):
+        told = io.StringIO()
+        monkeypatch.setattr(inputs, "warn", lambda text, told=told: told.write(f"specgen: {text}\n"))
+        stdin = SimpleNamespace(buffer=Slow(b"hello\n"), isatty=lambda: False, closed=False)
+        monkeypatch.setattr("tests.cli.command.Stdin", lambda _, stdin=stdin: stdin)
+        options = ["-m", checkpoints.target("llama"), "--raw", "-n", 1, *(["-q"] if quiet else [])]
+        assert invoke(*command, *options).code == 0
+        assert told.getvalue() == ("" if quiet else note)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "-f", "/dev/zero"],
+        ["run", "hello", "--grammar", "/dev/zero"],
+        ["run", "hello", "-j", "/dev/zero"],
+        ["map", "-f", "/dev/zero"],
+    ],
+)
+def test_an_endless_file_does_not_fill_the_memory(
+    arguments: list[str], unreadable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "LARGEST_INPUT", 1000)
+    monkeypatch.setattr(records, "LARGEST_INPUT", 1000)
+    outcome = invoke(*arguments, "-m", unreadable, stdin=b"")
+    assert outcome.code == 10
+    assert "/dev/zero is l" in failure(outcome)
+    assert "er than 1 kB" in outcome.err
 
 
 def test_line_ends_of_another_system_part_input_and_prompt_as_ours_do(checkpoints: Any) -> None:

@@ -2,22 +2,26 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specgen.core.errors import TERMINATED, SomeFailed
+from specgen.core.errors import TERMINATED, OutOfMemory, SomeFailed
+from specgen.core.events import Event, Failed
 from specgen.history.store import History, location
+from specgen.serve.background.client import BackgroundSession
 from tests.cli.command import Outcome, Stdin, invoke, terminal
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
 LINES = ["the quick brown fox", "the lazy dog sleeps", "hello world"]
+FORMS = pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
 STORIES = [sys.executable, "-m", "specgen", "map", "-m", "stories", "--raw", "-n", "4"]
 
 
@@ -89,12 +93,68 @@ def test_json_records_keep_their_fields(mapped: Any, answer: Any) -> None:
     results = objects(outcome.out)
     assert [result["id"] for result in results] == [7, "x"]
     assert results[1]["naïve"] == [1, None]
+    assert results[1]["record"] == {"output": "old"}
+    assert "record" not in results[0]
     assert [" ".join(result["output"].split("\n")).strip() for result in results] == [
         answer(line) for line in LINES[:2]
     ]
     assert results[0]["stats"]["generated_tokens"] == 6
     assert "seed" not in results[0]
     assert objects(mapped("--json", "--temp", 1, "--seed", 3, stdin=jsonl(records)).out)[1]["seed"] == 3
+
+
+@pytest.mark.parametrize("name", ["output", "partial", "seed", "stats", "error", "record"])
+def test_no_field_of_a_record_is_lost(mapped: Any, answer: Any, name: str) -> None:
+    record = {"prompt": LINES[0], name: {"old": 1}}
+    (result,) = objects(mapped("--json", stdin=jsonl([record])).out)
+    assert result["record"] == {name: {"old": 1}}
+    assert result["output"].strip() == answer(LINES[0])
+    assert result["stats"]["generated_tokens"] == 6
+    (failed,) = objects(mapped("--json", "--field", "missing", stdin=jsonl([record])).out)
+    assert failed["record"] == {name: {"old": 1}}
+    assert failed["error"]["exit_code"] == 10
+
+
+def test_a_first_line_that_is_not_utf8_is_a_failed_record(mapped: Any, answer: Any) -> None:
+    outcome = mapped(stdin=b"caf\xe9\n" + LINES[0].encode())
+    assert (outcome.code, outcome.text) == (14, f"\n{answer(LINES[0])}\n")
+    assert "record 1: line 1 of stdin is not UTF-8" in outcome.err
+    data = b'{"prompt": "caf\xe9"}\n' + jsonl([{"prompt": LINES[0]}])
+    results = objects(mapped("--json", stdin=data).out)
+    assert [result.get("error", {}).get("exit_code") for result in results] == [10, None]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity"])
+def test_a_number_that_json_cannot_hold_is_a_failed_record(mapped: Any, number: str) -> None:
+    outcome = mapped("--json", stdin=f'{{"prompt": "hello", "n": {number}}}\n{{"prompt": "hello"}}\n'.encode())
+    assert outcome.code == 14
+    failed, good = objects(outcome.out)
+    assert number.lstrip("-") in failed["error"]["message"]
+    assert "output" in good
+
+
+@FORMS
+def test_a_fault_of_the_model_ends_the_run_and_resuming_goes_on_there(
+    mapped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    file, data = tmp_path / "out", "\n".join(LINES).encode()
+    generate = BackgroundSession.generate
+
+    def failing(session: BackgroundSession, prompt: str, **options: Any) -> Iterator[Event]:
+        if prompt == LINES[1]:
+            yield Failed(OutOfMemory("the device is full"))
+        else:
+            yield from generate(session, prompt, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BackgroundSession, "generate", failing)
+        outcome = mapped(*form, "--resume", file, stdin=data)
+        assert outcome.code == OutOfMemory.exit_code
+        assert outcome.err == "specgen: the device is full\n"
+        assert file.read_bytes().count(b"\n") == 1
+    assert mapped(*form, "--resume", file, stdin=data).code == 0
+    whole = mapped(*form, stdin=data).out
+    assert [strip(line) for line in file.read_bytes().splitlines()] == [strip(line) for line in whole.splitlines()]
 
 
 def test_a_field_can_be_named_or_taken_in(mapped: Any, answer: Any) -> None:
@@ -151,7 +211,6 @@ def test_answers_of_a_schema_are_lines_of_json(mapped: Any) -> None:
         ([], None, 2, "there are no records"),
         (["-f", "missing.txt"], None, 10, "missing.txt"),
         ([], b"\x7fELF\x02\x00", 10, "line 1 of stdin is binary"),
-        ([], b"caf\xe9\n", 10, "line 1 of stdin is not UTF-8"),
         (["about {topic}"], b"hello\n", 2, "no field 'topic'"),
         (["--field", "x"], b"hello\n", 2, "--field is for JSON records"),
         (["--regex", "(a"], b"hello\n", 2, "unclosed group"),
@@ -199,7 +258,7 @@ def test_the_pipeline_of_the_documentation_makes_json_of_every_line(mapped: Any)
 # Going on with what was begun
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+@FORMS
 @pytest.mark.parametrize("cut", [None, 0, 1, 2])
 def test_resuming_makes_the_file_that_one_run_makes(
     mapped: Any, tmp_path: Path, form: list[str], cut: int | None
@@ -207,8 +266,9 @@ def test_resuming_makes_the_file_that_one_run_makes(
     data = "\n".join(LINES).encode()
     whole = mapped(*form, stdin=data).out
     file = tmp_path / "out"
-    if cut is not None:  # so many results, and half of the next
-        lines = whole.splitlines(keepends=True)
+    if cut is not None:  # after a crash: some results, and half of the next one
+        assert mapped(*form, "--resume", file, stdin=data).code == 0
+        lines = file.read_bytes().splitlines(keepends=True)
         file.write_bytes(b"".join(lines[:cut]) + lines[cut][: len(lines[cut]) // 2])
     outcome = mapped(*form, "--resume", file, "--stats", stdin=data)
     assert (outcome.code, outcome.out) == (0, b"")
@@ -221,29 +281,103 @@ def strip(line: bytes) -> Any:
     return {**json.loads(line), "stats": None} if line.startswith(b"{") else line
 
 
-def test_nothing_is_loaded_when_all_is_done(mapped: Any, tmp_path: Path) -> None:
+def test_nothing_is_loaded_when_all_is_done(mapped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = "\n".join(LINES).encode()
     mapped("--resume", tmp_path / "out", stdin=data)
     before = (tmp_path / "out").read_bytes()
-    assert invoke("map", "-m", "./no-such-model", "--resume", tmp_path / "out", stdin=data).code == 0
+    monkeypatch.setattr(BackgroundSession, "open", None)
+    assert mapped("--resume", tmp_path / "out", stdin=data).code == 0
     assert (tmp_path / "out").read_bytes() == before
 
 
+def refused(outcome: Outcome, words: str, file: Path, content: bytes) -> None:
+    """One line on stderr, and the file is unchanged."""
+    assert (outcome.code, outcome.out) == (10, b"")
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert file.read_bytes() == content
+
+
+@FORMS
+@pytest.mark.parametrize("content", [b"my notes", b"something else\nhalf", b'{"input": "hello", "output": ""}\nhalf'])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes, form: list[str]) -> None:
+    (tmp_path / "out").write_bytes(content)
+    outcome = invoke("map", "-m", "./no-such-model", *form, "--resume", tmp_path / "out", stdin=b"hello")
+    refused(outcome, "out is not a file of specgen map: out.specgen-map is not beside it", tmp_path / "out", content)
+
+
+def test_an_empty_file_is_filled(mapped: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    assert mapped("--resume", tmp_path / "out", stdin=b"hello").code == 0
+    assert (tmp_path / "out").read_bytes().count(b"\n") == 1
+
+
+@FORMS
+def test_results_that_were_changed_are_left_alone(mapped: Any, tmp_path: Path, form: list[str]) -> None:
+    file, data = tmp_path / "out", b"hello\nworld\n"
+    mapped(*form, "--resume", file, stdin=data)
+    first, second = file.read_bytes().splitlines(keepends=True)
+    for content, line in ((b"other\n" + second, 1), (first + b"notes\n", 2), (first + second + b"notes", 3)):
+        file.write_bytes(content)
+        refused(
+            mapped(*form, "--resume", file, stdin=data),
+            f"line {line} of {file} is not a result of this map",
+            file,
+            content,
+        )
+
+
+@FORMS
+def test_other_records_are_not_mixed_in(mapped: Any, tmp_path: Path, form: list[str]) -> None:
+    file = tmp_path / "out"
+    mapped(*form, "--resume", file, stdin=b"hello\nworld\n")
+    content = file.read_bytes()
+    outcome = mapped(*form, "--resume", file, stdin=b"hello\nmoon\nstars\n")
+    refused(outcome, "result 2 is not that of record 2", file, content)
+    refused(mapped(*form, "--resume", file, stdin=b"hello\n"), "there are 2 results, but 1 records", file, content)
+
+
 @pytest.mark.parametrize(
-    ("content", "stdin"),
+    ("arguments", "words"),
     [
-        (b"something else\nhalf", LINES[0]),
-        (b'{"input": "other", "output": ""}\nhalf', LINES[0]),
-        (b'{"input": "the quick brown fox"}\nhalf', LINES[0]),
-        (b'{"input": "x", "output": ""}\n{"input": "y", "output": ""}\nhalf', "x"),
+        (["say more"], 'its prompt was "", now "say more"'),
+        (["--temp", 1], "its temperature was null, now 1"),
+        (["--json"], "its json was false, now true"),
+        (["-s", "be kind"], 'its system was null, now "be kind"'),
+        (["--regex", "a+"], "its constraint was null, now {"),
     ],
 )
-def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes, stdin: str) -> None:
-    (tmp_path / "out").write_bytes(content)
-    outcome = invoke("map", "-m", "./no-such-model", "--json", "--resume", tmp_path / "out", stdin=stdin.encode())
-    assert outcome.code == 10
-    assert outcome.err.count("\n") == 1
-    assert (tmp_path / "out").read_bytes() == content
+def test_another_map_is_not_mixed_in(mapped: Any, tmp_path: Path, arguments: list[Any], words: str) -> None:
+    file = tmp_path / "out"
+    mapped("--resume", file, stdin=b"hello\n")
+    content = file.read_bytes()
+    refused(mapped(*arguments, "--resume", file, stdin=b"hello\nworld\n"), words, file, content)
+
+
+def test_another_model_is_not_mixed_in(mapped: Any, tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    mapped("--resume", file, stdin=b"hello\n")
+    content = file.read_bytes()
+    outcome = invoke("map", "-m", "stories", "--raw", "-n", 6, "--resume", file, stdin=b"hello\nworld\n")
+    refused(outcome, 'now "stories"', file, content)
+
+
+def test_two_maps_at_once_do_not_share_a_file(mapped: Any, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    file = tmp_path / "out"
+    with file.open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        refused(mapped("--resume", file, stdin=b"hello\n"), f"another map writes to {file}", file, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+def test_a_device_or_a_pipe_is_no_file_of_results(mapped: Any, tmp_path: Path) -> None:
+    """An endless device must not be read into memory, and opening a pipe must not wait."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/full", tmp_path / "pipe"):
+        outcome = mapped("--resume", path, stdin=b"hello\n")
+        assert outcome.code == 10
+        assert f"cannot write to {path}: it is not a regular file" in outcome.err
 
 
 # Pipes and signals
@@ -254,9 +388,9 @@ def test_a_result_is_written_before_the_next_record_is_read(target: Path, monkey
     seen: list[int] = []
 
     class Watching(io.BytesIO):
-        def __next__(self) -> bytes:
+        def readline(self, size: int | None = -1, /) -> bytes:
             seen.append(written.buffer.getvalue().count(b"\n"))
-            return super().__next__()
+            return super().readline(size)
 
     stdin = Stdin(b"")
     stdin._buffer = Watching("\n".join(LINES).encode())

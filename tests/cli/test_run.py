@@ -72,6 +72,28 @@ def test_the_draft_length_is_a_number_or_auto(run: Any, checkpoints: Any) -> Non
         assert "give a number of tokens, or auto" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temp", "inf"], "--temp is 'inf'; give a finite number"),
+        (["--temp", "1e999"], "--temp is '1e999'; give a finite number"),
+        (["--temp", "nan"], "'--temp'"),
+        (["--top-p", "nan"], "'--top-p'"),
+        (["--repetition-penalty", "inf"], "--repetition-penalty is 'inf'; give a finite number"),
+        (["--presence-penalty", "nan"], "--presence-penalty is 'nan'; give a finite number"),
+        (["--frequency-penalty", "-inf"], "--frequency-penalty is '-inf'; give a finite number"),
+        (["--cost", "--price-per-hour", "inf"], "--price-per-hour is 'inf'; give a finite number"),
+        (["--keep-alive", "9" * 400], "give a time"),
+        (["--threads", "9" * 20], "'--threads'"),
+        (["-k", "9" * 5000], "give a number of tokens"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(run: Any, arguments: list[str], words: str) -> None:
+    outcome = run(PROMPT, *arguments)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (2, b"", 1)
+    assert words in outcome.err
+
+
 def test_stats_go_to_stderr(run: Any) -> None:
     plain, outcome = run(PROMPT), run(PROMPT, "--stats", "-d", "lookup")
     assert outcome.out == plain.out

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from specgen.cli.chat.chat import Chat, draft_name, model_name, short
-from specgen.cli.inputs import as_text
+from specgen.cli.inputs import read_text
 from specgen.core.errors import BadFile, SpecgenError, UsageError
 from specgen.render.clipboard import copy
 from specgen.session import saved_chat
@@ -14,10 +14,7 @@ from specgen.session.saved_chat import SavedChat
 def attach(chat: Chat, argument: str) -> None:
     """/file: put a file before the next turn."""
     path = _path(argument)
-    try:
-        text = as_text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
+    text = read_text(path)
     chat.attached.append(f"{path.name}:\n\n{text.rstrip()}")
     chat.tell(f"{path} is put before your next turn ({len(text.splitlines())} lines)")
 

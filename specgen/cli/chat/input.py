@@ -4,8 +4,9 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from specgen.cli.inputs import as_text
+from specgen.cli.inputs import LARGEST_INPUT, as_text
 from specgen.core.errors import BadFile
+from specgen.core.words import format_bytes
 from specgen.render.terminal import can_draw, is_terminal, put
 
 _QUOTES = '"""'
@@ -73,7 +74,11 @@ def _from_plain_terminal() -> str:
 
 
 def _line() -> str:
-    line = b"" if sys.stdin is None or sys.stdin.closed else sys.stdin.buffer.readline()
+    line = b"" if sys.stdin is None or sys.stdin.closed else sys.stdin.buffer.readline(LARGEST_INPUT + 1)
     if not line:
         raise EOFError
+    if len(line) > LARGEST_INPUT:
+        raise BadFile(
+            f"a line of stdin is larger than {format_bytes(LARGEST_INPUT)}", hint="write one turn on each line"
+        )
     return as_text(line, "stdin")

@@ -1,6 +1,7 @@
 """specgen map: answer every line or JSON record of the input."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """
     target = named_model(models)
     wanted = read_constraint(constraint)
-    records = Records(file or [], lines=lines)
+    records = Records(file or [], lines=lines, quiet=quiet)
     if not records.is_json and not records.is_empty:
         check_template(prompt)
         if field is not None:
@@ -86,6 +87,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     from specgen.serve.background.client import BackgroundSession
 
     name = field or (_PROMPT if records.is_json else INPUT)
+    path = Path(target)
+    options = {
+        "model": str(path.resolve()) if path.exists() else target,
+        "prompt": prompt,
+        "field": name,
+        "system": system,
+        "raw": raw,
+        "think": think,
+        "json": json,
+        "constraint": wanted and asdict(wanted),
+        **asdict(generation),
+    }
     with (
         Recorder("map", warn, on=not no_log) as recorder,
         BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
@@ -102,7 +115,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                 "think": think,
                 "constraint": wanted,
             },
-            results=Results(resume, as_json=json),
+            results=Results(resume, as_json=json, options=options),
             recorder=recorder,
             quiet=quiet,
             stats=stats or is_terminal(sys.stderr),

@@ -59,7 +59,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
 ) -> None:
     """Answer one prompt and stream the text to stdout.
 
-    Piped stdin goes before PROMPT, with a blank line between; stdin alone is the prompt.
+    Piped stdin goes before PROMPT, with a blank line between; stdin alone is the prompt. Inside a shell loop that reads
+    stdin, add < /dev/null.
 
     Examples:
 
@@ -76,7 +77,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
             raise UsageError("a template cannot contain files", hint="leave out -f, and name files when you use it")
         save(current(context, one_shot.save, prompt or []))
         return
-    text, system = filled(one_shot.template, one_shot.variable, gather(prompt or [], inputs.file), inputs.system)
+    text, system = filled(
+        one_shot.template, one_shot.variable, gather(prompt or [], inputs.file, quiet=output.quiet), inputs.system
+    )
     earlier = last_conversation() if one_shot.continue_ else None
     models = _models(context, models, one_shot.template, earlier)
     if text is None and not (earlier and earlier.raw):

@@ -1,5 +1,6 @@
 """Records of `specgen map`: lines of text or JSON from files or stdin, read one at a time."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,11 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specgen.cli.inputs import as_text
+from specgen.cli.inputs import LARGEST_INPUT, as_text, waiting_for_stdin
 from specgen.core.errors import BadFile, UsageError
+from specgen.core.files import parse_json
+from specgen.core.words import format_bytes, reason
 from specgen.render.terminal import is_terminal
 
 INPUT = "input"
+_CHUNK = 1 << 20  # bytes
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -23,46 +27,57 @@ _FIELD = re.compile(r"\{(\w+)\}")
 class Record:
     """One line of the input. `fields` are those of the JSON object, or the line as `input`.
 
-    `error` is set if the line is not a record.
+    `error` is set if the line is not a record. `digest` identifies the line.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     error: BadFile | None = None
+    digest: str = ""
 
 
 class Records:
     """The records of `files`, or of stdin without files. Blank lines are skipped.
 
     The first record decides whether all are JSON, unless `lines` is set. The constructor reads it; raises BadFile if it
-    is not text, UsageError without any input. `total` is the number of records, None for a pipe.
+    is binary, UsageError without any input. `total` is the number of records, None for a pipe.
     """
 
-    def __init__(self, files: Sequence[Path], *, lines: bool) -> None:
+    def __init__(self, files: Sequence[Path], *, lines: bool, quiet: bool = False) -> None:
         self._sources = [_open(path) for path in files] if files else [("stdin", _stdin())]
         self.total = _count(self._sources)
         self._lines = self._read()
-        first = next(self._lines, None)
+        with waiting_for_stdin(quiet=quiet or not any(name == "stdin" for name, _ in self._sources)):
+            first = next(self._lines, None)
         self.is_empty = first is None
         if first is not None:
-            as_text(first[1], first[0])
+            if b"\0" in first[1]:  # a binary file, or UTF-16
+                as_text(first[1], first[0])
             self._lines = chain([first], self._lines)
         self.is_json = not lines and first is not None and first[1].lstrip(b"\xef\xbb\xbf \t").startswith(b"{")
 
     def __iter__(self) -> Iterator[Record]:
         for name, line in self._lines:
+            digest = hashlib.sha256(line).hexdigest()[:16]
             try:
                 text = as_text(line, name)
                 fields = _object(text, name) if self.is_json else {INPUT: text}
             except BadFile as error:
-                yield Record(error=error)
+                yield Record(error=error, digest=digest)
             else:
-                yield Record(fields)
+                yield Record(fields, digest=digest)
 
     def _read(self) -> Iterator[tuple[str, bytes]]:
-        """The place and the content of every line that is not blank, without its line end."""
+        """The place and the content of every line that is not blank, without its line end. Raises BadFile."""
         for name, stream in self._sources:
             with stream:
-                for number, line in enumerate(stream, 1):
+                number = 0
+                while line := stream.readline(LARGEST_INPUT + 1):
+                    number += 1
+                    if len(line) > LARGEST_INPUT:
+                        raise BadFile(
+                            f"line {number} of {name} is longer than {format_bytes(LARGEST_INPUT)}",
+                            hint="give text with one record on each line",
+                        )
                     if line.strip():
                         yield f"line {number} of {name}", line.removesuffix(b"\n").removesuffix(b"\r")
 
@@ -97,17 +112,12 @@ def _text(record: Record, name: str) -> str:
 
 def _object(text: str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadFile(f"{name} is not JSON: {error}", hint="write one JSON object a line") from error
+        value = parse_json(text)
+    except ValueError as error:
+        raise BadFile(f"{name} is not JSON: {error}", hint="write one JSON object on each line") from error
     if not isinstance(value, dict):
-        raise BadFile(f"{name} is not a JSON object", hint="write one JSON object a line")
+        raise BadFile(f"{name} is not a JSON object", hint="write one JSON object on each line")
     return value
-
-
-def _refuse(constant: str) -> None:
-    """Python's parser accepts NaN and Infinity, which are not JSON."""
-    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _open(path: Path) -> tuple[str, BinaryIO]:
@@ -116,8 +126,7 @@ def _open(path: Path) -> tuple[str, BinaryIO]:
     try:
         return str(path), path.expanduser().open("rb")
     except (OSError, RuntimeError) as error:  # RuntimeError: the user after ~ does not exist
-        reason = getattr(error, "strerror", None) or error
-        raise BadFile(f"cannot read {path}: {reason}", hint="check the path and its permissions") from error
+        raise BadFile(f"cannot read {path}: {reason(error)}", hint="check the path and its permissions") from error
 
 
 def _stdin() -> BinaryIO:
@@ -136,6 +145,12 @@ def _count(sources: Sequence[tuple[str, BinaryIO]]) -> int | None:
         except OSError:  # not a file of the operating system
             return None
         start = stream.tell()
-        total += sum(bool(line.strip()) for line in stream)
+        blank = True
+        while part := stream.readline(_CHUNK):
+            blank = blank and not part.strip()
+            if part.endswith(b"\n"):
+                total += not blank
+                blank = True
+        total += not blank
         stream.seek(start)
     return total

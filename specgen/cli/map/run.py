@@ -11,7 +11,7 @@ from typing import Any
 from specgen.cli.map.records import Record, Records
 from specgen.cli.map.results import Results
 from specgen.cli.stream import check_complete
-from specgen.core.errors import TERMINATED, BadFile, Incomplete, SomeFailed, SpecgenError
+from specgen.core.errors import TERMINATED, BadFile, Incomplete, PromptTooLong, SomeFailed, UsageError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
 from specgen.render.progress import ProgressLine
@@ -19,6 +19,9 @@ from specgen.render.records import RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.terminal import put, sanitize
 from specgen.serve.background.client import BackgroundSession
+
+# What generate() raises because of the prompt.
+_RECORD_FAULTS = (PromptTooLong, UsageError, Incomplete)
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Mapper:
     _told: set[str] = field(default_factory=set)
 
     def run(self, records: Records) -> None:
-        """Answer all records. Raises SomeFailed if some got no answer, SpecgenError if none can be answered."""
+        """Answer all records. Raises SomeFailed if some got no answer, SpecgenError for a fault of the model."""
         totals = Totals()
         self._progress = ProgressLine(sys.stderr)
         self._bar = RecordBar(sys.stderr, None, 0)
@@ -66,16 +69,15 @@ class Mapper:
 
     def _without_result(self, records: Iterator[Record], totals: Totals) -> Iterator[Record]:
         """The records without a result."""
-        last: Record | None = None
-        while totals.skipped < self.results.done:
-            last = next(records, None)
-            if last is None:
-                raise BadFile(
-                    f"there are {self.results.done} results already, and only {totals.skipped} records",
-                    hint="resume with the same records, or name another file",
-                )
+        for digest in self.results.done:
+            record = next(records, None)
+            hint = "resume with the same records, or name another file"
+            if record is None:
+                raise BadFile(f"there are {len(self.results.done)} results, but {totals.skipped} records", hint=hint)
             totals.skipped += 1
-        self.results.begin(last.fields if last else None)
+            if record.digest != digest:
+                raise BadFile(f"result {totals.skipped} is not that of record {totals.skipped}", hint=hint)
+        self.results.begin()
         return records
 
     def _open(self) -> None:
@@ -90,7 +92,7 @@ class Mapper:
             result = self._answer(record)
             if self.results.shares_terminal:
                 self._bar.close()
-            self.results.write(result)
+            self.results.write(record.digest, result)
             totals.add(result)
             if result.error is not None and not self.results.as_json:
                 self._bar.close()
@@ -98,13 +100,20 @@ class Mapper:
             record = next(rest, None)
 
     def _answer(self, record: Record) -> Result:
-        """The answer to one record, or its error, as a result."""
+        """The answer to one record, or the fault of the record, as a result.
+
+        Raises SpecgenError for any other fault: the next record would meet it too, and --resume can answer this one.
+        """
         last: Event | None = None
         started: Started | None = None
         try:
             if record.error is not None:
                 raise record.error
-            for event in self.session.generate(self.prompt(record), **self.generation):
+            prompt = self.prompt(record)
+        except BadFile as error:
+            return Result(record.fields, error=error)
+        try:
+            for event in self.session.generate(prompt, **self.generation):
                 if isinstance(event, Started):
                     started = event
                 elif isinstance(event, Notice | Progress):
@@ -112,7 +121,7 @@ class Mapper:
                 last = event
             if isinstance(last, Failed):
                 raise last.error
-        except SpecgenError as error:
+        except _RECORD_FAULTS as error:
             return Result(record.fields, error=error)
         assert isinstance(last, Finished), "every stream ends in Finished or Failed"  # noqa: S101
         assert started is not None, "and begins with Started"  # noqa: S101
