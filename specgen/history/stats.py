@@ -8,7 +8,7 @@ from statistics import pvariance
 from typing import TypeVar
 
 from specgen.core.prices import Cost, Prices, per_million
-from specgen.history.store import Sample
+from specgen.history.rows import Sample
 
 WEEKS = 12
 Key = TypeVar("Key", tuple[str, str], str)

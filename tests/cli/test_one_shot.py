@@ -12,10 +12,11 @@ import pytest
 
 from specgen.cli.commands.run import last_conversation
 from specgen.cli.stream import play
-from specgen.core.events import Event, Finished, Notice, Span, Stats, Step
+from specgen.core.events import Event, Finished, Notice, Span, Stats, Step, stats_fields
 from specgen.core.types import Message
 from specgen.history.recorder import Recorder
-from specgen.history.store import Answer, History, location, switch_logging
+from specgen.history.rows import LoggedAnswer
+from specgen.history.store import History, location, switch_logging
 from tests.cli.command import Outcome, invoke
 from tests.render.samples import STARTED
 
@@ -45,7 +46,7 @@ def run(target: Path) -> Any:
     return specgen
 
 
-def answers() -> list[Answer]:
+def answers() -> list[LoggedAnswer]:
     """The history, the earliest first."""
     with History(location()) as log:
         return list(log.answers())[::-1]
@@ -184,10 +185,31 @@ def test_continue_without_a_template_goes_on_with_the_text(run: Any) -> None:
     first = invoke("-m", "stories", "-n", 6, "--temp", 0, "Once upon a time")
     second = invoke("-c", "-n", 6, "--temp", 0)
     assert first.text + second.text == whole.text
-    assert said(2) == [f"Once upon a time{first.text}"]
+    assert said(2) == ["Once upon a time", first.text, ""], "no text is stored twice"
     more = invoke("-c", "-n", 2, "--temp", 0, " Then")
     assert more.code == 0
-    assert said(3) == [f"Once upon a time{whole.text} Then"]
+    assert "".join(said(3)) == f"Once upon a time{whole.text} Then"
+
+
+def test_a_deleted_answer_is_gone_whatever_went_on_from_it(run: Any, target: Path) -> None:
+    """Raw text that was continued, a system prompt that changed, and a turn that a running chat still has."""
+
+    def stored(text: str) -> bool:
+        return any(text.encode() in file.read_bytes() for file in location().parent.glob("history.db*"))
+
+    invoke("-m", "stories", "-n", 2, "--raw", "RAWSECRET once")
+    for more in ([], [" and then"]):
+        assert invoke("-c", "-n", 2, *more).code == 0
+    run("CHATSECRET", "-s", "be brief", "-n", 2)
+    assert invoke("-c", "again", "-s", "be long", "-n", 2).code == 0
+    lines = b"LOOPSECRET\n/system be kind\nnext\nlast\n"
+    assert invoke("chat", "-m", target, "-n", 2, "-s", "be wild", stdin=lines).code == 0
+    assert all(stored(text) for text in ("RAWSECRET", "CHATSECRET", "LOOPSECRET", "be wild"))
+    assert said(7)[0] == "be kind"
+    assert invoke("log", "delete", 1, 4, 6, "--yes").code == 0
+    assert not any(stored(text) for text in ("RAWSECRET", "CHATSECRET", "LOOPSECRET", "be wild"))
+    assert said(8)[0] == "be kind"
+    assert "next" in said(8)
 
 
 def test_continue_names_the_models_with_their_commits() -> None:
@@ -195,9 +217,19 @@ def test_continue_names_the_models_with_their_commits() -> None:
         "target": {"id": "org/target:m.gguf", "revision": "a1"},
         "draft": {"id": "org/draft", "revision": "b2"},
         "drafter": "hybrid",
+        **dict.fromkeys(("device", "dtype", "quant"), "auto"),
+        "num_draft_tokens": 4,
+        "sampling": {"temperature": 0.0},
     }
     with History(location()) as log:
-        log.add(kind="run", messages=[Message("user", "x")], output="y", reason="end", settings=settings, stats={})
+        log.add(
+            kind="run",
+            messages=[Message("user", "x")],
+            output="y",
+            reason="end",
+            settings=settings,
+            stats=stats_fields(Stats()),
+        )
     earlier = last_conversation()
     assert (earlier.model, earlier.draft) == ("org/target@a1:m.gguf", "org/draft@b2")
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from specgen.core.prices import Cost, Prices
+from specgen.history.rows import Sample
 from specgen.history.stats import WEEKS, by_pair, by_template
-from specgen.history.store import Sample
 
 NOW = datetime(2026, 3, 20, tzinfo=UTC)
 SAMPLE = Sample(NOW, None, "t", "d", drafted=100, accepted=60, generated=90, rounds=30, elapsed_s=2.0, speed_up=1.5)

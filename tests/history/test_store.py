@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 
+from specgen.core.errors import BadFile
 from specgen.core.types import Message
 from specgen.history import store as history
-from specgen.history.store import History
+from specgen.history.store import History, flatten, with_turns
 
 SETTINGS = {
     "target": {"id": "org/target", "revision": "abc"},
     "draft": None,
     "drafter": "lookup",
-    "sampling": {"seed": 7},
+    "sampling": {"temperature": 0.0, "seed": 7},
+    "device": "cpu",
+    "dtype": "float32",
+    "quant": "none",
+    "num_draft_tokens": None,
 }
 STATS = {
     "drafted_tokens": 8,
@@ -27,6 +32,9 @@ STATS = {
     "generated_tokens": 10,
     "rounds": 4,
     "elapsed_s": 2.0,
+    "tokens_per_second": 5.0,
+    "acceptance_rate": 0.75,
+    "mean_acceptance_length": 2.5,
     "speed_up": 1.5,
 }
 
@@ -46,7 +54,7 @@ def user(text: str) -> list[Message]:
     return [Message("user", text)]
 
 
-def add(log: History, messages: Sequence[Message], output: str = "yes", **others: Any) -> int:
+def add(log: History, messages: Sequence[Message | int], output: str = "yes", **others: Any) -> int:
     values: dict[str, Any] = {"kind": "run", "reason": "end", "settings": SETTINGS, "stats": STATS} | others
     return log.add(messages=messages, output=output, **values)
 
@@ -73,39 +81,136 @@ def test_the_latest_come_first(log: History) -> None:
 
 
 def test_a_conversation_is_stored_once_and_read_whole(log: History, path: Path) -> None:
-    said = [Message("system", "be kind"), *user("one")]
-    turns: list[list[Message]] = []
+    said: list[Message | int] = [Message("system", "be kind")]
+    whole: list[Message] = [Message("system", "be kind")]
     for number in range(3):
-        turns.append(list(said))
-        add(log, said, f"answer {number}" + 500 * "x", kind="chat")
-        said += [Message("assistant", f"answer {number}" + 500 * "x"), *user(f"more {number}")]
-    assert [log.messages(number) for number in (1, 2, 3)] == turns
-    kept = sqlite3.connect(path).execute("SELECT sum(length(earlier) + length(output)) FROM answers").fetchone()[0]
-    assert kept < 3 * 520 + 100
+        output = f"answer {number}" + 500 * "x"
+        said.append(add(log, [*said, *user(f"more {number}")], output, kind="chat"))
+        assert log.messages(number + 1) == [*whole, *user(f"more {number}")]
+        whole += [*user(f"more {number}"), Message("assistant", output)]
+    assert flatten(log.conversation(3)) == whole
+    kept = sum(len(text) for (text,) in sqlite3.connect(path).execute("SELECT earlier || output FROM answers"))
+    assert kept < 3 * 520 + 30
 
 
 def test_a_turn_that_was_said_again_branches_off(log: History) -> None:
     add(log, user("one"), "first")
     add(log, user("one"), "second")
-    number = add(log, [*user("one"), Message("assistant", "first"), *user("two")])
+    number = add(log, [1, *user("two")])
     assert [message.content for message in log.messages(number)] == ["one", "first", "two"]
 
 
-def test_messages_that_no_answer_holds_are_stored_with_it(log: History) -> None:
-    earlier = [*user("cut off"), Message("assistant", "here"), *user("and now?")]
-    assert log.messages(add(log, earlier)) == earlier
+def test_messages_that_no_answer_holds_are_stored_once(log: History, path: Path) -> None:
+    earlier = [*user("cut off\ud800"), Message("assistant", "here"), *user("and now?")]
+    assert log.messages(add(log, earlier)) == [*user("cut off?"), *earlier[1:]]
+    add(log, earlier)
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM messages").fetchone()[0] == 2
+
+
+def test_known_turns_become_ids() -> None:
+    turn = [*user("one"), Message("assistant", "first")]
+    system = Message("system", "s")
+    known = {("one", "first"): 7}
+
+    def find(*texts: str) -> int | None:
+        return known.get(texts)  # type: ignore[call-overload, no-any-return]
+
+    assert with_turns([system, *turn, *user("one")], find) == [system, 7, *user("one")]
+    assert with_turns([turn[1], turn[0], turn[0], turn[1]], find) == [turn[1], turn[0], 7]
+    assert with_turns([], find) == []
+
+
+def in_file(path: Path, text: bytes) -> bool:
+    return any(text in file.read_bytes() for file in path.parent.iterdir())
 
 
 def test_deleted_is_gone_from_the_file_and_the_conversation(log: History, path: Path) -> None:
-    add(log, [Message("system", "be kind"), *user("SECRET one")], "first")
-    said = [Message("system", "be kind"), *user("SECRET one"), Message("assistant", "first"), *user("two")]
-    last = add(log, said, "second")
-    assert log.delete([1, 99]) == 1
+    system = Message("system", "be kind")
+    add(log, [system, *user("SECRET one" + 9000 * "x")], "first")
+    last = add(log, [system, 1, *user("two")], "second")
+    assert in_file(path, b"SECRET")
+    assert log.delete([1, 99, 1 << 70]) == 1
     assert [message.content for message in log.messages(last)] == ["be kind", "two"]
     assert not list(log.search(["secret"]))
-    assert not any(b"SECRET" in file.read_bytes() for file in path.parent.iterdir())
-    assert add(log, user("x")) == 3  # no id is given twice
-    assert log.clear() == 2
+    assert not in_file(path, b"SECRET")
+    assert add(log, [1, 2, *user("x")]) == 3  # no id is given twice
+    assert [message.content for message in log.messages(3)] == ["two", "second", "x"]
+    assert log.delete([2]) == 1
+    assert not in_file(path, b"be kind"), "no answer has this system prompt any more"
+    assert log.clear() == 1
+    assert not list(log.answers())
+
+
+def test_a_deletion_that_a_reader_holds_up_is_said_and_made_good(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.history.store._BUSY_S", 0.01)
+    with History(path) as log:
+        add(log, user("SECRET"), "first")
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+    with History(path) as log, pytest.raises(BadFile, match="deleted 1 answer, but another program reads") as raised:
+        log.delete([1])
+    assert raised.value.hint == "close that program, then run: specgen log"
+    assert in_file(path, b"SECRET")
+    reader.close()
+    with History(path) as log:
+        assert not list(log.answers())
+    assert not in_file(path, b"SECRET")
+
+
+DAMAGE = {
+    "settings": ["{", "[]", "[" * 100_000, "1e999", "null", b"\xff"],
+    "stats": ["{}", "Infinity"],
+    "time": ["yesterday", "2026-01-01", 5],
+    "prompt": [b"\xff"],
+    "kind": [b"run"],
+}
+
+
+@pytest.mark.parametrize(("column", "value"), [(name, each) for name, values in DAMAGE.items() for each in values])
+def test_a_damaged_row_is_named_and_can_be_deleted(log: History, path: Path, column: str, value: object) -> None:
+    add(log, user("a"))
+    add(log, user("b"))
+    with sqlite3.connect(path) as database:
+        database.execute(f"UPDATE answers SET {column} = ? WHERE id = 1", (value,))
+    database.close()
+    for read in (log.samples, log.answers, lambda: log.search(["yes"]), lambda: log.get(1)):
+        with pytest.raises(BadFile, match=rf"answer 1 in .*history\.db is damaged: see '{column}") as raised:
+            list(read() or ())  # type: ignore[operator]
+        assert raised.value.hint == "delete it: specgen log delete 1"
+    assert log.drafted("org/target", "org/draft") == (0, 0, 0)
+    assert log.has(1)
+    assert log.delete([1]) == 1
+    assert [answer.id for answer in log.answers()] == [2]
+
+
+def test_a_damaged_conversation_is_named(log: History, path: Path) -> None:
+    add(log, user("a"))
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET earlier = '[1, {}, \"x\", 99, -7]'")
+    database.close()
+    assert log.messages(add(log, user("b"))) == user("b")
+    assert log.messages(1)[-1].content == "a"
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE answers SET earlier = 'x'")
+    database.close()
+    with pytest.raises(BadFile, match=r"answer 1 in .* is damaged: see 'earlier'"):
+        log.messages(1)
+    assert log.delete([1, 2]) == 2
+
+
+def test_numbers_that_sqlite_cannot_hold_are_no_answers(log: History) -> None:
+    add(log, user("a"))
+    for id in (1 << 63, -(1 << 70), 10**30, 0, -1):  # noqa: A001
+        assert log.get(id) is None
+        assert not log.has(id)
+        assert log.conversation(id) == []
+    assert len(list(log.answers(10**30))) == 1
+
+
+def test_a_number_that_json_does_not_have_is_not_written(log: History) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        add(log, user("a"), stats=STATS | {"elapsed_s": float("inf")})
     assert not list(log.answers())
 
 
@@ -160,13 +265,13 @@ def test_the_switch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert history.logging_is_on()
 
 
-def test_a_file_of_a_newer_specgen_is_left_alone(path: Path) -> None:
+def test_a_file_of_another_version_is_left_alone(path: Path) -> None:
     path.parent.mkdir()
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
     before = path.read_bytes()
-    with pytest.raises(sqlite3.DatabaseError, match="newer specgen"):
+    with pytest.raises(sqlite3.DatabaseError, match="another version"):
         History(path)
     assert path.read_bytes() == before
 
@@ -181,7 +286,10 @@ from specgen.core.types import Message
 from specgen.history.store import History
 {body}
 """
-ADD = "log.add(kind='run', messages=[Message('user', 'x' * 20000)], output='y', reason='end', settings={}, stats={})"
+ADD = (
+    "log.add(kind='run', messages=[Message('user', 'x' * 20000)], output='y', reason='end', "
+    f"settings={SETTINGS}, stats={STATS})"
+)
 
 
 def writer(path: Path, body: str) -> subprocess.Popen[str]:

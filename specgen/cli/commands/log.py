@@ -12,7 +12,7 @@ from specgen.core.errors import UsageError
 from specgen.core.types import BUNDLED, Message, ModelRef
 
 if TYPE_CHECKING:
-    from specgen.history.store import Answer
+    from specgen.history.rows import LoggedAnswer
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -49,9 +49,9 @@ def list_(limit: _Limit = _LIMIT, json: _Json = False) -> None:
 
         specgen log list --limit 5 --json
     """
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
 
-    with history() as answers:
+    with open_history() as answers:
         found = list(answers.answers(limit or None))
     _list(found, json=json, nothing="the history is empty")
 
@@ -68,9 +68,9 @@ def search(
 
         specgen log search "merge conflict"
     """
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
 
-    with history() as answers:
+    with open_history() as answers:
         found = list(answers.search(text, limit or None))
     _list(found, json=json, nothing="no answer contains that")
 
@@ -87,10 +87,10 @@ def show(
 
         specgen log show 12 --text > answer.txt
     """
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
     from specgen.render.terminal import is_terminal, put_exact
 
-    with history() as answers:
+    with open_history() as answers:
         answer = answers.last() if id is None else answers.get(id)
         if answer is None:
             raise _unknown(id)
@@ -119,14 +119,14 @@ def delete(
 
         specgen log delete 12 13
     """
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
 
     if bool(ids) == all_:
         raise UsageError("there is nothing to delete", hint="give the IDs of answers, or --all")
     wanted = list(dict.fromkeys(ids or []))
-    with history() as answers:
+    with open_history() as answers:
         for each in wanted:
-            if answers.get(each) is None:
+            if not answers.has(each):
                 raise _unknown(each)
         what = "all answers" if all_ else _count(len(wanted))
         if not confirm(f"Delete {what}?", yes=yes, needs=f"deleting {what}"):
@@ -222,26 +222,26 @@ def _count(number: int) -> str:
     return f"{number} answer" if number == 1 else f"{number} answers"
 
 
-def _data(answer: "Answer") -> dict[str, Any]:
+def _data(answer: "LoggedAnswer") -> dict[str, Any]:
     """All fields by name, the time in UTC."""
     return asdict(answer) | {"time": answer.time.isoformat(timespec="milliseconds")}
 
 
-def _table(answers: Sequence["Answer"], columns: int | None) -> list[str]:
+def _table(answers: Sequence["LoggedAnswer"], columns: int | None) -> list[str]:
     """A line of titles and one line for each answer, cut to `columns` unless that is None."""
     from rich.cells import cell_len, set_cell_size
 
     rows = [("ID", "TIME", "KIND", "TARGET", "PROMPT")]
     for answer in answers:
         kind = f"{answer.kind} -t {answer.template}" if answer.template else answer.kind
-        prompt = next((line for line in answer.prompt.splitlines() if line.strip()), "").strip()
+        prompt = next((line for line in answer.prompt.splitlines() if line.strip()), "(continued)" * answer.raw).strip()
         rows.append((str(answer.id), _time(answer), kind, _short(answer.settings["target"]["id"]), prompt))
     widths = [max(cell_len(row[column]) for row in rows) for column in range(4)]
     padded = [[set_cell_size(text, width) for text, width in zip(row, widths, strict=False)] + [row[4]] for row in rows]
     return [_cut("  ".join(row).rstrip(), columns) for row in padded]
 
 
-def _details(answer: "Answer", messages: Sequence[Message]) -> str:
+def _details(answer: "LoggedAnswer", messages: Sequence[Message]) -> str:
     """The settings, the conversation and the statistics of an answer."""
     settings, stats, sampling = answer.settings, answer.stats, answer.settings["sampling"]
     drafter = _model(settings["draft"]) if settings["draft"] else settings["drafter"]
@@ -272,7 +272,7 @@ def _figures(stats: Mapping[str, Any]) -> list[str]:
     return [" · ".join(shown)]
 
 
-def _time(answer: "Answer") -> str:
+def _time(answer: "LoggedAnswer") -> str:
     return answer.time.astimezone().strftime("%Y-%m-%d %H:%M")
 
 

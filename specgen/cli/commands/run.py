@@ -30,12 +30,13 @@ from specgen.cli.template_options import current, filled, save
 from specgen.cli.ui import warn
 from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.core.events import Event, Failed, Finished, Renderer
+from specgen.core.events import Event, Failed, Finished, Renderer, with_messages
 from specgen.core.types import Message, ModelRef
 from specgen.render.terminal import is_terminal, put, put_exact, sanitize
 
 if TYPE_CHECKING:
     from specgen.config.templates import Template
+    from specgen.history.rows import Turn
     from specgen.render.code import FirstBlock
     from specgen.serve.background.client import BackgroundSession
 
@@ -116,6 +117,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
         )
         block = FirstBlock(renderer) if one_shot.extract_code else None
         answer = functools.partial(earlier.go_on, session) if earlier else session.generate
+        recorder.know(earlier.conversation if earlier else ())
         events = answer(
             text or "",
             system=system,
@@ -177,17 +179,24 @@ class PastConversation:
     `model` and `draft` are those of its last answer, as -m and -d take them.
     """
 
-    messages: Sequence[Message]
+    conversation: "Sequence[Message | Turn]"
     raw: bool
     model: str
     draft: str
 
     @property
+    def messages(self) -> list[Message]:
+        from specgen.history.store import flatten
+
+        return flatten(self.conversation)
+
+    @property
     def text(self) -> str:
         """All messages as one text, for a model without a chat template."""
-        opening = next((n for n, message in enumerate(self.messages) if message.role == "user"), 0) + 1
-        first = "\n\n".join(message.content for message in self.messages[:opening])
-        return first + "".join(message.content for message in self.messages[opening:])
+        messages = self.messages
+        opening = next((n for n, message in enumerate(messages) if message.role == "user"), 0) + 1
+        first = "\n\n".join(message.content for message in messages[:opening])
+        return first + "".join(message.content for message in messages[opening:])
 
     def go_on(
         self, session: "BackgroundSession", text: str, *, system: str | None, raw: bool, **options: Any
@@ -197,7 +206,9 @@ class PastConversation:
         `system` replaces the old system prompt. Raises UsageError for `raw` after a chat template.
         """
         if self.raw:
-            return session.generate(self.text + text, system=system, raw=True, **options)
+            events = session.generate(self.text + text, system=system, raw=True, **options)
+            messages = [*self.messages, Message("user", text)]  # the history stores each text once
+            return (with_messages(event, messages, raw=True) for event in events)
         if raw:
             raise UsageError("the last conversation has a chat template", hint="leave out --raw, or --continue")
         earlier = [message for message in self.messages if system is None or message.role != "system"]
@@ -206,16 +217,16 @@ class PastConversation:
 
 def last_conversation() -> PastConversation:
     """The conversation of the latest answer of run or chat. Raises UsageError, BadFile."""
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
 
-    with history() as answers:
+    with open_history() as answers:
         last = answers.last("run", "chat")
         if last is None:
             raise UsageError("there is no conversation to continue", hint="the history is empty; see specgen log")
-        messages = [*answers.messages(last.id), Message("assistant", last.output)]
+        conversation = answers.conversation(last.id)
     draft = last.settings["draft"]
     return PastConversation(
-        messages, last.raw, _name(last.settings["target"]), _name(draft) if draft else last.settings["drafter"]
+        conversation, last.raw, _name(last.settings["target"]), _name(draft) if draft else last.settings["drafter"]
     )
 
 

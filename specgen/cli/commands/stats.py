@@ -44,12 +44,12 @@ def command(
         raise UsageError("a price has no effect by itself", hint="add --cost")
     prices = Prices(price_per_hour) if cost else None
 
-    from specgen.history.recorder import history
+    from specgen.history.recorder import open_history
     from specgen.history.stats import by_pair, by_template
     from specgen.render.terminal import put, sanitize
 
     now = datetime.now(UTC)
-    with history() as answers:
+    with open_history() as answers:
         samples = list(answers.samples())
     pairs, templates = by_pair(samples, now), by_template(samples, now)
     if json:
