@@ -1,26 +1,30 @@
-"""Render a conversation with the model's jinja2 chat template.
+"""Render a conversation with the model's jinja2 chat template, in a process that can be killed.
 
-The environment copies that of transformers (utils/chat_template_utils.py), for which templates are written. Templates
-are untrusted, so they run in jinja2's sandbox.
+Templates are untrusted programs. A template of 20 bytes can compute for hours or fill the memory, inside one operation
+that no signal interrupts. So template_process.py renders it, with limits on time, memory and length.
 """
 
+import atexit
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import lru_cache
-from typing import Any, NoReturn
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock, Timer
+from typing import Any
 
-from jinja2 import Template, TemplateError
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
-from jinja2.parser import Parser
-from jinja2.runtime import Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-
-from specgen.core.errors import UnsupportedModel, UsageError
+from specgen.core.errors import SpecgenError, UnsupportedModel, UsageError
 from specgen.core.types import Message
+from specgen.core.words import reason
+
+_CPU_S = 5.0
+# Seconds of wall-clock time, for busy machines and systems without a limit on CPU time.
+_TIMEOUT_S = 60.0
+_MEMORY = 1 << 30
+# Characters of a rendered conversation beyond four times the length of its messages.
+_MAX_LENGTH = 1 << 22
+_HINT = "use another revision of the model"
 
 
 def render(
@@ -34,11 +38,10 @@ def render(
     """Render `messages` to text. The template writes BOS itself, so encode the text without special tokens.
 
     With `add_generation_prompt` the text ends at the start of the assistant's answer. `variables` are passed to the
-    template (enable_thinking, ...) and override special tokens of the same name.
+    template (enable_thinking, ...) and override special tokens of the same name. All values are those of JSON.
 
     Raises UsageError with the template's message if it refuses the conversation, UnsupportedModel if it is broken.
     """
-    compiled = _compile(template)
     context: dict[str, object] = {
         "messages": [{"role": message.role, "content": message.content} for message in messages],
         "tools": None,
@@ -47,103 +50,84 @@ def render(
         **special_tokens,
         **variables,
     }
-    try:
-        return compiled.render(context)
-    except _RefusedError as error:
-        raise UsageError(
-            f"the model's chat template refuses these messages: {_one_line(error)}",
-            hint="change the messages or the system prompt",
-        ) from error
-    except Exception as error:  # a template is an untrusted program: it can raise anything
-        raise UnsupportedModel(
-            f"the model's chat template fails: {_one_line(error)}", hint="use another revision of the model"
-        ) from error
+    longest = _MAX_LENGTH + 4 * sum(len(message.content) for message in messages)
+    limits = {"cpu_s": _CPU_S, "memory": _MEMORY + 16 * longest, "longest": longest}
+    reply = _RENDERER.ask({"template": template, "context": context} | limits)
+    match reply:
+        case {"text": text}:
+            return str(text)
+        case {"refused": why}:
+            raise UsageError(
+                f"the model's chat template refuses these messages: {why}",
+                hint="change the messages or the system prompt",
+            )
+        case {"unreadable": why}:
+            raise UnsupportedModel(f"the model's chat template cannot be read: {why}", hint=_HINT)
+        case {"failed": why}:
+            raise UnsupportedModel(f"the model's chat template fails: {why}", hint=_HINT)
+    raise UnsupportedModel("the model's chat template fails: it takes too long, or too much memory", hint=_HINT)
 
 
-class _RefusedError(TemplateError):
-    """Raised by `raise_exception` in a template."""
+class _Renderer:
+    """The rendering process, started at the first use and after it was killed. Any thread may ask it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = Lock()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, str] | None:
+        """The reply, None if the process had to be killed. An exception such as KeyboardInterrupt kills it, too."""
+        with self._lock:
+            process = self._start()
+            assert process.stdin is not None  # noqa: S101
+            assert process.stdout is not None  # noqa: S101
+            timer = Timer(_TIMEOUT_S, process.kill)
+            timer.daemon = True
+            timer.start()
+            reply = ""
+            try:
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
+                reply = process.stdout.readline()
+            except BrokenPipeError:
+                return None
+            finally:
+                timer.cancel()
+                if not reply.endswith("\n"):
+                    self.stop()
+            answer: dict[str, str] | None = json.loads(reply) if reply.endswith("\n") else None
+            return answer
+
+    def stop(self) -> None:
+        """Kill the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not sent is dropped
+                    pipe.close()
+        process.wait()
+
+    def _start(self) -> "subprocess.Popen[str]":
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.stop()
+        program = Path(__file__).with_name("template_process.py")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(program)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="ascii",
+                start_new_session=True,  # Ctrl-C is for this process, which then kills the other
+            )
+        except OSError as error:
+            raise SpecgenError(f"cannot start a process for the chat template: {reason(error)}") from error
+        return self._process
 
 
-class _GenerationBlock(Extension):
-    """`{% generation %}` marks the assistant's text for training. Its body is rendered unchanged."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-    def parse(self, parser: Parser) -> Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        # A call block has its own scope: a `set` inside must not leak out.
-        return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller: Macro) -> str:
-        return caller()
-
-
-class _Dict:
-    """`dict` for templates: calls and fromkeys, without access to the class."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args, **kwargs)
-
-
-class _Namespace(Namespace):
-    """`namespace` for templates, without underscore names: they could reach Python's internals."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:  # self has no name: a template may write namespace(self=...)
-        attributes = dict(*args[1:], **kwargs)
-        for name in attributes:
-            _refuse_underscore(name)
-        Namespace.__init__(args[0], attributes)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _refuse_underscore(name)
-        super().__setitem__(name, value)
-
-
-def _refuse_underscore(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a chat template may not store {name!r} in a namespace")
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise _RefusedError(message)
-
-
-def _strftime_now(format: str) -> str:  # noqa: A002 - templates may pass it by name
-    return datetime.now().strftime(format)
-
-
-def _tojson(
-    x: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # jinja2's own filter escapes HTML, which models were not trained on.
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-@lru_cache(maxsize=8)
-def _compile(template: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals["dict"] = _Dict()
-    environment.globals["namespace"] = _Namespace
-    try:
-        return environment.from_string(template)
-    except TemplateError as error:
-        raise UnsupportedModel(
-            f"the model's chat template cannot be read: {_one_line(error)}", hint="use another revision of the model"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+_RENDERER = _Renderer()
+atexit.register(_RENDERER.stop)

@@ -1,6 +1,9 @@
 """The renderings are compared with transformers' apply_chat_template; the templates are in the spirit of real ones."""
 
+import os
+import signal
 from datetime import datetime
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -198,3 +201,43 @@ def test_a_namespace_takes_any_other_name(theirs: Any) -> None:
 def test_the_dict_of_templates_is_not_the_class(theirs: Any) -> None:
     template = "{{ dict.items is defined }} {{ dict.fromkeys is defined }}"
     assert ours(template, TURNS) == theirs(template, TURNS) == "False True"
+
+
+ATTACKS = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
+    "{% endfor %}{% endfor %}",
+    "an integer": "{{ 10 ** 1000000000 }}",
+    "a power at run time": "{% set n = 1000000000 %}{{ 10 ** n }}",
+    "a long text": "{{ 'a ' * 30000000 }}",
+    "doubling": "{% set n = namespace(s='a' * 99999) %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a width": "{{ '%9999999999d' % 1 }}",
+    "padding": "{{ 'a'.ljust(9999999999) }}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "deep nesting": "{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_hostile_template_ends_in_one_line(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.checkpoint.chat_template._CPU_S", 1.0)
+    with pytest.raises(UnsupportedModel, match=r"the model's chat template (fails|cannot be read): .+; use another"):
+        ours(ATTACKS[attack], TURNS)
+    assert ours("{{ messages[0].content }}", TURNS) == TURNS[0][1], "the next template is rendered"
+
+
+def test_ctrl_c_ends_a_template_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.checkpoint.chat_template._CPU_S", 600.0)
+    signalled = Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signalled.start()
+        with pytest.raises(KeyboardInterrupt):
+            ours(ATTACKS["an integer"], TURNS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ours("{{ messages[0].content }}", TURNS) == TURNS[0][1]
+
+
+def test_a_long_conversation_is_not_a_long_template() -> None:
+    text = "word " * 2_000_000
+    assert ours("{{ messages[0].content }}", [("user", text)]) == text
