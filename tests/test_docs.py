@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -42,11 +43,26 @@ def test_files_that_are_named_exist(document: str) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_every_file_has_its_place_in_the_structure() -> None:
+def test_the_list_of_files_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = import_module("structure").files_page()
+    again = "run python docs/structure.py > docs/files.md"
+    assert (ROOT / "docs" / "files.md").read_text(encoding="utf-8") == page, again
+
+
+def test_the_structure_is_short_and_names_files_that_exist() -> None:
     text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
-    files = [path for path in (ROOT / "specgen").rglob("*.py") if not path.name.startswith("__")]
-    placed = ("commands", "drafters")  # one file a command, one file a drafter
-    assert not [path for path in files if path.parent.name not in placed and f"{path.name}`" not in text]
+    assert len(text.splitlines()) <= 150
+    cells = [cell for line in text.splitlines() if line.startswith("|") for cell in line.split(" | ")]
+    assert max(map(len, cells)) < 104  # 100 characters, and the bars at the ends of a row
+    for name in re.findall(r"`([a-z_/]+(?:\.py|\.toml|/))`", text):
+        assert (ROOT / "specgen" / name).exists() or (ROOT / name).exists(), name
+
+
+def test_every_room_stands_in_the_structure() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
+    rooms = [path for path in (ROOT / "specgen").iterdir() if (path / "__init__.py").exists()]
+    assert not [path.name for path in rooms if f"`{path.name}/`" not in text]
 
 
 @pytest.mark.parametrize("document", PAGES)
