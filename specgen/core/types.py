@@ -125,6 +125,8 @@ SAMPLING_RANGES: Mapping[str, NumberRange] = {
     "frequency_penalty": NumberRange(-_LARGEST, _LARGEST, "a number, 0 for none"),
     "seed": NumberRange(0, _LARGEST_INT, "a whole number from 0 to 2^63 - 1", integer=True),
 }
+# Of generated tokens in an answer.
+TOKENS_RANGE = NumberRange(1, (1 << 31) - 1, "a number of tokens, 1 or more", integer=True)
 
 
 def check_sampling(name: str, value: object) -> float | int:

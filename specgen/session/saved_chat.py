@@ -1,13 +1,13 @@
 """A chat in a file of JSON: messages, models with their revisions, sampling."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from specgen.core.errors import BadFile
+from specgen.core.errors import BadFile, UsageError
 from specgen.core.files import parse_json, read_text, replace_file, resolved
-from specgen.core.types import Message, ModelRef, SamplingChoice
+from specgen.core.types import SAMPLING_RANGES, TOKENS_RANGE, Message, ModelRef, SamplingChoice
 from specgen.core.words import reason
 
 VERSION = 1
@@ -59,6 +59,8 @@ def read(path: Path) -> SavedChat:
         raise BadFile(f"{path} was saved by a newer specgen", hint="update specgen")
     try:
         return _parse(data)
+    except UsageError as error:  # of a number
+        raise BadFile(f"{path}: {error.message}", hint=error.hint) from error
     except (AttributeError, KeyError, TypeError, ValueError):
         raise _broken(path) from None
 
@@ -76,18 +78,16 @@ def _parse(data: Any) -> SavedChat:
         raise ValueError
     if any(message.role == "system" for message in messages[1:]):
         raise ValueError
+    limit = data["max_new_tokens"]
     return SavedChat(
         target=_model(data["models"]["target"]),
         draft=_model(data["models"]["draft"]),
         messages=messages,
-        sampling=SamplingChoice(**{each.name: _number(data["sampling"].get(each.name)) for each in _KNOBS}),
-        max_new_tokens=_number(data["max_new_tokens"]),
+        sampling=SamplingChoice(**{name: data["sampling"].get(name) for name in SAMPLING_RANGES}),
+        max_new_tokens=None if limit is None else int(TOKENS_RANGE.check("max_new_tokens", limit)),
         stop=tuple(_word(stop) for stop in data["stop"]),
         think=data["think"] if data["think"] is None else bool(data["think"]),
     )
-
-
-_KNOBS = fields(SamplingChoice)
 
 
 def _model(data: Any) -> str:
@@ -97,11 +97,5 @@ def _model(data: Any) -> str:
 
 def _word(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _number(value: Any) -> Any:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError
     return value

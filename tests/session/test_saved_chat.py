@@ -69,7 +69,6 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
         {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "x"}]},
         {"messages": 3},
         {"models": {}},
-        {"sampling": {"seed": "x"}},
         {"stop": [1]},
     ],
 )
@@ -78,7 +77,25 @@ def test_a_damaged_file_is_refused(tmp_path: Path, fields: dict[str, Any]) -> No
         read(changed(tmp_path / "chat.json", **fields))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"version"', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"sampling": {"seed": "x"}}, "seed"),
+        ({"sampling": {"temperature": -1}}, "temperature"),
+        ({"sampling": {"top_k": 2.5}}, "top_k"),
+        ({"sampling": {"top_p": True}}, "top_p"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ],
+)
+def test_a_number_out_of_range_is_named_with_the_file(tmp_path: Path, fields: dict[str, Any], key: str) -> None:
+    with pytest.raises(BadFile, match=rf"chat\.json: {key} cannot be .* it takes "):
+        read(changed(tmp_path / "chat.json", **fields))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b'{"version"', b"\xff\xfe", b"[1e999]", b"[NaN]", b"[" * 100_000]
+)
 def test_what_is_no_chat_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "chat.json").write_bytes(content)
     with pytest.raises(BadFile, match="not a saved chat"):

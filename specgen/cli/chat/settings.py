@@ -7,7 +7,7 @@ from typing import Any
 
 from specgen.cli.chat.chat import Chat
 from specgen.core.errors import UsageError
-from specgen.core.types import SamplingChoice
+from specgen.core.types import SAMPLING_RANGES, TOKENS_RANGE, NumberRange
 from specgen.core.words import did_you_mean
 
 _UNSET = ("auto", "none", "default")
@@ -52,7 +52,7 @@ def shown(value: object) -> str:
     return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _number(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], Any]:
+def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         if text in _UNSET:
             return None
@@ -70,11 +70,15 @@ def _switch(text: str) -> bool:
     return text == "on"
 
 
-def _sampling(name: str, takes: str, parse: Callable[[str], Any]) -> ChatSetting:
+def _sampling(name: str, allowed: NumberRange) -> ChatSetting:
+    parse = _number(int if allowed.integer else float, allowed.low, allowed.high)
+
     def put(chat: Chat, text: str) -> None:
         chat.conversation.sampling = dataclasses.replace(chat.conversation.sampling, **{name: parse(text)})
 
-    return ChatSetting(f"{takes}, or auto", lambda chat: getattr(chat.conversation.sampling, name), put, ("auto",))
+    return ChatSetting(
+        f"{allowed.words}, or auto", lambda chat: getattr(chat.conversation.sampling, name), put, ("auto",)
+    )
 
 
 def _of_conversation(name: str, takes: str, parse: Callable[[str], Any], *words: str) -> ChatSetting:
@@ -95,15 +99,10 @@ def _of_look(name: str) -> ChatSetting:
 
 
 SETTINGS: dict[str, ChatSetting] = {
-    "temperature": _sampling("temperature", "0 (greedy) or more", _number(float, 0.0, 1e6)),
-    "top_k": _sampling("top_k", "a number of tokens, 0 for all", _number(int, 0)),
-    "top_p": _sampling("top_p", "0 to 1", _number(float, 0.0, 1.0)),
-    "min_p": _sampling("min_p", "0 to 1", _number(float, 0.0, 1.0)),
-    "repetition_penalty": _sampling("repetition_penalty", "0.01 or more, 1 for none", _number(float, 0.01, 1e6)),
-    "presence_penalty": _sampling("presence_penalty", "a number, 0 for none", _number(float, -1e6, 1e6)),
-    "frequency_penalty": _sampling("frequency_penalty", "a number, 0 for none", _number(float, -1e6, 1e6)),
-    "seed": _sampling("seed", "a whole number", _number(int, 0)),
-    "max_tokens": _of_conversation("max_new_tokens", "1 or more, or auto", _number(int, 1), "auto"),
+    **{name: _sampling(name, allowed) for name, allowed in SAMPLING_RANGES.items()},
+    "max_tokens": _of_conversation(
+        "max_new_tokens", "1 or more, or auto", _number(int, TOKENS_RANGE.low, TOKENS_RANGE.high), "auto"
+    ),
     "stop": _of_conversation(
         "stop", "a text that ends answers, or none", lambda text: () if text in _UNSET else (text,), "none"
     ),
@@ -116,4 +115,3 @@ SETTINGS: dict[str, ChatSetting] = {
     "thinking": _of_look("thinking"),
     "markdown": _of_look("markdown"),
 }
-assert {field.name for field in dataclasses.fields(SamplingChoice)} <= SETTINGS.keys()  # noqa: S101 - complete
