@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from specgen.core.errors import BadFile
+from specgen.core.words import shorten
 
 MAX_LAYERS = 2_000
 # Key -> largest plausible value. The smallest is 1. A list has one value per layer.
@@ -28,7 +29,6 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "dtype": (str, dict),
 }
 _WORDS = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
-_SHOWN = 40
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
@@ -51,6 +51,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _bad(path: Path, key: str, value: object, expected: str) -> BadFile:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
-    return BadFile(f"{path}: {key} is {shown}, not {expected}", hint="correct the file, or download the model again")
+    return BadFile(
+        f"{path}: {key} is {shorten(repr(value), 40)}, not {expected}",
+        hint="correct the file, or download the model again",
+    )

@@ -16,15 +16,16 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import NFC
 
-from specgen.core.errors import BadFile
-from specgen.core.files import read_object, read_small
-from specgen.core.words import reason
+from specgen.core.errors import BadFile, UnsupportedModel
+from specgen.core.files import read_object, read_small, read_text
+from specgen.core.words import reason, shorten
 from specgen.hub.files import DAMAGED
 
 # SentencePiece's entries for a space and for a byte without a character in the vocabulary.
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _CONTINUES = "##"
+_MAX_ID = 1 << 24
 
 
 class TokenBytes:
@@ -97,17 +98,18 @@ class Tokenizer:
         if not (path / "tokenizer.json").is_file():
             return None
         backend = _read_backend(path / "tokenizer.json")
-        config = read_object(path / "tokenizer_config.json", hint=DAMAGED, missing_ok=True)
+        config_file, older_file = path / "tokenizer_config.json", path / "special_tokens_map.json"
+        config = read_object(config_file, hint=DAMAGED, missing_ok=True)
         if backend.normalizer is None and str(config.get("tokenizer_class")).removesuffix("Fast") in NFC_CLASSES:
             backend.normalizer = NFC()
-        if "added_tokens_decoder" in config:
-            declared = {int(index): _token(token) for index, token in config["added_tokens_decoder"].items()}
-            older: dict[str, Any] = {}
-        else:
-            declared = backend.get_added_tokens_decoder()
-            older = read_object(path / "special_tokens_map.json", hint=DAMAGED, missing_ok=True)
-        named = _named_tokens(config) | _named_tokens(older)
-        _add_tokens(backend, [token for _, token in sorted(declared.items())], named, _extra(config, older))
+        declared = _declared_tokens(config, config_file)
+        older: dict[str, Any] = {}
+        if declared is None:
+            declared = [token for _, token in sorted(backend.get_added_tokens_decoder().items())]
+            older = read_object(older_file, hint=DAMAGED, missing_ok=True)
+        named = _named_tokens(config, config_file) | _named_tokens(older, older_file)
+        extra = _extra(config, config_file) or _extra(older, older_file)
+        _add_tokens(backend, declared, named, extra)
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         return cls(
             backend,
@@ -120,17 +122,22 @@ class Tokenizer:
         """The ids of `text`. `special` adds BOS and EOS as the model expects; a rendered chat template has them.
 
         Special tokens in the text become their ids in both cases. Raises BadFile for a lone surrogate, by which
-        Python represents undecodable bytes.
+        Python represents undecodable bytes, and UnsupportedModel if the tokenizer fails on the text.
         """
         try:
             # encode_batch starts threads, and then warns on stderr at every fork.
             return list(self._backend.encode(text, add_special_tokens=special).ids)
         except TypeError:
             raise BadFile("the text is not valid Unicode", hint="save it as UTF-8") from None
+        except BaseException as error:
+            raise _failure(error, "the model's tokenizer fails on this text") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens. Invalid or incomplete UTF-8 becomes U+FFFD."""
-        text = self._backend.decode(ids, skip_special_tokens=True)
+        try:
+            text = self._backend.decode(ids, skip_special_tokens=True)
+        except BaseException as error:
+            raise _failure(error, "the model's tokenizer fails to decode") from error
         if self._clean_up_spaces:
             for piece in CLEAN_UP:
                 text = text.replace(piece, piece.strip())
@@ -166,7 +173,10 @@ class Tokenizer:
 
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
-        return self._backend.get_vocab(with_added_tokens=True)
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        if (largest := max(vocabulary.values(), default=0)) > _MAX_ID:  # lists of tokens by id are as long
+            raise BadFile(f"the tokenizer has the token id {largest}, over {_MAX_ID}", hint=DAMAGED)
+        return vocabulary
 
 
 def _read_backend(file: Path) -> Backend:
@@ -174,31 +184,67 @@ def _read_backend(file: Path) -> Backend:
         return Backend.from_buffer(read_small(file))
     except OSError as error:
         raise BadFile(f"cannot read {file}: {reason(error)}", hint=DAMAGED) from error
-    except Exception as error:  # the library raises plain Exception
+    except BaseException as error:
+        if not _is_of_library(error):
+            raise
         raise BadFile(f"{file} is damaged: {reason(error)}", hint=DAMAGED) from error
 
 
-def _token(value: str | Mapping[str, Any]) -> AddedToken:
-    """A token of a config file, which is its text or an object with flags."""
+def _is_of_library(error: BaseException) -> bool:
+    """tokenizers raises plain Exception. A panic in its Rust code is a BaseException, of a class with no module."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def _failure(error: BaseException, what: str) -> BaseException:
+    """The error to raise for one of the library; any other as it is, such as KeyboardInterrupt."""
+    if not _is_of_library(error):
+        return error
+    return UnsupportedModel(f"{what}: {reason(error)}", hint="change the text, or choose another model")
+
+
+def _token(value: object, key: str, file: Path) -> AddedToken:
+    """A token of a config file, which is its text or an object with flags. Raises BadFile."""
     if isinstance(value, str):
         return AddedToken(value, special=True)
-    return AddedToken(**{flag: value[flag] for flag in TOKEN_FLAGS if flag in value})
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        flags = {flag: value[flag] for flag in TOKEN_FLAGS[1:] if flag in value}
+        if all(isinstance(flag, bool) for flag in flags.values()):
+            return AddedToken(value["content"], **flags)
+    raise _malformed(file, key, value, "a token, which is a text or an object with `content` and flags")
 
 
-def _named_tokens(config: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """bos_token, eos_token and the other named tokens of a config (image_token, ...)."""
+def _malformed(file: Path, key: str, value: object, expected: str) -> BadFile:
+    return BadFile(f"{file}: {key} is {shorten(repr(value), 40)}, not {expected}", hint=DAMAGED)
+
+
+def _declared_tokens(config: Mapping[str, Any], file: Path) -> list[AddedToken] | None:
+    """The tokens of added_tokens_decoder by id, None without this key. Raises BadFile."""
+    key = "added_tokens_decoder"
+    if key not in config:
+        return None
+    if not isinstance(config[key], dict):
+        raise _malformed(file, key, config[key], "an object")
+    tokens: dict[int, AddedToken] = {}
+    for index, value in config[key].items():
+        if not (index.isascii() and index.isdecimal()):
+            raise _malformed(file, f"a key of {key}", index, "a token id")
+        tokens[int(index)] = _token(value, f"{key}.{index}", file)
+    return [token for _, token in sorted(tokens.items())]
+
+
+def _named_tokens(config: Mapping[str, Any], file: Path) -> dict[str, AddedToken]:
+    """bos_token, eos_token and the other named tokens of a config (image_token, ...). Raises BadFile."""
     named = {name: value for name, value in config.items() if name.endswith("_token")}
     if isinstance(config.get("extra_special_tokens"), dict):
         named |= config["extra_special_tokens"]
-    return {name: _token(value) for name, value in named.items() if isinstance(value, str | dict)}
+    return {name: _token(value, name, file) for name, value in named.items() if isinstance(value, str | dict)}
 
 
-def _extra(config: Mapping[str, Any], older: Mapping[str, Any]) -> list[AddedToken]:
-    """The special tokens without a name. Older configs use another key."""
-    for source in (config, older):
-        for key in ("extra_special_tokens", "additional_special_tokens"):
-            if isinstance(source.get(key), list) and source[key]:
-                return [_token(value) for value in source[key]]
+def _extra(config: Mapping[str, Any], file: Path) -> list[AddedToken]:
+    """The special tokens without a name. Older configs use another key. Raises BadFile."""
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        if isinstance(config.get(key), list) and config[key]:
+            return [_token(value, key, file) for value in config[key]]
     return []
 
 
@@ -227,16 +273,28 @@ def _add_tokens(
 
 
 def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
-    """The default template. Template files replace the templates in the config."""
+    """The default template. Template files replace the templates in the config. Raises BadFile."""
     templates = {file.stem: file for file in path.glob("additional_chat_templates/*.jinja")}
     if (path / "chat_template.jinja").is_file():
         templates["default"] = path / "chat_template.jinja"
     if templates:
-        file = templates.get("default")
-        return file.read_text(encoding="utf-8") if file else None
-    saved = config.get("chat_template")
+        return _read_template(templates["default"]) if "default" in templates else None
+    given = saved = config.get("chat_template")
     if isinstance(saved, list):
-        saved = {entry["name"]: entry["template"] for entry in saved}
+        if not all(isinstance(entry, dict) and {"name", "template"} <= entry.keys() for entry in saved):
+            raise _malformed(path / "tokenizer_config.json", "chat_template", given, "a list of names and templates")
+        saved = {str(entry["name"]): entry["template"] for entry in saved}
     if isinstance(saved, dict):
         saved = saved.get("default")
-    return saved if isinstance(saved, str) else None
+    if saved is not None and not isinstance(saved, str):
+        raise _malformed(path / "tokenizer_config.json", "chat_template", given, "text")
+    return saved
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return read_text(file)
+    except OSError as error:
+        raise BadFile(f"cannot read {file}: {reason(error)}", hint=DAMAGED) from error
+    except UnicodeDecodeError as error:
+        raise BadFile(f"cannot read {file}: it is not UTF-8", hint=DAMAGED) from error

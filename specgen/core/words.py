@@ -28,6 +28,11 @@ def plural(count: int, noun: str, plural_noun: str = "") -> str:
     return f"{count} {noun if count == 1 else plural_noun or f'{noun}s'}"
 
 
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters of a text, with an ellipsis where it is cut."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message that has text, else the name of its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

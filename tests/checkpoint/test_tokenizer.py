@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import BadFile
+from specgen.core.errors import BadFile, UnsupportedModel
 
 TEXTS = [
     "",
@@ -275,3 +275,67 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> Non
 def test_text_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(BadFile, match="not valid Unicode"):
         Tokenizer(byte_level_bpe()).encode("a\udc80b", special=True)
+
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer.json", {}, "tokenizer.json is damaged: "),
+        ("tokenizer.json", {"version": "1.0", "model": {"type": "Odd"}}, "tokenizer.json is damaged: "),
+        (TOKENIZER_CONFIG, {"added_tokens_decoder": []}, "added_tokens_decoder is [], not an object"),
+        (
+            TOKENIZER_CONFIG,
+            {"added_tokens_decoder": {"x": "a"}},
+            "a key of added_tokens_decoder is 'x', not",
+        ),
+        (TOKENIZER_CONFIG, {"added_tokens_decoder": {"1": {}}}, "added_tokens_decoder.1 is {}, not a token"),
+        (TOKENIZER_CONFIG, {"added_tokens_decoder": {"1": {"content": 3}}}, "is {'content': 3}, not a token"),
+        (TOKENIZER_CONFIG, {"eos_token": {"content": "a", "lstrip": "no"}}, "eos_token is {'content': 'a', 'lstrip'"),
+        (TOKENIZER_CONFIG, {"bos_token": {"text": "a"}}, "bos_token is {'text': 'a'}, not a token"),
+        (TOKENIZER_CONFIG, {"additional_special_tokens": [1]}, "additional_special_tokens is 1, not a token"),
+        ("special_tokens_map.json", {"pad_token": {}}, "special_tokens_map.json: pad_token is {}, not a token"),
+        (TOKENIZER_CONFIG, {"chat_template": [{"name": "default"}]}, "not a list of names and templates"),
+        (TOKENIZER_CONFIG, {"chat_template": ["default"]}, "chat_template is ['default'], not a list of names"),
+        (TOKENIZER_CONFIG, {"chat_template": 3}, "chat_template is 3, not text"),
+    ],
+)
+def test_a_malformed_value_is_named(tmp_path: Path, name: str, content: Any, says: str) -> None:
+    folder(tmp_path, byte_level_bpe())
+    (tmp_path / TOKENIZER_CONFIG).unlink(missing_ok=True)
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(BadFile) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert f"{tmp_path}/{name}" in caught.value.message
+    assert says in caught.value.message
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_is_not_text_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, byte_level_bpe())
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadFile, match=r"cannot read .*/chat_template\.jinja: it is not UTF-8"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_model(tmp_path: Path) -> None:
+    backend = byte_level_bpe()
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    folder(tmp_path, backend)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer is not None
+    with pytest.raises(UnsupportedModel, match=r"the model's tokenizer fails on this text: .+; change the text"):
+        tokenizer.encode("a" * 40 + "b", special=True)
+    assert tokenizer.encode("b", special=True)
+
+
+def test_token_ids_have_a_limit(tmp_path: Path) -> None:
+    content = json.loads(byte_level_bpe().to_str())
+    content["model"]["vocab"][next(iter(content["model"]["vocab"]))] = (1 << 32) - 1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer is not None
+    with pytest.raises(BadFile, match="the tokenizer has the token id 4294967295, over 16777216"):
+        tokenizer.vocabulary()
