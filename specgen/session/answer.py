@@ -1,4 +1,4 @@
-"""One answer: the rounds of the engine as steps, with the text, the reason and the statistics that come of them."""
+"""Turn the rounds of one answer into steps, and collect its text and statistics."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,7 +11,7 @@ from specgen.engine.text.thinking import ThinkingSplit
 
 
 class Answer:
-    """`text` and `stats` are those of the steps so far. `bytes_of` tells what a token stands for."""
+    """The `text` and `stats` of the steps so far. `bytes_of` gives the bytes of a token id."""
 
     def __init__(
         self, stream: TextStream, split: ThinkingSplit, prompt_tokens: int, bytes_of: Callable[[int], bytes]
@@ -27,7 +27,7 @@ class Answer:
         return "".join(self._texts)
 
     def steps(self, rounds: Iterator[Round], stopping: Callable[[], Reason | None]) -> Generator[Event, None, Reason]:
-        """Rounds as steps until one ends the answer, and why. `stopping` says after a round whether to end early."""
+        """Yield steps until the answer ends; returns the reason. `stopping` is asked after every round."""
         start = time.perf_counter()
         reason: Reason | None = None
         while reason is None:
@@ -54,7 +54,7 @@ class Answer:
         return reason
 
     def _logprobs(self, done: Round, starts: Sequence[int]) -> tuple[Logprobs, ...]:
-        """Those of the tokens that begin at `starts`, the first ones of the round."""
+        """The log probabilities of the first tokens of a round; `starts` are their character offsets."""
 
         def named(token: int, logprob: float) -> TokenLogprob:
             return TokenLogprob(token, logprob, tuple(self._bytes_of(token)))
@@ -66,7 +66,7 @@ class Answer:
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:
-    """A round as far as its first `used` tokens: a stop string may end it inside an accepted run."""
+    """The first `used` tokens of a round: a stop string may cut an accepted run."""
     return Step(
         tokens=done.tokens[:used],
         spans=spans,

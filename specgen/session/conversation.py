@@ -1,4 +1,4 @@
-"""A chat: turns that reuse what was computed, and keep the ids that were generated."""
+"""A conversation: its turns reuse the caches and the generated token ids."""
 
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -9,15 +9,15 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.text.thinking import without_thinking
 from specgen.session.interface import SessionProtocol
-from specgen.session.prompt import chat_text, thinking_tags, unswitched
+from specgen.session.prompt import chat_text, explain_think, thinking_tags
 
-# When less than this share of the context is free for an answer, the oldest turns go.
+# Old turns are dropped when less than this fraction of the context is free for the answer.
 _ROOM = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """What the models have read. At every mark (characters, tokens) the text and the ids have come equally far."""
+class _Encoded:
+    """The text and ids that the models have read. A mark (characters, tokens) is a position that both share."""
 
     text: str = ""
     context: Tokens = field(default_factory=Tokens)
@@ -25,7 +25,7 @@ class _Read:
 
 
 class Conversation:
-    """The turns so far. An answer that was stopped is kept as far as it came; a turn that failed leaves no trace.
+    """The turns so far. A stopped answer is kept; a failed turn is not.
 
     The attributes `sampling`, `max_new_tokens`, `stop` and `think` may be changed between turns.
     """
@@ -50,12 +50,12 @@ class Conversation:
         self.messages = [Message("system", system)] if system else []
         self.started: Started | None = None
         self.finished: Finished | None = None
-        self._read = _Read()
+        self._encoded = _Encoded()
         self._told: set[str] = set()
 
     @property
     def system(self) -> str | None:
-        """The system prompt; a new one holds from the next turn on, for all turns."""
+        """The system prompt. A new one replaces it from the next turn on."""
         first = self.messages[:1]
         return first[0].content if first and first[0].role == "system" else None
 
@@ -65,7 +65,7 @@ class Conversation:
 
     @property
     def question(self) -> str | None:
-        """What the user said last, None before the first turn."""
+        """The last message of the user, None before the first turn."""
         return next((message.content for message in reversed(self.messages) if message.role == "user"), None)
 
     @property
@@ -79,23 +79,23 @@ class Conversation:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of the context the last answer ended at, 0 before there is one."""
+        """The number of context tokens after the last answer, 0 before the first."""
         done = self.finished
         return done.stats.prompt_tokens + done.stats.generated_tokens if done else 0
 
     def clear(self) -> None:
-        """Forget every turn; the system prompt stays."""
+        """Delete every turn; keep the system prompt."""
         self.restore([])
 
     def restore(self, turns: Sequence[Message]) -> None:
-        """Go on from these turns, a system prompt among them replacing the present one."""
+        """Replace the turns. A system prompt among them replaces the current one."""
         system = [message for message in self.messages if message.role == "system"]
         has_system = any(message.role == "system" for message in turns)
         self.messages = [*([] if has_system else system), *turns]
         self.started = self.finished = None
 
     def undo(self) -> str | None:
-        """Take the last turn back; returns what the user said in it, None if there is none."""
+        """Delete the last turn. Returns its user message, None without turns."""
         said = self.question
         if said is not None:
             self.messages = self._before_last()
@@ -103,17 +103,17 @@ class Conversation:
         return said
 
     def move(self, session: SessionProtocol) -> None:
-        """Go on with another pair, which reads the conversation anew."""
+        """Continue with another session, which reads the conversation from the start."""
         self.session = session
-        self._read = _Read()
+        self._encoded = _Encoded()
         self._told.clear()
 
     def say(self, text: str) -> Iterator[Event]:
-        """The user's next turn, and the stream of the answer to it."""
+        """Stream the answer to the user's next message."""
         return failing(self._turn([*self.messages, Message("user", text)]))
 
     def again(self, text: str) -> Iterator[Event]:
-        """The last turn anew, with `text` as what the user said. The old one goes when the new answer begins."""
+        """Replace the last turn by `text` and stream its answer. A failure keeps the old turn."""
         return failing(self._turn([*self._before_last(), Message("user", text)]))
 
     def _turns(self) -> list[Message]:
@@ -149,63 +149,62 @@ class Conversation:
             generated.clear()
             raise
         finally:
-            # Also when the reader left in the middle: what was shown was said.
+            # Also when the caller closed the stream: the shown text was said.
             if generated:
                 said = "".join(answer)
                 self.messages = [*messages, Message("assistant", said)]
-                # A stop string, or text that was still held back, is in the ids and was never shown.
+                # The ids may contain a stop string or withheld text that was not shown.
                 whole = tokenizer.decode(generated) == said
                 context = read.context.grow(generated if whole else tokenizer.encode(said, special=False))
                 text = read.text + said
-                self._read = _Read(text, context, (*read.marks, (len(text), len(context))))
+                self._encoded = _Encoded(text, context, (*read.marks, (len(text), len(context))))
 
     def _notices(self) -> list[str]:
-        """What the user should know about this model's template, once."""
+        """Notices about this model's template, each once per session."""
         tokenizer = self.session.pair.tokenizer
         known = "this model has no chat template: it continues the conversation as plain text"
-        notices = [known if tokenizer.chat_template is None else unswitched(tokenizer, self.think)]
+        notices = [known if tokenizer.chat_template is None else explain_think(tokenizer, self.think)]
         notices = [notice for notice in notices if notice and notice not in self._told]
         self._told.update(notices)
         return notices
 
-    def _fit(self, messages: list[Message]) -> tuple[list[Message], _Read, list[str]]:
-        """The messages that the context has room for, read, and what is to be said of the others.
+    def _fit(self, messages: list[Message]) -> tuple[list[Message], _Encoded, list[str]]:
+        """The messages that fit the context, their ids, and notices about dropped turns.
 
-        When it fills up, the oldest whole turns go until it is half empty: more than just what does not fit, since
-        every such change makes the models read again what is left.
+        A full context drops whole turns, oldest first, until it is half empty. Each drop makes the models read the
+        rest again, so drops should be rare.
         """
-        read = self._read_on(messages)
+        read = self._encode(messages)
         longest = self.session.pair.context_length
         if len(read.context) <= longest * (1 - _ROOM):
             return messages, read, []
         kept, dropped = messages, 0
         while len(read.context) > longest / 2 and (shorter := _without_oldest(kept)) is not None:
             kept, dropped = shorter, dropped + 1
-            read = self._read_on(kept)
+            read = self._encode(kept)
         if not dropped or len(read.context) >= longest:
-            return messages, self._read_on(messages), []
+            return messages, self._encode(messages), []
         turns = "turn is" if dropped == 1 else f"{dropped} turns are"
         return kept, read, [f"the context of {longest} tokens is full: the oldest {turns} forgotten"]
 
-    def _read_on(self, messages: Sequence[Message]) -> _Read:
-        """The text and the ids of `messages`, the ids so far kept as far as the text is the same.
+    def _encode(self, messages: Sequence[Message]) -> _Encoded:
+        """The text and ids of `messages`. Ids are kept up to the last mark before the text changes.
 
-        Generated ids are kept rather than encoded again: text has many encodings, and only the ids that were
-        generated are in the models' caches. A template that rewrites history, or a turn that was taken back, changes
-        the text; then what stands before the last mark before the change is kept.
+        Generated ids are not encoded again: a text has many encodings, and the caches hold the generated one. The text
+        changes where a template rewrites history or a turn was deleted.
         """
         tokenizer = self.session.pair.tokenizer
         text = self._text(messages)
-        same = len(os.path.commonprefix([self._read.text, text]))  # noqa: RUF071 - characters are meant
-        marks = [mark for mark in self._read.marks if mark[0] <= same]
+        same = len(os.path.commonprefix([self._encoded.text, text]))  # noqa: RUF071 - characters are meant
+        marks = [mark for mark in self._encoded.marks if mark[0] <= same]
         characters, tokens = marks[-1]
-        kept = self._read.context.prefix(tokens)
+        kept = self._encoded.context.prefix(tokens)
         ids = tokenizer.encode(text[characters:], special=tokenizer.chat_template is None and not characters)
-        # The template writes the end of the turn; the model has mostly said it already, as a token without text.
+        # The template writes the end of the turn. The model has often generated it, as a token without text.
         last = kept.ids(tokens - 1) if tokens else []
         ended = last and ids[:1] == last and not tokenizer.decode(last)
         context = kept.grow(ids[1:] if ended else ids)
-        return _Read(text, context, (*marks, (len(text), len(context))))
+        return _Encoded(text, context, (*marks, (len(text), len(context))))
 
     def _text(self, messages: Sequence[Message]) -> str:
         tokenizer = self.session.pair.tokenizer
@@ -216,6 +215,6 @@ class Conversation:
 
 
 def _without_oldest(messages: Sequence[Message]) -> list[Message] | None:
-    """`messages` without the first whole turn, None where only the last one is left."""
+    """`messages` without the first turn, None where only one turn is left."""
     users = [at for at, message in enumerate(messages) if message.role == "user"]
     return [*messages[: users[0]], *messages[users[1] :]] if len(users) > 1 else None

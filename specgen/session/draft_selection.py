@@ -1,4 +1,4 @@
-"""Which draft a target gets: the curated one, else a smaller model of its family that is cached or on the hub."""
+"""Choose the draft of a target: a curated one, or a smaller model of its family."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -20,20 +20,20 @@ from specgen.session.prompt import compare_tokenizers
 
 Origin = Literal["curated", "cached", "hub"]
 
+# Longest draft length that `predict` considers, in tokens.
 _LONGEST = 8
-# With every token accepted the sum of the formula has another form.
+# Highest acceptance rate in the formula of `predict`, which divides by 1 - rate.
 _HIGHEST = 0.999
-# So many models of the hub are looked at, from the smallest on.
-_LOOKED_AT = 4
+# Number of models of the hub that are considered, smallest first.
+_HUB_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A draft for a target. `speed_up` over plain decoding at `draft_length` tokens a round is a prediction for the
-    acceptance rate that is `expected`.
+    """A possible draft. `speed_up` over plain decoding is predicted for the `expected` acceptance rate.
 
-    `comparison` is the target's tokenizer, and how many leading ids mean the same to both. `rejected` says why it is no
-    draft, None where it is one; what is None could not be found out before that.
+    `comparison` is the target's tokenizer and the number of leading ids that both models share. `rejected` is the
+    reason why the model cannot draft, None for a usable one. Fields that were not computed before it are None.
     """
 
     ref: ModelRef
@@ -49,9 +49,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The draft that was chosen, None for lookup, and why in a sentence, empty where there is nothing to say.
+    """The chosen draft, None for lookup. `why` is a sentence for the user, or empty.
 
-    `comparison` is the target's tokenizer and what it shares with the draft's, where they have been compared already.
+    `comparison` is as in Candidate, where the choice computed it.
     """
 
     checkpoint: Checkpoint | None
@@ -60,9 +60,9 @@ class Chosen:
 
 
 def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[Chosen]:
-    """The draft for `--draft auto`. Nothing is downloaded here but the small files of models of the hub.
+    """The draft for `--draft auto`. Only small files are downloaded.
 
-    A curated draft is taken at its word; open_pair compares its tokens as it does those of any draft.
+    A curated draft is not compared here; open_pair compares the tokens of every draft.
     """
     pair = pair_of_target(target.ref)
     if pair and pair.draft is None:
@@ -73,7 +73,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             if draft.is_complete or not _is_offline(options):
                 bundled = pair.draft.source.startswith(BUNDLED)
                 return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
-        except SpecgenError:  # offline and not cached, or gone from the hub: look for another
+        except SpecgenError:  # not cached, or gone from the hub: look for another draft
             pass
     for origin, search in (("cached", _cached), ("hub", _on_hub)):
         candidates = yield from search(target, options, device)
@@ -83,7 +83,7 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
             words += f" (~{best.speed_up:.1f}x for {best.expected.rate:.0%} accepted, {best.expected.basis})"
             return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.comparison)
-    # Of a local file lookup is what people expect; a line at every start would only be in the way.
+    # For a local file lookup is the expected choice: do not print a notice every time.
     tells = options.verbose or target.commit is not None
     why = f"lookup drafts for {target.ref.name}: no smaller model with its tokens was found"
     return Chosen(None, why if tells else "")
@@ -96,7 +96,7 @@ def _is_offline(options: EngineOptions) -> bool:
 
 
 def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
-    """What was chosen and why; what will be downloaded is said before it is."""
+    """The sentence that names the draft, the reason, and the size and licence of a download."""
     sentence = f"{draft.ref.name} drafts for {target.ref.name}: {why.rstrip('.')}"
     if draft.is_complete:
         return sentence
@@ -105,11 +105,11 @@ def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
 
 
 def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
-    """Every draft that comes into question, the most promising first, those that were rejected last."""
+    """Every candidate, sorted by predicted speed-up; rejected ones come last."""
     found: list[Candidate] = []
     pair = pair_of_target(target.ref)
     if pair and pair.draft:
-        unverified = None if is_verified(pair) else "its licence and sizes were not verified: name it with --draft"
+        unverified = None if is_verified(pair) else "its licence and sizes are not verified: name it with --draft"
         found.append((yield from _fetched(target, pair.draft, "curated", unverified, options, device)))
     for search in (_cached, _on_hub):
         for candidate in (yield from search(target, options, device)):
@@ -121,7 +121,7 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
 def smaller_draft(
     plan: MemoryPlan, options: EngineOptions, *, target_is_loaded: bool = False
 ) -> Reporting[ModelRef | None]:
-    """Another draft for the target of `plan`, of which the draft does not fit the memory, that would."""
+    """A draft that fits the memory where the draft of `plan` does not; None if there is none."""
     assert plan.draft is not None  # noqa: S101
     for each in (yield from rank_drafts(plan.target.checkpoint, options, plan.target.placement.device)):
         fits = each.plan is not None and (each.plan.draft_fits if target_is_loaded else each.plan.fits)
@@ -131,7 +131,7 @@ def smaller_draft(
 
 
 def check_draft_memory(plan: MemoryPlan, options: EngineOptions) -> Reporting[None]:
-    """Raise OutOfMemory where the draft does not fit beside a target that is loaded already."""
+    """Raise OutOfMemory where the draft does not fit beside a loaded target."""
     if plan.draft is None or plan.draft_fits:
         return
     smaller = yield from smaller_draft(plan, options, target_is_loaded=True)
@@ -143,11 +143,11 @@ def check_draft_memory(plan: MemoryPlan, options: EngineOptions) -> Reporting[No
 
 
 def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[float, int]:
-    """The best speed-up over plain decoding, and the draft length that gives it, at this acceptance rate.
+    """The best speed-up over plain decoding and its draft length in tokens, at this acceptance rate.
 
-    tau = (1 - a^(k+1)) / (1 - a) tokens a round, for 1 + k * c passes of the target: verifying k + 1 tokens takes as
-    long as one, and the draft takes the share c of that. On a CPU a pass takes as long as its weights take to be read;
-    elsewhere small drafts wait for their kernels to start, and c is that of their layers.
+    A round of k drafted tokens gives (1 - a^(k+1)) / (1 - a) tokens and takes 1 + k * c target passes (Leviathan et al.
+    2023). c is the cost of a draft pass: the ratio of the weights in bytes on a CPU, which is bound by memory; the
+    ratio of the layers elsewhere, where small models are bound by kernel launches.
     """
     acceptance = min(acceptance, _HIGHEST)
     by_layers = target.placement.device.type != "cpu" and target.footprint.layers and draft.footprint.layers
@@ -159,20 +159,20 @@ def predict(target: ModelPlan, draft: ModelPlan, acceptance: float) -> tuple[flo
 
 
 def _cached(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
-    from specgen.checkpoint.siblings import cached_siblings  # noqa: PLC0415  0.3 s, which curated pairs need not wait
+    from specgen.checkpoint.siblings import cached_siblings  # noqa: PLC0415 - takes 0.3 s, and curated pairs do not need it
 
     yield from ()
     return _sorted([_assess(target, each, "cached", options, device) for each in cached_siblings(target)])
 
 
 def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
-    """A hub that does not answer is no reason to fail: there is lookup."""
+    """Candidates of the hub; none where it does not answer."""
     if target.commit is None or _is_offline(options):
         return []
     from specgen.checkpoint.siblings import hub_siblings  # noqa: PLC0415 - as above
 
     try:
-        siblings = hub_siblings(target.ref, _LOOKED_AT)
+        siblings = hub_siblings(target.ref, _HUB_CANDIDATES)
     except SpecgenError:
         return []
     found: list[Candidate] = []
@@ -201,7 +201,7 @@ def _fetched(
 def _assess(
     target: Checkpoint, draft: Checkpoint, origin: Origin, options: EngineOptions, device: torch.device
 ) -> Candidate:
-    """Memory and speed from configs first; tokenizers, which take longest to read, are compared where it pays."""
+    """Judge memory and speed from configs; compare tokenizers, which are slow to read, only if that passes."""
     try:
         plan = plan_pair(target, draft, options, device)
         assert plan.draft is not None  # noqa: S101
@@ -215,7 +215,7 @@ def _assess(
             return replace(found, rejected=why)
 
         if speed_up <= 1:
-            return rejected("it is not small enough to gain anything")
+            return rejected("it is too large to gain speed")
         found = replace(found, comparison=compare_tokenizers(target, draft, options))
         if not plan.fits:
             return rejected(f"both take {format_bytes(plan.total)} of memory, and {format_bytes(plan.free)} are free")

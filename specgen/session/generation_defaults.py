@@ -1,4 +1,4 @@
-"""What a model's own files recommend: sampling, and the tokens that end an answer."""
+"""The sampling and the end tokens that a model's own files recommend."""
 
 import secrets
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ _PROBE = "specgen"
 
 
 def resolve_sampling(choice: SamplingChoice, recommended: Mapping[str, Any]) -> SamplingParams:
-    """The user's choice, else generation_config.json's, else greedy. A seed that is not given is drawn.
+    """The user's choice, else the value of generation_config.json, else greedy decoding. A missing seed is drawn.
 
-    As in transformers' `generate`, a recommended temperature counts only with `do_sample`, a repetition penalty always.
+    As in transformers' `generate`, a recommended temperature needs `do_sample`; a repetition penalty always applies.
     """
     chosen = {name: value for name in SamplingChoice.__slots__ if (value := getattr(choice, name)) is not None}
     values: dict[str, Any] = {}
@@ -26,7 +26,7 @@ def resolve_sampling(choice: SamplingChoice, recommended: Mapping[str, Any]) -> 
         names = ("temperature", "top_k", "top_p", "min_p")
         values |= {name: value for name in names if (value := recommended.get(name)) is not None}
     elif chosen.keys() & {"top_k", "top_p", "min_p"}:
-        values["temperature"] = 1.0  # whoever narrows a distribution wants to draw from it
+        values["temperature"] = 1.0  # a narrowed distribution is meant for sampling
     if (penalty := recommended.get("repetition_penalty")) is not None:
         values["repetition_penalty"] = float(penalty)
     values["seed"] = secrets.randbelow(_DRAWN_SEEDS)
@@ -34,7 +34,7 @@ def resolve_sampling(choice: SamplingChoice, recommended: Mapping[str, Any]) -> 
 
 
 def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end an answer: those of generation_config.json, else config.json, and the template's own."""
+    """Ids that end an answer: of generation_config.json, else config.json, and of the chat template."""
     for config in (checkpoint.generation_config, checkpoint.config):
         ids = config.get("eos_token_id")
         if ids is not None:
@@ -52,9 +52,9 @@ def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def _end_of_turn(tokenizer: Tokenizer) -> int | None:
-    """The special token that the chat template puts right after an answer, if it does.
+    """The id of the special token that the chat template writes after an answer, if any.
 
-    Not every generation_config.json names it, and without it the model goes on to write the user's next turn.
+    Some generation_config.json omit it. Without it the model continues with the user's next turn.
     """
     if tokenizer.chat_template is None:
         return None

@@ -1,4 +1,4 @@
-"""Does a pair fit? What both models take of the device's memory against what is free, before anything is loaded."""
+"""Predict the memory of a pair and compare it with the free memory, before loading."""
 
 from dataclasses import dataclass, replace
 
@@ -16,15 +16,15 @@ from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.load import read_checkpoint_architecture
 from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, peak
 
-# Shorter contexts are not worth offering.
+# Shortest context that is offered as an alternative, in tokens.
 _SHORTEST = 512
-# Weights with what comes beside them, where only the number of parameters is known.
+# Total memory over the memory of the weights, where only the number of parameters is known.
 _BESIDE_WEIGHTS = 1.3
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """One model, and how it would be loaded. `context` is in tokens, `download` in bytes that are not here yet."""
+    """One model and its placement. `context` is in tokens; `download` is the bytes that are missing on disk."""
 
     checkpoint: Checkpoint
     placement: Placement
@@ -35,9 +35,9 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """A pair and the memory for it, in bytes. `assumed`: nobody asked for this context, see PLANNED_CONTEXT.
+    """A pair and its memory, in bytes. `assumed` marks a `context` that the user did not choose (PLANNED_CONTEXT).
 
-    `longest` is the context that the pair will have, where the config or the user says so.
+    `longest` is the context length of the loaded pair in tokens, None where it is unknown before loading.
     """
 
     target: ModelPlan
@@ -57,12 +57,12 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Layers that are spread over several devices are not counted here: accelerate sees to them."""
+        """Whether all models fit. A target spread over several devices always does: accelerate places its layers."""
         return self.total <= self.free or self.target.placement.spread
 
     @property
     def draft_fits(self) -> bool:
-        """Whether the draft fits what is free, the target being loaded already."""
+        """Whether the draft fits beside a loaded target."""
         return self.draft is None or self.draft.placement.spread or peak([self.draft.footprint]) <= self.free
 
     @property
@@ -71,8 +71,7 @@ class MemoryPlan:
 
 
 def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, device: torch.device) -> MemoryPlan:
-    """What `target` and `draft` would take. Only their small files need be here. Raises UsageError for a context that
-    is longer than the target's."""
+    """Plan `target` and `draft` from their small files. Raises UsageError for a context beyond the target's limit."""
     architecture = read_early_architecture(target)
     limit = context_limit(target, architecture)
     if options.ctx_size is not None and limit and options.ctx_size > limit:
@@ -91,7 +90,7 @@ def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptio
 
 
 def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
-    """Whether a curated pair fits what is free, by the number of its parameters alone: nothing is fetched."""
+    """Whether a curated pair fits the free memory, judged by its number of parameters only."""
     models = models_of(pair)
     by_dtype = 2 if device.type != "cpu" else 4
     weights = sum(model.parameters * (1 if device.type == "cpu" and choose_kernel() else by_dtype) for model in models)
@@ -99,7 +98,7 @@ def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
 
 
 def read_early_architecture(checkpoint: Checkpoint) -> Architecture | str:
-    """As read_checkpoint_architecture, but by the config alone: weights may not be here yet, or be broken."""
+    """Like read_checkpoint_architecture, from the config only: weights may be missing or broken."""
     return read_checkpoint_architecture(checkpoint) if checkpoint.is_gguf else read_architecture(checkpoint.config)
 
 
@@ -116,9 +115,9 @@ def _plan(
 
 
 def check_memory(plan: MemoryPlan, options: EngineOptions) -> str | None:
-    """None where the pair fits; a sentence for the user where only the target does.
+    """None where the pair fits, else a sentence for the user if the target alone does.
 
-    Raises OutOfMemory, with what would fit, where it does not.
+    Raises OutOfMemory, naming options that fit, where the target does not fit.
     """
     if plan.fits:
         return None
@@ -139,13 +138,13 @@ def check_memory(plan: MemoryPlan, options: EngineOptions) -> str | None:
 
 
 def what_fits(plan: MemoryPlan, options: EngineOptions) -> list[str]:
-    """Options with which the models of `plan` fit: another number format, or a shorter context, or both if need be."""
+    """Command-line options that make `plan` fit: a smaller number format, a shorter context, or both."""
 
     def fits(changed: EngineOptions) -> bool:
         draft = plan.draft.checkpoint if plan.draft else None
         try:
             tried = plan_pair(plan.target.checkpoint, draft, changed, plan.target.placement.device)
-        except SpecgenError:  # no int8 here
+        except SpecgenError:  # this device has no int8
             return False
         return replace(tried, free=plan.free).fits
 
@@ -163,7 +162,7 @@ def what_fits(plan: MemoryPlan, options: EngineOptions) -> list[str]:
 
 
 def _smaller(placement: Placement, options: EngineOptions) -> list[tuple[str, EngineOptions]]:
-    """Number formats of fewer bytes than this one's, in words and as options."""
+    """Smaller number formats: command-line options and the engine options they mean."""
     if placement.int8 or placement.dtype != torch.float32:
         return []
     int8 = [("--quant int8", replace(options, quant=Quant.INT8, dtype=Dtype.AUTO))]

@@ -1,4 +1,4 @@
-"""From messages to the ids that the target reads."""
+"""Turn messages into the token ids that the target reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ _TAGS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
 )
-# What templates call the switch for thinking: Qwen3, SmolLM3 and GLM; DeepSeek V3.1.
+# Template variables that switch thinking: Qwen3, SmolLM3 and GLM; DeepSeek V3.1.
 _SWITCHES = ("enable_thinking", "thinking")
-# Characters that are encoded at a time where a text may be far too long, and the tokens that a cut may add there.
+# A long text is encoded in pieces of this many characters; a cut adds at most _CUT tokens.
 _PIECE = 1 << 16
 _CUT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The text and the ids of a prompt; `notice` is what the user should know about how it was made.
+    """The text and the ids of a prompt. `notice` is a sentence for the user, or empty.
 
-    `thinking` has the tags of a model that thinks aloud.
+    `thinking` has the tags of a reasoning model.
     """
 
     text: str
@@ -39,14 +39,14 @@ class Prompt:
 
 
 def raw_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
-    """`text` as it is, for plain completion."""
+    """`text` without a chat template, for plain completion."""
     return Prompt(text, tuple(tokenizer.encode(text, special=True)))
 
 
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> Prompt:
-    """`messages` in the model's chat template, up to where the answer begins; joined as plain text without one.
+    """`messages` in the model's chat template up to the answer, or joined as plain text without a template.
 
-    `think` switches thinking on or off in a template that knows how; None leaves it to the template.
+    `think` switches thinking on or off where the template can; None leaves the template's default.
     """
     if tokenizer.chat_template is None:
         prompt = raw_prompt(tokenizer, "\n\n".join(message.content for message in messages))
@@ -54,12 +54,12 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool |
         return Prompt(prompt.text, prompt.ids, notice if len(messages) > 1 else "")
     text = chat_text(tokenizer, messages, think)
     tags = thinking_tags(tokenizer, text)
-    return Prompt(text, tuple(tokenizer.encode(text, special=False)), unswitched(tokenizer, think), tags)
+    return Prompt(text, tuple(tokenizer.encode(text, special=False)), explain_think(tokenizer, think), tags)
 
 
 def chat_text(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> str:
-    """`messages` in the chat template that the model has, up to where the answer begins."""
-    assert tokenizer.chat_template is not None, "the caller has looked"  # noqa: S101
+    """`messages` in the model's chat template, up to where the answer begins. The model must have one."""
+    assert tokenizer.chat_template is not None, "checked by the caller"  # noqa: S101
     switches = {} if think is None else dict.fromkeys(_SWITCHES, think)
     return render(
         tokenizer.chat_template,
@@ -71,15 +71,15 @@ def chat_text(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | N
 
 
 def thinking_tags(tokenizer: Tokenizer, prompt: str) -> Tags | None:
-    """The tags between which the model thinks aloud, if its template or its vocabulary has a pair of them."""
+    """The thinking tags in the model's template or vocabulary; None without any."""
     for begin, end in _TAGS:
         if end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
             return Tags(begin, end, opened=prompt.rstrip().endswith(begin))
     return None
 
 
-def unswitched(tokenizer: Tokenizer, think: bool | None) -> str:
-    """What to tell a user who asked for thinking, or for none, of a model whose template has no switch."""
+def explain_think(tokenizer: Tokenizer, think: bool | None) -> str:
+    """A sentence for a user who set `think` for a template without a switch, else empty."""
     template = tokenizer.chat_template or ""
     if think is None or any(switch in template for switch in _SWITCHES):
         return ""
@@ -87,9 +87,9 @@ def unswitched(tokenizer: Tokenizer, think: bool | None) -> str:
 
 
 def refuse_long(tokenizer: Tokenizer, text: str, longest: int) -> None:
-    """Raise PromptTooLong where `text` alone has surely more than `longest` tokens.
+    """Raise PromptTooLong where `text` has certainly more than `longest` tokens, without encoding all of it.
 
-    Reads no more of it than that takes; a text that just does not fit is found out when all of it is encoded.
+    A text that barely exceeds the limit passes; encoding the whole prompt finds it.
     """
     if len(text) <= _PIECE:
         return
@@ -102,7 +102,7 @@ def refuse_long(tokenizer: Tokenizer, text: str, longest: int) -> None:
 
 
 def too_long(tokens: str, longest: int) -> PromptTooLong:
-    """The error for a prompt of so many `tokens`, in words."""
+    """The error for a prompt whose number of tokens is described by `tokens`."""
     return PromptTooLong(
         f"the prompt has {tokens} tokens and the context holds {longest}",
         hint="shorten it, or raise --ctx-size if the model allows",
@@ -110,7 +110,7 @@ def too_long(tokens: str, longest: int) -> PromptTooLong:
 
 
 def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
-    """The target's tokenizer, and how many leading ids mean the same to the draft. Raises DraftMismatch."""
+    """The target's tokenizer and the number of leading ids that both models share. Raises DraftMismatch."""
     tokenizer = read_tokenizer(target, options)
     return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options)) if draft else 0
 
@@ -125,15 +125,15 @@ def tokenizer_warning(checkpoint: Checkpoint) -> str:
 
 
 def read_tokenizer(checkpoint: Checkpoint, options: EngineOptions) -> Tokenizer:
-    """Needs only the small files of a model, or the header of its .gguf file. Raises BadFile, UnsupportedModel."""
+    """Read a tokenizer from a model's small files or GGUF header. Raises BadFile, UnsupportedModel."""
     if checkpoint.is_gguf:
-        from specgen.checkpoint.gguf.tokenizer import read_tokenizer as read_gguf  # noqa: PLC0415  0.1 s, only for GGUF
+        from specgen.checkpoint.gguf.tokenizer import read_tokenizer as read_gguf  # noqa: PLC0415 - takes 0.1 s, only for GGUF
 
         tokenizer = read_gguf(checkpoint.header)
     else:
         tokenizer = Tokenizer.from_folder(checkpoint.path)
     if tokenizer is not None:
         return tokenizer
-    from specgen.nn.transformers.model import convert_tokenizer  # noqa: PLC0415 - seconds that few models need
+    from specgen.nn.transformers.model import convert_tokenizer  # noqa: PLC0415 - takes seconds, and few models need it
 
     return convert_tokenizer(checkpoint, trust_remote_code=options.trust_remote_code)

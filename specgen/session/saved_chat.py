@@ -1,4 +1,4 @@
-"""A chat in a file of JSON: messages, models with their revisions, sampling."""
+"""Save a chat as JSON and read it: messages, models with revisions, sampling."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ _ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class SavedChat:
-    """What a file holds. `draft` is a model, `lookup` or `none`; models are named with the revision that was used."""
+    """The content of a file. Models are named with their revisions; `draft` may be `lookup` or `none`."""
 
     target: str
     draft: str
@@ -28,7 +28,7 @@ class SavedChat:
 
 
 def write(path: Path, chat: SavedChat) -> None:
-    """Save `chat` for this user alone, whole or not at all. Raises BadFile."""
+    """Save `chat`, readable by this user only. The old file stays if that fails. Raises BadFile."""
     target = ModelRef.parse(chat.target)
     data = {
         "version": VERSION,
@@ -47,7 +47,7 @@ def write(path: Path, chat: SavedChat) -> None:
 
 
 def read(path: Path) -> SavedChat:
-    """The chat in `path`. Raises BadFile for a file that cannot be read, is no chat, or is a newer specgen's."""
+    """The chat in `path`. Raises BadFile for an unreadable file, another kind of file, or a newer version."""
     try:
         data = parse_json(read_text(resolved(path)))
     except OSError as error:

@@ -120,13 +120,13 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     assert (best["rejected"], best["shared_tokens"], best["origin"]) == (None, 320, "hub")
     assert best["speed_up"] > 1
     assert best["memory"] < best["free"]
-    assert found["3B-Instruct"]["rejected"] == "it is not small enough to gain anything"
+    assert found["3B-Instruct"]["rejected"] == "it is too large to gain speed"
     assert found["0.5B-Instruct"]["rejected"].startswith("the draft does not share the target's tokens: id 10: target ")
     assert set(found) == {"1B-Instruct", "3B-Instruct", "0.5B-Instruct"}
     assert published.asked(".safetensors", "GET") == [], "weights are not fetched"
     lines = invoke("pairs", TARGET).text.splitlines()
     assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
-    assert "fam/Tiny-3B-Instruct (hub): rejected: it is not small enough to gain anything" in lines
+    assert "fam/Tiny-3B-Instruct (hub): rejected: it is too large to gain speed" in lines
 
 
 def test_a_gguf_target_gets_the_file_that_is_called_like_it(
