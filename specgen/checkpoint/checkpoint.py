@@ -15,7 +15,7 @@ from specgen.checkpoint.config import check_config
 from specgen.checkpoint.gguf.format import check_format
 from specgen.checkpoint.weights import verify
 from specgen.core.errors import BadFile, ModelNotFound, UnsupportedModel
-from specgen.core.files import read_object
+from specgen.core.files import canonical_path, read_object
 from specgen.core.progress import Reporting
 from specgen.core.types import BUNDLED, ModelRef
 from specgen.hub.files import CONFIG, DAMAGED, check_loadable, check_parts, is_gguf_name, weight_names
@@ -91,13 +91,13 @@ class Checkpoint:
 def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Reporting[Checkpoint]:
     """Find the model `ref` and get its small files: config, tokenizer, chat template, index of the weights.
 
-    An existing path wins over a hub id. `trust_remote_code` adds the repository's *.py files. Raises ModelNotFound,
-    AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
+    An existing path wins over a hub id; its checkpoint is named by the absolute path. `trust_remote_code` adds the
+    repository's *.py files. Raises ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
     """
     if (bundled := _bundled(ref)) is not None:
         return _local(ref, bundled)
-    if (path := _existing(str(ref))) is not None:
-        return _local(ref, path)
+    if (path := canonical_path(str(ref))) is not None:
+        return _local(ModelRef(str(path)), path)
     if _looks_like_path(ref.source):
         kind = "file" if is_gguf_name(ref.source) else "folder"
         raise ModelNotFound(f"there is no {kind} {ref.source}", hint="check the path")
@@ -144,15 +144,6 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
     for checkpoint in checkpoints:
         if not checkpoint.is_gguf:
             verify(checkpoint.weight_files)
-
-
-def _existing(text: str) -> Path | None:
-    """The existing file or folder `text`, which may contain an @; None without one."""
-    try:
-        path = Path(text).expanduser()
-        return path if text and path.exists() else None
-    except (OSError, RuntimeError):  # the name is too long, or ~user is unknown
-        return None
 
 
 def bundled_size(ref: ModelRef) -> int | None:

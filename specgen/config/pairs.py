@@ -8,7 +8,8 @@ from typing import Any
 
 import tomli
 
-from specgen.core.types import LOOKUP, ModelPair, ModelRef
+from specgen.core.files import canonical_path
+from specgen.core.types import AUTO, LOOKUP, NONE, ModelPair, ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +89,25 @@ def pair_of_target(ref: ModelRef) -> ModelPair | None:
     return next((pair for pair in curated().values() if pair.target.source.lower() == source), None)
 
 
+def canonical_name(model: str) -> str:
+    """The absolute path for the name of an existing file or folder; any other name unchanged.
+
+    Processes in other folders understand it, and two spellings of a path become one name.
+    """
+    if model in (AUTO, LOOKUP, NONE) or find_pair(model):
+        return model
+    return str(canonical_path(model) or model)
+
+
 def resolve(model: str) -> ModelRef:
     """The target that the user's word stands for: a curated pair's, or the one so called."""
     pair = find_pair(model)
-    return pair.target if pair else ModelRef.parse(model)
+    return pair.target if pair else ModelRef.parse(canonical_name(model))
 
 
 def resolve_draft(draft: str) -> str:
     """The draft that the user's word stands for: a curated pair's name is its draft."""
     pair = find_pair(draft)
     if pair is None:
-        return draft
+        return canonical_name(draft)
     return str(pair.draft) if pair.draft else LOOKUP

@@ -87,6 +87,20 @@ def resolved(path: Path) -> Path:
         raise OSError(errno.ENOENT, str(error), str(path)) from error
 
 
+def canonical_path(name: str) -> Path | None:
+    """The one absolute path of an existing file or folder; None for any other name.
+
+    `~`, `..` and symbolic links to folders above it are resolved. The name of a link itself is kept.
+    """
+    try:
+        path = Path(name).expanduser().absolute()
+        if not name or not path.exists():
+            return None
+        return path.resolve() if ".." in path.parts else path.parent.resolve() / path.name
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user after ~, a NUL character
+        return None
+
+
 def _mode(path: Path) -> int | None:
     """The permission bits of an existing file, None for a new one. Raises OSError for a device, pipe or folder."""
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from specgen.core import files
 from specgen.core.errors import BadFile
-from specgen.core.files import parse_json, read_json, read_object, read_small, replace_file
+from specgen.core.files import canonical_path, parse_json, read_json, read_object, read_small, replace_file
 
 
 def mode(path: Path) -> int:
@@ -100,3 +100,25 @@ def test_a_json_object_or_a_line_that_names_the_file(tmp_path: Path) -> None:
 def test_a_folder_of_an_unknown_user_is_taken_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECGEN_DATA_DIR", "~no-such-user-here/x")
     assert files.data_folder() == Path("~no-such-user-here/x")
+
+
+def test_every_spelling_of_a_path_has_one_canonical_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "m@x:1").mkdir(parents=True)
+    (tmp_path / "real" / "m.gguf").write_bytes(b"GGUF")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "linked")
+    folder = tmp_path / "real" / "m@x:1"
+    spellings = ["m@x:1", "./m@x:1/", "../real/m@x:1", "../linked/m@x:1", "~/linked/m@x:1", str(folder)]
+    assert {canonical_path(spelling) for spelling in spellings} == {folder}
+    assert canonical_path("m.gguf") == tmp_path / "real" / "m.gguf"
+    assert canonical_path(".") == tmp_path / "real"
+    for missing in ("", "./nowhere", "org/name", "~nobody-of-that-name/m", "a" * 5000, "m\0"):
+        assert canonical_path(missing) is None
+
+
+def test_a_link_to_a_file_keeps_its_name(tmp_path: Path) -> None:
+    """The hub's cache links model.gguf to a file that is named by its hash."""
+    (tmp_path / "blob").write_bytes(b"GGUF")
+    (tmp_path / "model.gguf").symlink_to(tmp_path / "blob")
+    assert canonical_path(str(tmp_path / "model.gguf")) == tmp_path / "model.gguf"
