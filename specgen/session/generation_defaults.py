@@ -7,38 +7,47 @@ from typing import Any
 from specgen.checkpoint.chat_template import render
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import SpecgenError
-from specgen.core.types import Message, SamplingChoice, SamplingParams
+from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.types import Message, SamplingChoice, SamplingParams, check_sampling
 
 _DRAWN_SEEDS = 1 << 31
 _PROBE = "specgen"
+_FILE = "generation_config.json"
+_NARROWING = ("top_k", "top_p", "min_p")
 
 
 def resolve_sampling(choice: SamplingChoice, recommended: Mapping[str, Any]) -> SamplingParams:
     """The user's choice, else the value of generation_config.json, else greedy decoding. A missing seed is drawn.
 
     As in transformers' `generate`, a recommended temperature needs `do_sample`; a repetition penalty always applies.
+    Raises BadFile for a recommended value that makes no sense and that the user does not override.
     """
     chosen = {name: value for name in SamplingChoice.__slots__ if (value := getattr(choice, name)) is not None}
-    values: dict[str, Any] = {}
-    if recommended.get("do_sample"):
+    samples = recommended.get("do_sample") or False
+    if samples not in (False, True):
+        raise BadFile(f"{_FILE}: do_sample is {samples!r}", hint="write true or false there")
+    values: dict[str, Any] = {"seed": secrets.randbelow(_DRAWN_SEEDS)}
+    if samples or chosen.keys() & set(_NARROWING):  # a narrowed distribution is meant for sampling
         values["temperature"] = 1.0
-        names = ("temperature", "top_k", "top_p", "min_p")
-        values |= {name: value for name in names if (value := recommended.get(name)) is not None}
-    elif chosen.keys() & {"top_k", "top_p", "min_p"}:
-        values["temperature"] = 1.0  # a narrowed distribution is meant for sampling
-    if (penalty := recommended.get("repetition_penalty")) is not None:
-        values["repetition_penalty"] = float(penalty)
-    values["seed"] = secrets.randbelow(_DRAWN_SEEDS)
+    for name in ("repetition_penalty", *(("temperature", *_NARROWING) if samples else ())):
+        if name not in chosen and (value := recommended.get(name)) is not None:
+            values[name] = _recommended(name, value)
     return SamplingParams(**(values | chosen))
 
 
+def _recommended(name: str, value: object) -> float | int:
+    try:
+        return check_sampling(name, value)
+    except UsageError as error:
+        hint = f"{error.hint}: correct the file, or set {name} yourself"
+        raise BadFile(f"{_FILE}: {error.message}", hint=hint) from error
+
+
 def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
-    """Ids that end an answer: of generation_config.json, else config.json, and of the chat template."""
-    for config in (checkpoint.generation_config, checkpoint.config):
-        ids = config.get("eos_token_id")
-        if ids is not None:
-            found = {ids} if isinstance(ids, int) else set(ids)
+    """Ids that end an answer: of generation_config.json, else config.json, and of the chat template. Raises BadFile."""
+    for file, config in ((_FILE, checkpoint.generation_config), ("config.json", checkpoint.config)):
+        if (stated := config.get("eos_token_id")) is not None:
+            found = _ids(file, stated)
             break
     else:
         eos = tokenizer.token_id(tokenizer.special_tokens.get("eos_token", ""))
@@ -49,6 +58,16 @@ def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
         found |= gguf_end_ids(checkpoint.header, tokenizer)
     turn = _end_of_turn(tokenizer)
     return frozenset(found if turn is None else found | {turn})
+
+
+def _ids(file: str, stated: object) -> set[int]:
+    """The token ids of an `eos_token_id`: one number, or a list of them."""
+    found = set()
+    for each in stated if isinstance(stated, list) else [stated]:
+        if isinstance(each, bool) or not isinstance(each, int | float) or not float(each).is_integer():
+            raise BadFile(f"{file}: eos_token_id is {stated!r}", hint="write a token id or a list of token ids there")
+        found.add(int(each))
+    return found
 
 
 def _end_of_turn(tokenizer: Tokenizer) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.core.errors import BadFile
 from specgen.core.types import ModelRef, SamplingChoice, SamplingParams
 from specgen.session.generation_defaults import end_ids, resolve_sampling
 from tests import fakes
@@ -53,6 +54,46 @@ def test_the_user_wins_over_the_model_and_the_model_over_greedy(
     recommended: dict[str, Any], choice: SamplingChoice, expected: SamplingParams
 ) -> None:
     assert resolve_sampling(choice, recommended) == expected
+
+
+def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
+    params = resolve_sampling(CHOSEN, QWEN | {"top_k": 50.0, "top_p": 1})
+    assert (params.top_k, type(params.top_k), params.top_p, type(params.top_p)) == (50, int, 1.0, float)
+    assert end_ids(checkpoint(tmp_path, {}, {"eos_token_id": [5.0, 6]}), fakes.tokenizer(None)) == {5, 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_k", 50.5),
+        ("top_k", "50"),
+        ("top_k", -1),
+        ("top_k", True),
+        ("top_k", [50]),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", -0.5),
+        ("top_p", 1.5),
+        ("min_p", {}),
+        ("repetition_penalty", 0),
+        ("do_sample", "false"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_and_can_be_overridden(name: str, value: object) -> None:
+    recommended = QWEN | {name: value}
+    with pytest.raises(BadFile, match=f"generation_config.json: {name} ") as caught:
+        resolve_sampling(CHOSEN, recommended)
+    assert caught.value.hint
+    if name != "do_sample":
+        assert getattr(resolve_sampling(SamplingChoice(**{name: 1}), recommended), name) == 1
+
+
+@pytest.mark.parametrize("value", ["</s>", True, 1.5, float("nan"), float("inf"), [1, None], [[1]], {"id": 1}])
+def test_an_end_token_that_makes_no_sense_is_named(tmp_path: Path, value: object) -> None:
+    with pytest.raises(BadFile, match=r"^generation_config\.json: eos_token_id is "):
+        end_ids(checkpoint(tmp_path, {}, {"eos_token_id": value}), fakes.tokenizer(None))
+    with pytest.raises(BadFile, match=r"^config\.json: eos_token_id is "):
+        end_ids(checkpoint(tmp_path, {"eos_token_id": value}, {}), fakes.tokenizer(None))
 
 
 def test_greedy_is_greedy_whatever_the_model_recommends() -> None:
