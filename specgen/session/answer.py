@@ -14,8 +14,14 @@ class Answer:
     """The `text` and `stats` of the steps so far. `bytes_of` gives the bytes of a token id."""
 
     def __init__(
-        self, stream: TextStream, split: ThinkingSplit, prompt_tokens: int, bytes_of: Callable[[int], bytes]
+        self,
+        stream: TextStream,
+        split: ThinkingSplit,
+        prompt_tokens: int,
+        bytes_of: Callable[[int], bytes],
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._clock = clock
         self._bytes_of = bytes_of
         self.stats = Stats(prompt_tokens=prompt_tokens)
         self._stream = stream
@@ -26,9 +32,18 @@ class Answer:
     def text(self) -> str:
         return "".join(self._texts)
 
-    def steps(self, rounds: Iterator[Round], stopping: Callable[[], Reason | None]) -> Generator[Event, None, Reason]:
-        """Yield steps until the answer ends; returns the reason. `stopping` is asked after every round."""
-        start = time.perf_counter()
+    def steps(
+        self,
+        rounds: Iterator[Round],
+        stopping: Callable[[], Reason | None],
+        exclude: Callable[[float], None] = lambda _: None,
+    ) -> Generator[Event, None, Reason]:
+        """Yield steps until the answer ends; returns the reason. `stopping` is asked after every round.
+
+        The statistics leave out the time that the caller takes for a step, such as a slow reader of stdout. `exclude`
+        is told this time in seconds.
+        """
+        elapsed, resumed = 0.0, self._clock()
         reason: Reason | None = None
         while reason is None:
             done = next(rounds)
@@ -37,11 +52,15 @@ class Answer:
             step = _step(done, self._split.write(written.spans), written.used)
             if done.scores:
                 step = replace(step, logprobs=self._logprobs(done, written.starts))
-            self.stats = self.stats.add(step, time.perf_counter() - start)
+            left = self._clock()
+            elapsed += left - resumed
+            self.stats = self.stats.add(step, elapsed)
             self._texts.append(step.text)
             yield step
             if done.notice:
                 yield Notice(done.notice)
+            resumed = self._clock()
+            exclude(resumed - left)
         last: tuple[Span, ...] = ()
         if reason != "stop":
             written = self._stream.flush()

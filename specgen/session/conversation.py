@@ -9,7 +9,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, Message, SamplingChoice
 from specgen.engine.text.thinking import without_thinking
 from specgen.session.interface import SessionProtocol
-from specgen.session.prompt import chat_text, explain_think, thinking_tags
+from specgen.session.prompt import chat_text, encode_raw, explain_think, thinking_tags
 
 # Old turns are dropped when less than this fraction of the context is free for the answer.
 _ROOM = 1 / 8
@@ -40,13 +40,16 @@ class Conversation:
         stop: Sequence[str] = (),
         think: bool | None = None,
         constraint: Constraint | None = None,
+        raw: bool = False,
     ) -> None:
+        """With `raw` the messages are one text without a chat template, as for a model that has none."""
         self.session = session
         self.sampling = sampling or SamplingChoice()
         self.max_new_tokens = max_new_tokens
         self.stop = tuple(stop)
         self.think = think
         self.constraint = constraint
+        self.raw = raw
         self.messages = [Message("system", system)] if system else []
         self.started: Started | None = None
         self.finished: Finished | None = None
@@ -73,9 +76,8 @@ class Conversation:
         """The last answer without its thinking, None before the first."""
         if not self.messages or self.messages[-1].role != "assistant":
             return None
-        tokenizer = self.session.pair.tokenizer
-        begun = "" if tokenizer.chat_template is None else self._text(self.messages[:-1])
-        return without_thinking(self.messages[-1].content, thinking_tags(tokenizer, begun))
+        begun = "" if self._plain else self._text(self.messages[:-1])
+        return without_thinking(self.messages[-1].content, thinking_tags(self.session.pair.tokenizer, begun))
 
     @property
     def tokens(self) -> int:
@@ -127,16 +129,16 @@ class Conversation:
     def _turn(self, messages: list[Message]) -> Generator[Event, None, None]:
         yield from self.session.open()
         tokenizer = self.session.pair.tokenizer
-        messages, read, notices = self._fit(messages)
+        messages, encoded, notices = self._fit(messages)
         for notice in (*self._notices(), *notices):
             yield Notice(notice)
-        tags = thinking_tags(tokenizer, read.text) if tokenizer.chat_template else None
+        tags = None if self._plain else thinking_tags(tokenizer, encoded.text)
         generated: list[int] = []
         answer: list[str] = []
-        events = self.session.run(read.context, self.sampling, self.max_new_tokens, self.stop, tags, self.constraint)
+        events = self.session.run(encoded.context, self.sampling, self.max_new_tokens, self.stop, tags, self.constraint)
         try:
             for each in events:
-                event = with_messages(each, messages, raw=tokenizer.chat_template is None)
+                event = with_messages(each, messages, raw=self._plain)
                 if isinstance(event, Step):
                     generated += event.tokens
                     answer += (span.text for span in event.spans)
@@ -155,37 +157,60 @@ class Conversation:
                 self.messages = [*messages, Message("assistant", said)]
                 # The ids may contain a stop string or withheld text that was not shown.
                 whole = tokenizer.decode(generated) == said
-                context = read.context.grow(generated if whole else tokenizer.encode(said, special=False))
-                text = read.text + said
-                self._encoded = _Encoded(text, context, (*read.marks, (len(text), len(context))))
+                context = encoded.context.grow(generated if whole else tokenizer.encode(said, special=False))
+                text = encoded.text + said
+                self._encoded = _Encoded(text, context, (*encoded.marks, (len(text), len(context))))
 
     def _notices(self) -> list[str]:
         """Notices about this model's template, each once per session."""
         tokenizer = self.session.pair.tokenizer
+        if self.raw:
+            return []
         known = "this model has no chat template: it continues the conversation as plain text"
-        notices = [known if tokenizer.chat_template is None else explain_think(tokenizer, self.think)]
+        notices = [known if self._plain else explain_think(tokenizer, self.think)]
         notices = [notice for notice in notices if notice and notice not in self._told]
         self._told.update(notices)
         return notices
 
     def _fit(self, messages: list[Message]) -> tuple[list[Message], _Encoded, list[str]]:
-        """The messages that fit the context, their ids, and notices about dropped turns.
+        """The messages that fit the context, their ids, and notices about what was dropped.
 
         A full context drops whole turns, oldest first, until it is half empty. Each drop makes the models read the
-        rest again, so drops should be rare.
+        rest again, so drops should be rare. Plain text also loses the beginning of its last earlier turn.
         """
-        read = self._encode(messages)
+        encoded = self._encode(messages)
         longest = self.session.pair.context_length
-        if len(read.context) <= longest * (1 - _ROOM):
-            return messages, read, []
+        if len(encoded.context) <= longest * (1 - _ROOM):
+            return messages, encoded, []
         kept, dropped = messages, 0
-        while len(read.context) > longest / 2 and (shorter := _without_oldest(kept)) is not None:
+        fewest = 2 if self._plain else 1
+        while len(encoded.context) > longest / 2 and (shorter := _without_oldest(kept, fewest)) is not None:
             kept, dropped = shorter, dropped + 1
-            read = self._encode(kept)
-        if not dropped or len(read.context) >= longest:
+            encoded = self._encode(kept)
+        forgotten = "the oldest turn is" if dropped == 1 else f"the oldest {dropped} turns are"
+        if self._plain and len(encoded.context) > longest / 2:
+            kept, forgotten = self._cut_beginning(kept, len(encoded.context) - longest // 2), "the oldest text is"
+            encoded = self._encode(kept)
+        if kept == messages or len(encoded.context) >= longest:
             return messages, self._encode(messages), []
-        turns = "turn is" if dropped == 1 else f"{dropped} turns are"
-        return kept, read, [f"the context of {longest} tokens is full: the oldest {turns} forgotten"]
+        return kept, encoded, [f"the context of {longest} tokens is full: {forgotten} forgotten"]
+
+    def _cut_beginning(self, messages: Sequence[Message], excess: int) -> list[Message]:
+        """`messages` without the first `excess` tokens of the turns before the last message."""
+        tokenizer = self.session.pair.tokenizer
+        system = [message for message in messages if message.role == "system"]
+        *earlier, last = (message for message in messages if message.role != "system")
+        text = "".join(message.content for message in earlier)
+        ids = tokenizer.encode(text, special=False)
+        rest = tokenizer.decode(ids[excess:]).lstrip("\ufffd") if excess < len(ids) else ""
+        cut = len(text) - len(rest)
+        if not text.endswith(rest):  # the tokenizer does not decode every text to itself
+            cut = len(text) * excess // len(ids)
+        kept = []
+        for message in earlier:
+            kept.append(Message(message.role, message.content[cut:]))
+            cut = max(0, cut - len(message.content))
+        return [*system, *(kept if any(message.content for message in kept) else []), last]
 
     def _encode(self, messages: Sequence[Message]) -> _Encoded:
         """The text and ids of `messages`. Ids are kept up to the last mark before the text changes.
@@ -199,22 +224,27 @@ class Conversation:
         marks = [mark for mark in self._encoded.marks if mark[0] <= same]
         characters, tokens = marks[-1]
         kept = self._encoded.context.prefix(tokens)
-        ids = tokenizer.encode(text[characters:], special=tokenizer.chat_template is None and not characters)
+        new = text[characters:]
+        ids = encode_raw(tokenizer, new) if self._plain and not characters else tokenizer.encode(new, special=False)
         # The template writes the end of the turn. The model has often generated it, as a token without text.
         last = kept.ids(tokens - 1) if tokens else []
         ended = last and ids[:1] == last and not tokenizer.decode(last)
         context = kept.grow(ids[1:] if ended else ids)
         return _Encoded(text, context, (*marks, (len(text), len(context))))
 
+    @property
+    def _plain(self) -> bool:
+        """Whether the messages are one text without a chat template."""
+        return self.raw or self.session.pair.tokenizer.chat_template is None
+
     def _text(self, messages: Sequence[Message]) -> str:
-        tokenizer = self.session.pair.tokenizer
-        if tokenizer.chat_template is not None:
-            return chat_text(tokenizer, messages, self.think)
+        if not self._plain:
+            return chat_text(self.session.pair.tokenizer, messages, self.think)
         system = [f"{message.content}\n\n" for message in messages if message.role == "system"]
         return "".join([*system, *(message.content for message in messages if message.role != "system")])
 
 
-def _without_oldest(messages: Sequence[Message]) -> list[Message] | None:
-    """`messages` without the first turn, None where only one turn is left."""
+def _without_oldest(messages: Sequence[Message], fewest: int) -> list[Message] | None:
+    """`messages` without the first turn, None where only `fewest` turns are left."""
     users = [at for at, message in enumerate(messages) if message.role == "user"]
-    return [*messages[: users[0]], *messages[users[1] :]] if len(users) > 1 else None
+    return [*messages[: users[0]], *messages[users[1] :]] if len(users) > fewest else None

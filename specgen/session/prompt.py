@@ -1,13 +1,13 @@
 """Turn messages into the token ids that the target reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specgen.checkpoint.chat_template import render
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.checkpoint.vocabulary import shared_range
-from specgen.core.errors import PromptTooLong
+from specgen.core.errors import PromptTooLong, UsageError
 from specgen.core.types import EngineOptions, Message
 from specgen.engine.text.thinking import Tags
 
@@ -40,7 +40,14 @@ class Prompt:
 
 def raw_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
     """`text` without a chat template, for plain completion."""
-    return Prompt(text, tuple(tokenizer.encode(text, special=True)))
+    return Prompt(text, tuple(encode_raw(tokenizer, text)))
+
+
+def encode_raw(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text without a chat template. The tokenizer's BOS is added unless the text begins with it."""
+    ids = tokenizer.encode(text, special=True)
+    bos = tokenizer.encode("", special=True)[:1]
+    return ids[1:] if bos and ids[:2] == bos * 2 else ids
 
 
 def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> Prompt:
@@ -54,24 +61,53 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool |
         return Prompt(prompt.text, prompt.ids, notice if len(messages) > 1 else "")
     text = chat_text(tokenizer, messages, think)
     tags = thinking_tags(tokenizer, text)
+    begun = _begun_answer(messages)
+    if tags and begun.rfind(tags.open) > begun.rfind(tags.close):
+        tags = replace(tags, opened=True)
     return Prompt(text, tuple(tokenizer.encode(text, special=False)), explain_think(tokenizer, think), tags)
 
 
 def chat_text(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None) -> str:
-    """`messages` in the model's chat template, up to where the answer begins. The model must have one."""
+    """`messages` in the model's chat template, up to where the answer begins. The model must have one.
+
+    A last message of the assistant is left open, so that the model continues it.
+    """
     assert tokenizer.chat_template is not None, "checked by the caller"  # noqa: S101
     switches = {} if think is None else dict.fromkeys(_SWITCHES, think)
-    return render(
+    begun = _begun_answer(messages).strip()
+    if not begun and messages and messages[-1].role == "assistant":
+        messages = messages[:-1]
+    text = render(
         tokenizer.chat_template,
         messages,
         special_tokens=tokenizer.special_tokens,
-        add_generation_prompt=True,
+        add_generation_prompt=not begun,
         **switches,
     )
+    if not begun:
+        return text
+    end = text.rfind(begun)
+    if end < 0:
+        raise UsageError(
+            "the model's chat template changes the last message of the assistant, so it cannot be continued",
+            hint="end with a message of the user",
+        )
+    return text[: end + len(begun)] + _trailing_space(messages[-1].content, text[end + len(begun) :])
+
+
+def _begun_answer(messages: Sequence[Message]) -> str:
+    """The content of a last message of the assistant, which the model continues; "" for another last message."""
+    return messages[-1].content if messages and messages[-1].role == "assistant" else ""
+
+
+def _trailing_space(content: str, rest: str) -> str:
+    """The white space after `content` that the template kept at the start of `rest`."""
+    space = content[len(content.rstrip()) :]
+    return space if space and rest.startswith(space) else ""
 
 
 def thinking_tags(tokenizer: Tokenizer, prompt: str) -> Tags | None:
-    """The thinking tags in the model's template or vocabulary; None without any."""
+    """The thinking tags in the model's template or vocabulary; None without any. `prompt` may have opened them."""
     for begin, end in _TAGS:
         if end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
             return Tags(begin, end, opened=prompt.rstrip().endswith(begin))
@@ -98,15 +134,20 @@ def refuse_long(tokenizer: Tokenizer, text: str, longest: int) -> None:
         count += max(0, len(tokenizer.encode(text[start : start + _PIECE], special=False)) - _CUT)
         if count > longest:
             about = 1000 * round(count * len(text) / min(len(text), start + _PIECE) / 1000)
-            raise too_long(f"about {about}", longest)
+            raise PromptTooLong(
+                f"the prompt has about {about} tokens and the context holds {longest}", hint="shorten it"
+            )
 
 
-def too_long(tokens: str, longest: int) -> PromptTooLong:
-    """The error for a prompt whose number of tokens is described by `tokens`."""
-    return PromptTooLong(
-        f"the prompt has {tokens} tokens and the context holds {longest}",
-        hint="shorten it, or raise --ctx-size if the model allows",
-    )
+def check_length(prompt_tokens: int, context_length: int, options: EngineOptions) -> None:
+    """Raise UsageError for an empty prompt, PromptTooLong for one that leaves no token for the answer."""
+    if prompt_tokens == 0:
+        raise UsageError("the prompt is empty", hint="give the model something to read")
+    if prompt_tokens >= context_length:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens and the context holds {context_length}",
+            hint="shorten it" if options.ctx_size is None else "shorten it, or raise --ctx-size if the model allows",
+        )
 
 
 def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:

@@ -27,7 +27,7 @@ from specgen.session.answer import Answer
 from specgen.session.generation_defaults import end_ids, resolve_sampling
 from specgen.session.loading import Opener, PromptCheck, open_pair, with_draft
 from specgen.session.pair import Pair
-from specgen.session.prompt import Prompt, chat_prompt, raw_prompt, refuse_long, too_long
+from specgen.session.prompt import Prompt, chat_prompt, check_length, raw_prompt, refuse_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Session:
 
             def check_prompt(tokenizer: Tokenizer, context_length: int) -> None:
                 refuse_long(tokenizer, prompt, context_length)
-                _check_length(len(encode(tokenizer).ids), context_length)
+                check_length(len(encode(tokenizer).ids), context_length, self._options)
 
             yield from self.open(check_prompt)
             tokenizer = self.pair.tokenizer
@@ -211,7 +211,7 @@ class Session:
         stream = TextStream(pair.tokenizer.decode, stop)
         answer = Answer(stream, ThinkingSplit(thinking), len(context), pair.tokenizer.token_bytes)
         with memory_errors():
-            reason = yield from answer.steps(rounds, lambda: self._stop_reason)
+            reason = yield from answer.steps(rounds, lambda: self._stop_reason, pacing.controller.exclude)
         # The end token is allowed only where the grammar accepts the text.
         complete = grammar is None or reason == "end" or self._accepts(grammar, answer.text)
         yield Finished(reason, answer.text, answer.stats, complete)
@@ -231,7 +231,7 @@ class Session:
     def _limits(self, prompt_tokens: int, max_new_tokens: int | None) -> Limits:
         pair = self.pair
         context_length = pair.context_length
-        _check_length(prompt_tokens, context_length)
+        check_length(prompt_tokens, context_length, self._options)
         ends = end_ids(pair.checkpoint, pair.tokenizer)
         if max_new_tokens is not None and prompt_tokens + max_new_tokens <= context_length:
             return Limits(prompt_tokens + max_new_tokens, "length", ends)
@@ -288,10 +288,3 @@ def _check_arguments(stop: Sequence[str], max_new_tokens: int | None, constraint
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}", hint="ask for at least one token")
     return compile_grammar(constraint) if constraint else None
-
-
-def _check_length(prompt_tokens: int, context_length: int) -> None:
-    if prompt_tokens == 0:
-        raise UsageError("the prompt is empty", hint="give the model something to read")
-    if prompt_tokens >= context_length:
-        raise too_long(str(prompt_tokens), context_length)

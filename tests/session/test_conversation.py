@@ -377,6 +377,61 @@ def test_the_oldest_turns_go_when_the_context_fills_up(tmp_path: Path) -> None:
     assert conversation.messages[-1] == Message("assistant", "the fox")
 
 
+class Letters(_Fake):
+    """Says `a` for ever."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCAB)
+
+    def row(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(encode("a")[0]), VOCAB).float()
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_plain_text_that_fills_the_context_goes_on_without_its_beginning(tmp_path: Path, raw: bool) -> None:
+    """One answer may fill the context: no whole turn can go, and the text goes on all the same."""
+    template = CHAT_TEMPLATE if raw else None
+    session = fake_session(Letters(), folder=tmp_path, context_length=100, chat_template=template)
+    conversation = Conversation(session, raw=raw)
+    earlier = turns(("the beginning", " 你好, the quick brown fox" * 40 + "!"))
+    conversation.restore(earlier)
+    events = list(conversation.say(" and"))
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert notices[-1] == "the context of 100 tokens is full: the oldest text is forgotten"
+    started = conversation.started
+    assert started is not None
+    assert started.raw
+    read = "".join(message.content for message in started.messages)
+    assert "".join(message.content for message in [*earlier, Message("user", " and")]).endswith(read)
+    assert encode(read)[-3:] == encode(" and")[-3:]
+    assert 40 <= started.prompt_tokens <= 50
+    assert [message.role for message in conversation.messages] == ["user", "assistant", "user", "assistant"]
+    assert events[-1].reason == "context"  # type: ignore[union-attr]
+    # And so on, as often as one likes.
+    assert isinstance(list(conversation.say(""))[-1], Finished)
+    assert isinstance(list(conversation.say("so"))[-1], Finished)
+
+
+def test_a_message_that_is_too_long_by_itself_is_refused_whole(tmp_path: Path) -> None:
+    session = fake_session(Letters(), folder=tmp_path, context_length=100, chat_template=None)
+    conversation = Conversation(session)
+    conversation.restore(turns(("the fox", "jumps")))
+    (failed,) = (event for event in conversation.say("the quick dog " * 60) if isinstance(event, Failed))
+    assert isinstance(failed.error, PromptTooLong)
+    assert "--ctx-size" not in failed.error.hint
+    assert conversation.messages == turns(("the fox", "jumps"))
+
+
+def test_raw_text_has_no_template(tmp_path: Path) -> None:
+    target = Letters()
+    conversation = Conversation(fake_session(target, folder=tmp_path), raw=True, max_new_tokens=2)
+    conversation.restore(turns(("the fox", " jumps")))
+    events = list(conversation.say(" over"))
+    assert not [event for event in events if isinstance(event, Notice)]
+    assert target.calls[0][0] == len(encode("the fox jumps over"))
+    assert conversation.messages[-1] == Message("assistant", "aa")
+
+
 THINKING = (
     "{% for message in messages %}<|start|>{{ message.role }}\n"
     "{{ message.content.split('</think>')[-1].lstrip('\n') if message.role == 'assistant' else message.content }}"
