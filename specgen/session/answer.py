@@ -19,9 +19,7 @@ class Answer:
         split: ThinkingSplit,
         prompt_tokens: int,
         bytes_of: Callable[[int], bytes],
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._clock = clock
         self._bytes_of = bytes_of
         self.stats = Stats(prompt_tokens=prompt_tokens)
         self._stream = stream
@@ -36,14 +34,12 @@ class Answer:
         self,
         rounds: Iterator[Round],
         stopping: Callable[[], Reason | None],
-        exclude: Callable[[float], None] = lambda _: None,
     ) -> Generator[Event, None, Reason]:
         """Yield steps until the answer ends; returns the reason. `stopping` is asked after every round.
 
-        The statistics leave out the time that the caller takes for a step, such as a slow reader of stdout. `exclude`
-        is told this time in seconds.
+        The statistics leave out the time that the caller takes for a step, such as a slow reader of stdout.
         """
-        elapsed, resumed = 0.0, self._clock()
+        elapsed, resumed = 0.0, time.perf_counter()
         reason: Reason | None = None
         while reason is None:
             done = next(rounds)
@@ -52,15 +48,13 @@ class Answer:
             step = _step(done, self._split.write(written.spans), written.used)
             if done.scores:
                 step = replace(step, logprobs=self._logprobs(done, written.starts))
-            left = self._clock()
-            elapsed += left - resumed
+            elapsed += time.perf_counter() - resumed
             self.stats = self.stats.add(step, elapsed)
             self._texts.append(step.text)
             yield step
             if done.notice:
                 yield Notice(done.notice)
-            resumed = self._clock()
-            exclude(resumed - left)
+            resumed = time.perf_counter()
         last: tuple[Span, ...] = ()
         if reason != "stop":
             written = self._stream.flush()

@@ -211,7 +211,7 @@ class Session:
         stream = TextStream(pair.tokenizer.decode, stop)
         answer = Answer(stream, ThinkingSplit(thinking), len(context), pair.tokenizer.token_bytes)
         with memory_errors():
-            reason = yield from answer.steps(rounds, lambda: self._stop_reason, pacing.controller.exclude)
+            reason = yield from answer.steps(rounds, lambda: self._stop_reason)
         # The end token is allowed only where the grammar accepts the text.
         complete = grammar is None or reason == "end" or self._accepts(grammar, answer.text)
         yield Finished(reason, answer.text, answer.stats, complete)

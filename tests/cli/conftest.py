@@ -55,13 +55,13 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, 
     """Whether the models are loaded by the command itself, or were before: the test cannot tell."""
 
     def alone(session: BackgroundSession) -> Any:
-        assert not session._names.can_be_sent, "the answer does not come from where the pair is kept"
+        assert session._options.trust_remote_code, "the answer does not come from the background process"
         return here(session)
 
-    here = BackgroundSession._here
+    here = BackgroundSession._local_session
     if request.param != "in process":
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(request.getfixturevalue("keeper")))
         monkeypatch.setenv("SPECGEN_KEEP_ALIVE", "24h")
         monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 600.0)
         monkeypatch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: ALIKE)
-        monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._here", alone)
+        monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._local_session", alone)

@@ -61,9 +61,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def in_process(session: BackgroundSession) -> Session:
         session._launcher.disconnect()
-        if session._session is None:
-            session._session = gated(tmp_path, opened=True)[0]
-        return session._session
+        if session._local is None:
+            session._local = gated(tmp_path, opened=True)[0]
+        return session._local
 
-    monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._here", in_process)
+    monkeypatch.setattr("specgen.serve.background.client.BackgroundSession._local_session", in_process)
     monkeypatch.setattr("specgen.serve.background.launcher.start", lambda: None)

@@ -403,7 +403,7 @@ def test_plain_text_that_fills_the_context_goes_on_without_its_beginning(tmp_pat
     assert started.raw
     read = "".join(message.content for message in started.messages)
     assert "".join(message.content for message in [*earlier, Message("user", " and")]).endswith(read)
-    assert encode(read)[-3:] == encode(" and")[-3:]
+    assert read.endswith("! and")
     assert 40 <= started.prompt_tokens <= 50
     assert [message.role for message in conversation.messages] == ["user", "assistant", "user", "assistant"]
     assert events[-1].reason == "context"  # type: ignore[union-attr]

@@ -61,6 +61,18 @@ def test_the_statistics_add_up(tmp_path: Path) -> None:
     assert 0 < stats.time_to_first_token_s <= stats.elapsed_s
 
 
+def test_the_time_of_a_slow_reader_is_in_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("specgen.session.answer.time.perf_counter", lambda: now[0])
+    session = speaking(tmp_path, "the quick brown fox")
+    events = []
+    for event in session.generate(PROMPT, raw=True):
+        events.append(event)
+        now[0] += 1.0
+    stats = finished(events).stats
+    assert (stats.elapsed_s, stats.time_to_first_token_s) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("k", [0, 1, 3, 7])
 @pytest.mark.parametrize("stop", ["lazy", "y d", "quick", "the", "t", "s"])
 def test_a_stop_string_ends_the_answer_before_it(tmp_path: Path, stop: str, k: int) -> None:

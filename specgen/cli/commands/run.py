@@ -127,7 +127,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
             stop=generation.stop,
             think=thinking.think,
             constraint=wanted,
-            code_alone=one_shot.extract_code,
+            code_only=one_shot.extract_code,
         )
         shown: Renderer = block or renderer
         if prices is not None and not output.quiet:
@@ -212,7 +212,7 @@ class PastConversation:
         if raw:
             raise UsageError("the last conversation has a chat template", hint="leave out --raw, or --continue")
         earlier = [message for message in self.messages if system is None or message.role != "system"]
-        return session.go_on(earlier, text, system=system, **options)
+        return session.continue_conversation(earlier, text, system=system, **options)
 
 
 def last_conversation() -> PastConversation:

@@ -41,6 +41,10 @@ class Launcher:
                 if status == 200:
                     return self._channel
                 self.disconnect()
+                if status == 409:
+                    raise Unavailable(
+                        "another version or environment of specgen runs in the background: specgen stop ends it"
+                    )
                 if status != 503:
                     break
                 _until_gone()

@@ -1,4 +1,4 @@
-"""What a command asks of a session, as plain data: it is answered here, or in the process that keeps the pair."""
+"""Messages between a command and the background process, and their JSON lines."""
 
 import collections.abc
 import dataclasses
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt, with all that Session.generate takes. With `earlier` it is the next turn of that conversation.
+    """The arguments of Session.generate. With `earlier`, the prompt is the next turn of that conversation.
 
-    With `context` it is what Session.run takes, and then `thinking` and `speculating` count. `code_alone`: the answer
-    may end behind its first code block.
+    With `context`, the arguments of Session.run: then `thinking` and `speculating` count too. `code_only` ends the
+    answer after its first code block.
     """
 
     prompt: str
@@ -43,10 +43,10 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     think: bool | None = None
     constraint: Constraint | None = None
-    code_alone: bool = False
+    code_only: bool = False
 
     def answer(self, session: "Session") -> Iterator[Event]:
-        """The stream of the answer, from `session`; closing it early is safe."""
+        """Stream the answer from `session`. The stream may be closed early."""
         if self.context is not None:
             return self._run(session, Tokens(self.context))
         if self.earlier is None:
@@ -61,8 +61,8 @@ class GenerationRequest:
                 constraint=self.constraint,
             )
         else:
-            events = self._turn(session, self.earlier)
-        return _ending_behind_code(events, session) if self.code_alone else events
+            events = self._next_turn(session, self.earlier)
+        return _stop_after_code(events, session) if self.code_only else events
 
     def _run(self, session: "Session", context: Tokens) -> Iterator[Event]:
         yield from session.open()
@@ -72,10 +72,10 @@ class GenerationRequest:
                 context, self.sampling, self.max_new_tokens, self.stop, self.thinking, self.constraint
             )
         finally:
-            session.speculating = True  # the next question may be somebody else's
+            session.speculating = True  # the next request may come from another caller
 
-    def _turn(self, session: "Session", earlier: tuple[Message, ...]) -> Iterator[Event]:
-        from specgen.session.conversation import Conversation  # noqa: PLC0415 - torch, which whoever only asks does not need
+    def _next_turn(self, session: "Session", earlier: tuple[Message, ...]) -> Iterator[Event]:
+        from specgen.session.conversation import Conversation  # noqa: PLC0415 - a client must not import torch
 
         conversation = Conversation(
             session,
@@ -85,6 +85,7 @@ class GenerationRequest:
             stop=self.stop,
             think=self.think,
             constraint=self.constraint,
+            raw=self.raw,
         )
         conversation.restore(earlier)
         return conversation.say(self.prompt)
@@ -103,11 +104,11 @@ class OpenedPair:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A question on its way to the process that keeps the pair. `asked` is None where the pair is only to be loaded.
+    """A request to the background process. A `request` of None only loads the pair.
 
-    `id` names it for whoever wants it stopped, `caller` is whose turn it is. `told`: the caller has read what there was
-    to say when the pair was opened. `instead_of` is the draft that the caller has had with this target until now, where
-    it has changed. `keep_alive_s` is how long the process is to stay when it has nothing to do.
+    `id` names the call for an interrupt. `caller` is the queue's key. `notices_shown`: the user has read the notices of
+    the opening. `former_draft` is the caller's draft before a change. The process exits `keep_alive_s` seconds after
+    its last request.
     """
 
     id: str
@@ -116,31 +117,29 @@ class Call:
     target: str
     draft: str
     options: EngineOptions
-    asked: GenerationRequest | None
-    told: bool
-    instead_of: str | None
+    request: GenerationRequest | None
+    notices_shown: bool
+    former_draft: str | None
     keep_alive_s: float
 
 
-def _ending_behind_code(events: Iterator[Event], session: "Session") -> Iterator[Event]:
-    from specgen.render.code import FirstBlock  # noqa: PLC0415 - few ask for it
+def _stop_after_code(events: Iterator[Event], session: "Session") -> Iterator[Event]:
+    from specgen.render.code import FirstBlock  # noqa: PLC0415 - few requests need it
 
-    block = FirstBlock(_Nobody(), lambda: session.stop("stop"))
+    block = FirstBlock(_NullRenderer(), lambda: session.stop("stop"))
     for event in events:
         block.show(event)
         yield event
 
 
-class _Nobody:
-    """Who watches for the end of the code, and shows nothing."""
-
+class _NullRenderer:
     def show(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
 
 
 KIND = "type"
-# Lines that are no events: everything has been said; whoever speaks cannot go on.
+# Lines that are not events: the end of an answer, and an answer that the process cannot finish.
 END = "End"
 GONE = "Gone"
 _EVENTS = {kind.__name__: kind for kind in (Progress, Notice, Started, Step, Finished, Failed)}
@@ -149,29 +148,29 @@ _ERRORS = {name: kind for name, kind in inspect.getmembers(errors, inspect.iscla
 Read = Callable[[Any], Any]
 
 
-def object_line(what: Any) -> bytes:
-    """An event, or another dataclass, as one line of JSON, its newline included."""
-    return line({KIND: type(what).__name__, **plain(what)})
+def object_line(value: Any) -> bytes:
+    """An event or another dataclass as one line of JSON, with its newline."""
+    return line({KIND: type(value).__name__, **plain(value)})
 
 
 def read_event(data: Any) -> Event:
-    """The event that parsed JSON of such a line has. Raises KeyError, TypeError or ValueError for anything else."""
+    """The event of a parsed line. Raises KeyError, TypeError or ValueError for another line."""
     event: Event = read_line(_EVENTS[data[KIND]], data)
     return event
 
 
 def read_line(kind: Any, data: Any) -> Any:
-    """What parsed JSON of such a line has, of a type that is known. Raises as read_event."""
+    """The object of type `kind` of a parsed line. Raises as read_event."""
     return read(kind, {name: value for name, value in data.items() if name != KIND})
 
 
 def line(data: Any) -> bytes:
-    """Plain data as one line of JSON; also a text that has no UTF-8 arrives as it is."""
+    """Plain data as one line of ASCII JSON, so that lone surrogates survive."""
     return json.dumps(data, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def plain(value: Any) -> Any:
-    """`value` as what JSON has."""
+    """`value` as JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field: plain(getattr(value, field)) for field in _fields(type(value))}
     if isinstance(value, SpecgenError):
@@ -184,34 +183,34 @@ def plain(value: Any) -> Any:
 
 
 def read(kind: Any, data: Any) -> Any:
-    """What `plain` made of a value of the type `kind`. Raises KeyError, TypeError or ValueError for anything else."""
+    """The inverse of `plain` for a value of type `kind`. Raises as read_event."""
     return _reader(kind)(data)
 
 
 @functools.cache
 def _fields(kind: type) -> dict[str, Any]:
-    """The type of every field."""
+    """The type of every field of a dataclass."""
     hints = get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 @functools.cache
 def _reader(kind: Any) -> Read:
-    """What reads a type. Types are written as annotations, of which these are all that occur."""
+    """The function that reads values of `kind`, for all annotations that messages use."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         (some,) = (_reader(each) for each in arguments if each is not types.NoneType)
         return lambda data: None if data is None else some(data)
     if origin is Literal:
         return functools.partial(_one_of, arguments)
-    if origin is tuple:  # of one type, and any length
+    if origin is tuple:  # homogeneous, of any length
         each = _reader(arguments[0])
         return lambda data: tuple(map(each, data))
     if origin is collections.abc.Mapping:
         key, value = map(_reader, arguments)
         return lambda data: {key(name): value(data[name]) for name in data}
     if not isinstance(kind, type):
-        raise TypeError(f"no JSON is read as {kind}")
+        raise TypeError(f"JSON cannot be read as {kind}")
     return _class_reader(kind)
 
 
@@ -227,17 +226,17 @@ def _class_reader(kind: type) -> Read:
         named = [_reader(each) for each in get_type_hints(kind).values()]
         return lambda data: kind(*(reader(each) for reader, each in zip(named, data, strict=True)))
     if kind not in (str, int, float, bool):
-        raise TypeError(f"no JSON is read as {kind}")
+        raise TypeError(f"JSON cannot be read as {kind}")
     return functools.partial(_exactly, (int, float) if kind is float else (kind,))
 
 
 def _one_of(values: tuple[Any, ...], data: Any) -> Any:
     if data not in values:
-        raise ValueError(f"{data!r} is none of {values}")
+        raise ValueError(f"{data!r} is not one of {values}")
     return data
 
 
 def _exactly(kinds: tuple[type, ...], data: Any) -> Any:
     if type(data) not in kinds:
-        raise TypeError(f"{data!r} is no {kinds[0].__name__}")
+        raise TypeError(f"{data!r} is not of type {kinds[0].__name__}")
     return data

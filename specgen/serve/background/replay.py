@@ -1,4 +1,4 @@
-"""An answer that broke off, gone on with by generating it anew: what was shown once is not shown again."""
+"""Continue a broken answer by generating it again, without showing any part twice."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ from specgen.core.events import Event, Failed, Notice, Progress, Span, Started, 
 
 
 class ShownAnswer:
-    """What a reader has seen of an answer."""
+    """The part of an answer that the user has seen."""
 
     def __init__(self) -> None:
         self.started: Started | None = None
@@ -27,9 +27,9 @@ class ShownAnswer:
                 self._text += "".join(span.text for span in event.spans)
 
     def rest(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Of the same answer from its beginning, what has not been seen.
+        """The unseen part of `events`, which repeat the answer from its start with the same seed.
 
-        It is the same where it is drawn with the same seed; where it is not after all, it ends in Failed.
+        Ends in Failed if the repeated answer differs from the seen part.
         """
         tokens, text = self._tokens, self._text
         for event in events:
@@ -43,17 +43,17 @@ class ShownAnswer:
             said = "".join(span.text for span in event.spans)
             same = min(len(said), len(text))
             if said[:same] != text[:same]:
-                yield Failed(SpecgenError("the answer broke off, and cannot be gone on with", hint="ask again"))
+                yield Failed(SpecgenError("the answer broke off and cannot be continued", hint="ask again"))
                 return
-            spans = _behind(event.spans, same)
+            spans = _skip(event.spans, same)
             left = replace(event, tokens=event.tokens[tokens:], logprobs=event.logprobs[tokens:], spans=spans)
             tokens, text = max(0, tokens - len(event.tokens)), text[same:]
             if left.tokens or left.spans:
                 yield left
 
 
-def _behind(spans: tuple[Span, ...], characters: int) -> tuple[Span, ...]:
-    """`spans` without their first `characters`."""
+def _skip(spans: tuple[Span, ...], characters: int) -> tuple[Span, ...]:
+    """`spans` without their first `characters` characters."""
     left = []
     for span in spans:
         cut = span.text[characters:]

@@ -76,7 +76,7 @@ class Routes:
             raise ApiError("another specgen, or another environment", status=409)
         self._keep(call.keep_alive_s)
         wanted = self._wanted(call, call.draft)
-        if call.instead_of is not None:
+        if call.former_draft is not None:
             self._controllers.pop(call.caller, None)  # they know another draft
         controllers = self._learnt(call.caller)
         worker = self._pool.worker(wanted)
@@ -99,7 +99,7 @@ class Routes:
                     yield line({KIND: GONE, "why": event.error.message})
                     return
                 yield object_line(event)
-                if isinstance(event, Finished) and call.asked is None:
+                if isinstance(event, Finished) and call.request is None:
                     yield object_line(_opened(worker.session.pair))
                 if isinstance(event, Finished | Failed):
                     yield line({KIND: END})
@@ -128,16 +128,16 @@ class Routes:
         try:
             if session.opened and not (yield from session.is_current()):
                 self._pool.let_go(wanted)
-            if session.opened and not call.told:
+            if session.opened and not call.notices_shown:
                 yield from session.notices
             with session.drafting(call.options.num_draft_tokens, controllers):
-                if call.asked is None:
-                    if call.instead_of is not None and session.opened is None:
-                        yield from self._pool.open_instead_of(self._wanted(call, call.instead_of), wanted)
+                if call.request is None:
+                    if call.former_draft is not None and session.opened is None:
+                        yield from self._pool.open_instead_of(self._wanted(call, call.former_draft), wanted)
                     yield from session.open()
                     yield Finished("end", "", Stats())
                 else:
-                    yield from call.asked.answer(session)
+                    yield from call.request.answer(session)
         except SpecgenError:
             raise
         except Exception as error:

@@ -14,7 +14,7 @@ import pytest
 from specgen.core.errors import UsageError
 from specgen.core.events import Event, Failed, Finished, Progress, Started, Step
 from specgen.core.types import Message, SamplingChoice
-from specgen.serve.background.client import ModelNames
+from specgen.serve.background.client import BackgroundSession
 from specgen.serve.background.connection import Connection
 from specgen.serve.background.fingerprint import Fingerprint
 from specgen.serve.background.messages import Call, GenerationRequest, line, plain
@@ -23,6 +23,8 @@ from specgen.session.session import Session
 from tests.fakes import Speaker, encode, fake_session, oracle, steps
 from tests.serve.asking import OPTIONS, OWN, warm, words
 from tests.serve.running import LONG, gated, running, until
+
+ANOTHER = "another version or environment of specgen runs in the background: specgen stop ends it; going on without it"
 
 pytestmark = pytest.mark.usefixtures("fingerprint")
 
@@ -50,7 +52,11 @@ def test_the_events_are_those_of_a_session(tmp_path: Path) -> None:
         for _ in range(2):
             assert without_times(caller.generate("hello", **wanted)) == expected
         conversation = [Message("user", "hello"), Message("assistant", "a")]
-        started = next(each for each in caller.go_on(conversation, "again", max_new_tokens=1) if type(each) is Started)
+        started = next(
+            each
+            for each in caller.continue_conversation(conversation, "again", max_new_tokens=1)
+            if type(each) is Started
+        )
         assert started.messages == (*conversation, Message("user", "again"))
         *_, last = caller.generate("hello", stop=[""])
         assert isinstance(last, Failed)
@@ -102,7 +108,7 @@ def test_another_environment_and_newer_code_are_left_alone(here: None, tmp_path:
     session, _ = gated(tmp_path)
     with running(session, tmp_path, fingerprint=its, background=True) as server:
         with warm() as caller:
-            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [ANOTHER])
         assert server.server.pool.requests == 0
         assert not server.server._asked_to_stop.is_set()
 
@@ -121,7 +127,8 @@ def test_a_newer_specgen_replaces_an_older_one_which_ends_its_answer_first(
             patch.undo()
             patch.setattr("specgen.serve.background.launcher._ENDS_S", 0.1)
             patch.setattr(
-                "specgen.serve.background.client.BackgroundSession._here", lambda _: gated(tmp_path, opened=True)[0]
+                "specgen.serve.background.client.BackgroundSession._local_session",
+                lambda _: gated(tmp_path, opened=True)[0],
             )
             patch.setattr("specgen.serve.background.launcher.start", lambda: None)
             patch.setattr("specgen.serve.background.client.Fingerprint.own", lambda: OWN)
@@ -137,7 +144,7 @@ def test_a_server_in_the_foreground_is_not_replaced(here: None, tmp_path: Path) 
     session, _ = gated(tmp_path)
     with running(session, tmp_path, fingerprint=replace(OWN, version="1.0")) as server:
         with warm() as caller:
-            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [])
+            assert words(caller.generate("hello", max_new_tokens=2)) == ("aa", [ANOTHER])
         assert not server.server._asked_to_stop.is_set()
 
 
@@ -228,26 +235,25 @@ def test_another_answer_is_no_rest_of_it(tmp_path: Path) -> None:
         shown.add(event)
     *_, last = shown.rest(speaking(tmp_path, "quite another text").generate("hello", raw=True, max_new_tokens=5))
     assert isinstance(last, Failed)
-    assert "cannot be gone on with" in last.error.message
+    assert "cannot be continued" in last.error.message
 
 
-def test_names_of_files_are_found_from_elsewhere_and_shown_as_they_were_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_named_as_it_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("m", "stories", "m/x@y"):
+    for folder in ("m", "stories", "auto", "m/x@y"):
         (tmp_path / folder).mkdir()
-    names = ModelNames("./m", "auto")
-    assert (names.target, names.draft) == (f"{tmp_path}/./m", "auto")
-    found = names.as_given({"type": "Failed", "error": {"message": f"no {tmp_path}/./m, {tmp_path}/m/x", "hint": ""}})
-    assert found["error"]["message"] == "no ./m, m/x"
-    model = {"id": f"{tmp_path}/./m", "revision": None}
-    assert names.as_given({"type": "Started", "target": model, "draft": None})["target"]["id"] == "./m"
-    said = {"type": "Step", "spans": [{"text": f"{tmp_path}/m"}]}
-    assert names.as_given(said) == said
-    for name in ("stories", "org/name", "./none", str(tmp_path / "m")):
-        assert ModelNames(name, "lookup").target == name
-    assert not ModelNames("m/x@y", "auto").can_be_sent
+    for given, sent in {
+        "./m": f"{tmp_path}/m",
+        "m/": f"{tmp_path}/m",
+        "m/x@y": f"{tmp_path}/m/x@y",
+        "./stories": f"{tmp_path}/stories",
+        "stories": "stories",
+        "auto": "auto",
+        "org/name": "org/name",
+        "./none": "./none",
+    }.items():
+        session = BackgroundSession(given, given, OPTIONS, LONG)
+        assert (session._target, session._draft) == (sent, sent)
 
 
 def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
@@ -261,12 +267,12 @@ def test_a_body_that_is_no_call_is_refused(tmp_path: Path) -> None:
             "none",
             OPTIONS,
             GenerationRequest("hello"),
-            told=False,
-            instead_of=None,
+            notices_shown=False,
+            former_draft=None,
             keep_alive_s=1.0,
         )
     )
-    wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "asked": {"prompt": None}}]
+    wrong: list[Any] = [{}, [], call | {"more": 1}, call | {"target": 1}, {**call, "request": {"prompt": None}}]
     with running(session, tmp_path, fingerprint=OWN) as server, Connection(server.path) as channel:
         for body in (b"{", *map(line, wrong)):
             assert channel.send("ask", body, LONG) == 400
