@@ -316,6 +316,12 @@ class OneShotOptions:
     continue_: Annotated[
         bool, typer.Option("-c", "--continue", help="Continue the last conversation of the history with its models.")
     ] = False
+    continue_from: Annotated[
+        int | None,
+        typer.Option(
+            "--continue-from", min=1, metavar="ID", help="Continue the conversation of answer ID, see specgen log."
+        ),
+    ] = None
     template: Annotated[
         templates.Template | None,
         typer.Option(

@@ -16,7 +16,21 @@ from specgen.core.words import did_you_mean
 from specgen.render.terminal import is_terminal
 
 # Not options of an answer, or separate keys of the template file.
-_NO_OPTIONS = ("prompt", "system", "file", "trace", "template", "variable", "save", "continue_", "help", "profile")
+_NO_OPTIONS = frozenset(
+    [
+        "prompt",
+        "system",
+        "file",
+        "trace",
+        "template",
+        "variable",
+        "save",
+        "continue_",
+        "continue_from",
+        "help",
+        "profile",
+    ]
+)
 
 
 def preset(context: typer.Context, template: Template | None) -> Template | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from specgen.cli.commands.run import last_conversation
+from specgen.cli.commands.run import past_conversation
 from specgen.cli.stream import play
 from specgen.core.events import Event, Finished, Notice, Span, Stats, Step, stats_fields
 from specgen.core.types import Message
@@ -157,7 +157,7 @@ def test_an_answer_that_is_broken_off_is_logged_as_far_as_it_came() -> None:
 # --continue
 
 
-def test_continue_goes_on_with_the_last_conversation(run: Any, target: Path) -> None:
+def test_continue_goes_on_with_the_past_conversation(run: Any, target: Path) -> None:
     first = run("-s", "be brief", "hello")
     second = invoke("-c", "-n", 8, "again")
     third = invoke("--continue", "-n", 8, "-s", "be long", "more", "--json")
@@ -230,8 +230,45 @@ def test_continue_names_the_models_with_their_commits() -> None:
             settings=settings,
             stats=stats_fields(Stats()),
         )
-    earlier = last_conversation()
+    earlier = past_conversation()
     assert (earlier.model, earlier.draft) == ("org/target@a1:m.gguf", "org/draft@b2")
+
+
+def test_continue_says_which_conversation_goes_on_and_lets_one_be_named(run: Any) -> None:
+    first, _ = run("the first one", "-n", 2), run("the second", "-n", 2)
+    assert invoke("-c", "-n", 2, "and").err.startswith("specgen: continuing the conversation of answer 2: the second\n")
+    named = invoke("--continue-from", 1, "-n", 2, "and")
+    assert (named.code, named.err) == (0, "specgen: continuing the conversation of answer 1: the first one\n")
+    assert said(4) == ["the first one", first.text, "and"]
+    assert invoke("--continue-from", 1, "-n", 2, "-q", "and").err == ""
+    unknown = invoke("--continue-from", 99, "and")
+    assert (unknown.code, unknown.out) == (2, b"")
+    assert unknown.err == "specgen: the history has no answer 99; specgen log lists them\n"
+
+
+def test_continue_goes_on_where_the_context_is_full(run: Any) -> None:
+    """As a chat does: the oldest text, or the oldest turns, are forgotten."""
+    assert invoke("-m", "stories", "--temp", 0, "Once upon a time").code == 0
+    for _ in range(2):
+        outcome = invoke("-c", "--temp", 0)
+        assert (outcome.code, "is forgotten" in outcome.err) == (0, True)
+        assert outcome.text
+    texts = ["fox " * 60, "dog " * 60, "cat " * 60]
+    for text in texts:
+        assert run(text, "-n", 2).code == 0 if text is texts[0] else invoke("-c", "-n", 2, text).code == 0
+    assert "turn is forgotten" in invoke("-c", "-n", 2, "and").err
+
+
+def test_continue_finds_a_model_that_was_named_by_a_relative_path(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(target.parent)
+    for name in (f"./{target.name}", f"{target.name}/", target.name, str(target)):
+        assert invoke("-m", name, "-d", "none", "-n", 2, "hello").code == 0
+    with History(location()) as log:
+        assert {answer.settings["target"]["id"] for answer in log.answers()} == {str(target)}
+    monkeypatch.chdir(tmp_path)
+    assert invoke("-c", "-n", 2, "again").code == 0
 
 
 def test_continue_says_why_it_cannot(run: Any) -> None:

@@ -30,8 +30,9 @@ from specgen.cli.template_options import current, filled, save
 from specgen.cli.ui import warn
 from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import INTERRUPTED, NoCodeBlock, UsageError
-from specgen.core.events import Event, Failed, Finished, Renderer, with_messages
+from specgen.core.events import Event, Failed, Finished, Renderer
 from specgen.core.types import Message, ModelRef
+from specgen.core.words import shorten
 from specgen.render.terminal import is_terminal, put, put_exact, sanitize
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
         specgen run -m org/target -d org/draft "Why is the sky blue?"
         git diff | specgen -m ./target "Write a commit message" > message.txt
         specgen -c "And in one sentence?"
+        specgen --continue-from 12 "And in French?"
         specgen --temp 0 --save commit "Write a commit message for this diff: {input}"
     """
     if one_shot.save is not None:
@@ -81,7 +83,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
     text, system = filled(
         one_shot.template, one_shot.variable, gather(prompt or [], inputs.file, quiet=output.quiet), inputs.system
     )
-    earlier = last_conversation() if one_shot.continue_ else None
+    earlier = None
+    if one_shot.continue_ or one_shot.continue_from is not None:
+        earlier = past_conversation(one_shot.continue_from)
+        if not output.quiet:
+            warn(f"continuing the conversation of answer {earlier.id}: {shorten(earlier.beginning, 60)}")
     models = _models(context, models, one_shot.template, earlier)
     if text is None and not (earlier and earlier.raw):
         if is_terminal(sys.stdin):
@@ -176,9 +182,10 @@ def _models(
 class PastConversation:
     """A conversation of the history. `raw`: it has no chat template, so its text is continued as it is.
 
-    `model` and `draft` are those of its last answer, as -m and -d take them.
+    `id` is that of its last answer. `model` and `draft` are those of this answer, as -m and -d take them.
     """
 
+    id: int
     conversation: "Sequence[Message | Turn]"
     raw: bool
     model: str
@@ -191,12 +198,10 @@ class PastConversation:
         return flatten(self.conversation)
 
     @property
-    def text(self) -> str:
-        """All messages as one text, for a model without a chat template."""
-        messages = self.messages
-        opening = next((n for n, message in enumerate(messages) if message.role == "user"), 0) + 1
-        first = "\n\n".join(message.content for message in messages[:opening])
-        return first + "".join(message.content for message in messages[opening:])
+    def beginning(self) -> str:
+        """The first message of the user that has text, on one line."""
+        first = next((each.content for each in self.messages if each.role == "user" and each.content), "")
+        return " ".join(first.split())
 
     def go_on(
         self, session: "BackgroundSession", text: str, *, system: str | None, raw: bool, **options: Any
@@ -205,28 +210,32 @@ class PastConversation:
 
         `system` replaces the old system prompt. Raises UsageError for `raw` after a chat template.
         """
-        if self.raw:
-            events = session.generate(self.text + text, system=system, raw=True, **options)
-            messages = [*self.messages, Message("user", text)]  # the history stores each text once
-            return (with_messages(event, messages, raw=True) for event in events)
-        if raw:
+        if self.raw and system:
+            raise UsageError("a system prompt needs the chat template", hint="leave out the system prompt")
+        if raw and not self.raw:
             raise UsageError("the last conversation has a chat template", hint="leave out --raw, or --continue")
         earlier = [message for message in self.messages if system is None or message.role != "system"]
-        return session.continue_conversation(earlier, text, system=system, **options)
+        return session.continue_conversation(earlier, text, system=system, raw=self.raw, **options)
 
 
-def last_conversation() -> PastConversation:
-    """The conversation of the latest answer of run or chat. Raises UsageError, BadFile."""
+def past_conversation(id: int | None = None) -> PastConversation:  # noqa: A002
+    """The conversation of answer `id`, or of the latest answer of run or chat. Raises UsageError, BadFile."""
     from specgen.history.recorder import open_history
 
     with open_history() as answers:
-        last = answers.last("run", "chat")
+        last = answers.last("run", "chat") if id is None else answers.get(id)
+        if last is None and id is not None:
+            raise UsageError(f"the history has no answer {id}", hint="specgen log lists them")
         if last is None:
             raise UsageError("there is no conversation to continue", hint="the history is empty; see specgen log")
         conversation = answers.conversation(last.id)
     draft = last.settings["draft"]
     return PastConversation(
-        conversation, last.raw, _name(last.settings["target"]), _name(draft) if draft else last.settings["drafter"]
+        last.id,
+        conversation,
+        last.raw,
+        _name(last.settings["target"]),
+        _name(draft) if draft else last.settings["drafter"],
     )
 
 
