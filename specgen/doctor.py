@@ -35,6 +35,8 @@ _INT8 = {
     "dot": "dot product",
 }
 _BF16 = {"avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX bf16", "bf16": "bf16", "avx_ne_convert": "AVX-NE-CONVERT"}
+# Dimensions of a head, and query heads for each key head, of common models.
+_HEAD_SIZES, _GROUPS = (64, 96, 128, 256), range(1, 9)
 
 
 class Status(StrEnum):
@@ -64,6 +66,7 @@ def examine(*, offline: bool) -> Iterator[Progress | Finding]:
         "memory": check_memory,
         "bandwidth": check_bandwidth,
         "int8": check_int8,
+        "rounding": check_rounding,
         "gpu": check_gpu,
         "cuda graphs": check_graphs,
         "model cache": check_models,
@@ -164,15 +167,14 @@ def check_int8() -> Finding:
     import torch
 
     from specgen.nn.kernels.int8 import choose_kernel
-    from specgen.nn.kernels.int8_reduced import Reduced
-    from specgen.nn.kernels.int8_rounded import Rounded
+    from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot
     from specgen.nn.kernels.linear import packs
 
     kernel = choose_kernel()
-    if isinstance(kernel, Reduced):
+    if isinstance(kernel, Int7Dot):
         found = "exact on this processor for rows of seven bits: large models use it and are packed at every start"
         return Finding("int8", Status.OK, found)
-    if isinstance(kernel, Rounded):
+    if isinstance(kernel, Bf16Dot):
         found = "int8 products are not exact on this processor: large models use int8 weights and bfloat16 rows"
         return Finding("int8", Status.OK, found)
     if kernel is not None:
@@ -181,6 +183,20 @@ def check_int8() -> Finding:
     if packs(torch.bfloat16):
         advice += ", or --quant none for bfloat16"
     return Finding("int8", Status.WARN, "not used: this torch has no kernel for this processor", advice)
+
+
+def check_rounding() -> Finding:
+    """Report whether a token's scores depend on how many tokens are computed together."""
+    from specgen.nn.width_probe import attention_depends_on_width
+
+    sizes = [size for size in _HEAD_SIZES if any(attention_depends_on_width(size, groups) for groups in _GROUPS)]
+    if not sizes:
+        return Finding("rounding", Status.OK, "scores do not depend on how many tokens are computed together")
+    found = (
+        f"with {', '.join(map(str, sizes))} dimensions a head, the last bits of scores depend on how many tokens are "
+        "computed together: a draft may change the text where two tokens score alike"
+    )
+    return Finding("rounding", Status.WARN, found, "specgen check -m MODEL shows whether a model is affected")
 
 
 def check_gpu() -> Finding:

@@ -12,9 +12,7 @@ import torch
 from specgen import doctor
 from specgen.doctor import Status
 from specgen.hub.client import constants
-from specgen.nn.kernels.int8_integers import Integers
-from specgen.nn.kernels.int8_reduced import Reduced
-from specgen.nn.kernels.int8_rounded import Rounded
+from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot, Int8Dot
 from tests.hub_server import HubServer, serve_hub
 
 hub_server = pytest.fixture(serve_hub)
@@ -78,9 +76,9 @@ def test_bandwidth_is_measured() -> None:
 @pytest.mark.parametrize(
     ("kernel", "verdict", "says"),
     [
-        (Integers(), Status.OK, "run in int8"),
-        (Reduced(), Status.OK, "seven bits"),
-        (Rounded(), Status.OK, "bfloat16"),
+        (Int8Dot(), Status.OK, "run in int8"),
+        (Int7Dot(), Status.OK, "seven bits"),
+        (Bf16Dot(), Status.OK, "bfloat16"),
         (None, Status.WARN, "no kernel"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where the linear layers of a model come from: made of its weights, or read as they were packed before."""
+"""The linear layers of a model, made from its weights or read from the packed weights on disk."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,16 +7,16 @@ from typing import Protocol, Self
 import torch
 
 from specgen.nn.device import Placement
-from specgen.nn.kernels import pack_file as packed
+from specgen.nn.kernels import pack_file
 from specgen.nn.kernels.int8 import Kernel, quantize
 from specgen.nn.kernels.linear import ROWS, Linear, make_linear
 
 Matrices = Callable[[], Sequence[torch.Tensor]]
-"""Reads the matrices [out, in] whose outputs one layer gives, one after the other; called only if needed."""
+"""Reads the matrices [out, in] whose rows one layer concatenates. Called only if the layer is not on disk."""
 
 
 class Linears(Protocol):
-    """Makes the linear layers of one model. A pass of fewer than `rows` rows is filled up."""
+    """Makes the linear layers of one model. A pass of fewer than `rows` rows is padded."""
 
     rows: int
 
@@ -36,20 +36,20 @@ class FloatLinears:
 
 
 class Int8Linears:
-    """Layers in int8 from the weight `files`, by way of the packed weights on disk.
+    """Int8 layers of a model with the weight `files`, read from the packed weights on disk if they are there.
 
-    A context manager; on a good end what was packed is kept. `failure` says why it could not be.
+    A context manager: without an exception it keeps what was packed. `failure` is the reason why that failed.
     """
 
     def __init__(self, files: Sequence[Path], kernel: Kernel) -> None:
         self.rows = kernel.rows
         self._kernel = kernel
-        self._found = packed.find(files, kernel.form) if kernel.keeps else None
-        self._writer = packed.PackedWriter(files, kernel.form) if kernel.keeps and self._found is None else None
+        self._found = pack_file.find(files, kernel.form) if kernel.keeps else None
+        self._writer = pack_file.PackedWriter(files, kernel.form) if kernel.keeps and self._found is None else None
 
     @property
     def packs(self) -> bool:
-        """Whether the weights have still to be packed, which takes seconds."""
+        """Whether the weights must be packed, which takes seconds."""
         return self._found is None
 
     @property
@@ -69,9 +69,9 @@ class Int8Linears:
         return matrix, scale
 
     def _read(self, name: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A layer from disk; None from the first one on that is not there, or laid out for another processor.
+        """A layer from disk. After the first one that is missing or damaged, None for all.
 
-        Then the next start packs, and keeps, all of them.
+        Then the next start packs all of them again.
         """
         if self._found is None:
             return None
@@ -103,7 +103,7 @@ class Int8Linears:
 
 
 def join(parts: Sequence[torch.Tensor], placement: Placement) -> torch.Tensor:
-    """`parts` one after the other, as they are needed where the model runs. No weight is in memory twice."""
+    """`parts` concatenated, in the placement's dtype and on its device, without a second copy."""
     shape = (sum(map(len, parts)), *parts[0].shape[1:])
     whole = torch.empty(shape, dtype=placement.dtype, device=placement.device)
     start = 0

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
-from tests.nn.lean.checkpoints import MODELS, VOCAB, load, reference, save
+from specgen.nn.width_probe import attention_depends_on_width
+from tests.nn.lean.checkpoints import MODELS, SIZES, VOCAB, load, reference, save
 
 # Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
 LENGTH = 300
@@ -55,16 +56,23 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(folder: Path,
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_the_bits_hold_for_real_sizes_and_a_growing_cache(tmp_path: Path, head_dim: int, kind: str) -> None:
+def test_the_bits_hold_for_real_sizes_and_a_growing_cache(
+    tmp_path: Path, head_dim: int, kind: str, request: pytest.FixtureRequest
+) -> None:
+    cap = 50.0 if kind == "gemma2" else None
+    fault = attention_depends_on_width(head_dim, SIZES["num_attention_heads"] // SIZES["num_key_value_heads"], cap)
+    request.applymarker(pytest.mark.xfail(fault, reason="torch's attention depends on the width here", strict=True))
     sizes = {"head_dim": head_dim, "hidden_size": 1536, "num_hidden_layers": 1}
     model = load(save(tmp_path, **MODELS[kind] | sizes))
-    length = 600
+    length = 470 + sum(range(1, 17))
     whole = model.forward(Tokens(IDS[:length]), length)
     model.forward(Tokens([3]), 1)
     assert torch.equal(model.forward(Tokens(IDS[:6]), 1), whole[5:6])
-    # A prompt, read in pieces of its own, then rounds of every width across the end of the first 512 positions.
-    pieces = [model.forward(Tokens(IDS[:470]), 5)]
-    pieces += [model.forward(Tokens(IDS[: 470 + end]), end - start) for start, end in splits(length - 470, 2)]
+    # A prompt in pieces, then rounds of 1 to 16 tokens, past the end of the first 512 positions.
+    pieces, end = [model.forward(Tokens(IDS[:470]), 5)], 470
+    for width in range(1, 17):
+        end += width
+        pieces.append(model.forward(Tokens(IDS[:end]), width))
     assert torch.equal(torch.cat(pieces), whole[465:])
 
 
