@@ -90,6 +90,16 @@ def test_int8_is_what_its_self_tests_say(
     assert (found.verdict, says in found.found) == (verdict, True)
 
 
+def test_rounding_that_depends_on_the_width_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for faulty, verdict in (((), Status.OK), ((96, 128), Status.WARN)):
+        monkeypatch.setattr(
+            "specgen.nn.width_probe.attention_depends_on_width", lambda size, _, faulty=faulty: size in faulty
+        )
+        found = doctor.check_rounding()
+        assert found.verdict == verdict
+    assert "with 96, 128 dimensions a head" in found.found
+
+
 def test_a_torch_without_onednn_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.__version__ in doctor.check_torch().found
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -19,7 +19,7 @@ def test_every_check_has_a_verdict_and_a_warning_says_what_to_do() -> None:
     assert (outcome.code, outcome.err) == (0, "")
     names = [check["check"] for check in report["checks"]]
     assert names == [
-        "torch", "processor", "threads", "memory", "bandwidth", "int8", "gpu", "cuda graphs", "model cache",
+        "torch", "processor", "threads", "memory", "bandwidth", "int8", "rounding", "gpu", "cuda graphs", "model cache",
         "packed weights", "config", "hub",
     ]  # fmt: skip
     assert all(check["advice"] for check in report["checks"] if check["verdict"] != "ok")
@@ -43,7 +43,7 @@ def test_what_breaks_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.doctor.check_gpu", broken)
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
-    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 12)
+    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 13)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
     assert failed["found"] == "ImportError: libtorch_cuda.so: no such file"
     assert failed["advice"]
@@ -54,6 +54,6 @@ def test_a_broken_settings_file_is_found_and_stops_nothing(no_user_settings: Pat
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
-    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 12)
+    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 13)
     assert "modle" in failed["found"]
     assert "model" in failed["advice"]
