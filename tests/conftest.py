@@ -1,5 +1,6 @@
 """Fixtures that several test files share. Nothing slow is imported here: most tests need no torch."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ from specgen.config.settings import KEYS, OTHER_NAMES, variable
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("specgen", deadline=None, derandomize=True, database=None)
 settings.load_profile("specgen")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> Iterator[None]:
+    """Take SIGINT as usual, so that programs that a test starts do too: nohup and background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope="session")
