@@ -22,6 +22,10 @@ class Terminal(io.StringIO):
         return True
 
 
+in_process = pytest.mark.parametrize("either_way", ["in process"], indirect=True)
+"""Run the test once: it starts a program, which loads the models itself."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

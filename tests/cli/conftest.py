@@ -13,6 +13,19 @@ from specgen.serve.background.fingerprint import Fingerprint
 from tests.cli.command import Run
 
 
+@pytest.fixture(autouse=True, scope="package")
+def one_thread_each() -> Iterator[None]:
+    """torch on one thread, here and in programs that a test starts: for tiny models more threads only wait."""
+    import torch
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run specgen here; its exit code, stdout and stderr."""

@@ -9,7 +9,7 @@ import pexpect
 import pyte
 import pytest
 
-from tests.cli.command import Outcome, invoke, terminal
+from tests.cli.command import Outcome, in_process, invoke, terminal
 from tests.render.streams import Screen
 
 
@@ -350,6 +350,7 @@ def test_on_a_dumb_terminal_there_are_no_escapes_in_an_answer(tmp_path: Path) ->
     assert "\x1b[1m" not in typist.sent.getvalue()
 
 
+@in_process
 def test_color_paints_the_answers_and_back(target: Path) -> None:
     child = terminal("chat", "-m", target, "-n", 4, columns=100, PROMPT_TOOLKIT_NO_CPR="1")
     bonus = "\x1b[35m"  # what a target says that drafts nothing

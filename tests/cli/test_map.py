@@ -16,7 +16,7 @@ from specgen.core.errors import TERMINATED, OutOfMemory, SomeFailed
 from specgen.core.events import Event, Failed
 from specgen.history.store import History, location
 from specgen.serve.background.client import BackgroundSession
-from tests.cli.command import Outcome, Stdin, invoke, terminal
+from tests.cli.command import Outcome, Stdin, in_process, invoke, terminal
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -226,10 +226,12 @@ def test_what_concerns_all_records_is_said_before_a_model_is_looked_for(
     assert outcome.err.count("\n") == 1
 
 
+@in_process
 def test_nothing_in_nothing_out() -> None:
     assert invoke("map", "-m", "./no-such-model", stdin=b"\n\n") == Outcome(0, b"", "")
 
 
+@in_process
 def test_a_model_that_is_not_there_fails_all_at_once() -> None:
     outcome = invoke("map", "-m", "./no-such-model", "--stats", stdin=b"hello\n")
     assert (outcome.code, outcome.out) == (3, b"")
@@ -243,6 +245,7 @@ def test_the_summary_adds_up(mapped: Any) -> None:
     assert mapped("--stats", "-q", stdin="\n".join(LINES).encode()).err == ""
 
 
+@in_process
 def test_the_pipeline_of_the_documentation_makes_json_of_every_line(mapped: Any) -> None:
     folder = Path(__file__).parents[2] / "docs" / "pipelines"
     schema = json.loads((folder / "order.schema.json").read_text())
@@ -298,6 +301,7 @@ def refused(outcome: Outcome, words: str, file: Path, content: bytes) -> None:
     assert file.read_bytes() == content
 
 
+@in_process
 @FORMS
 @pytest.mark.parametrize("content", [b"my notes", b"something else\nhalf", b'{"input": "hello", "output": ""}\nhalf'])
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: bytes, form: list[str]) -> None:
@@ -399,6 +403,7 @@ def test_a_result_is_written_before_the_next_record_is_read(target: Path, monkey
     assert seen == [0, 1, 2, 3]
 
 
+@in_process
 def test_a_reader_that_has_enough_ends_it_quietly() -> None:
     command = " ".join(f"'{part}'" for part in STORIES)
     script = f"yes 'Once upon a time' | {command} | head -1; echo ${{PIPESTATUS[1]}}"
@@ -409,6 +414,7 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
     assert code == "0"
 
 
+@in_process
 def test_sigterm_keeps_every_finished_record(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     child = subprocess.Popen(
@@ -430,6 +436,7 @@ def test_sigterm_keeps_every_finished_record(tmp_path: Path) -> None:
     child.stderr.close()
 
 
+@in_process
 def test_closed_stdin() -> None:
     command = " ".join(f"'{part}'" for part in STORIES)
     done = subprocess.run(f"{command} <&-", shell=True, capture_output=True, text=True, check=False, timeout=60)
@@ -437,6 +444,7 @@ def test_closed_stdin() -> None:
     assert "there are no records" in done.stderr
 
 
+@in_process
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("Once upon a time\n" * 3)
     child = terminal(
@@ -449,6 +457,7 @@ def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes().count(b"\n") == 3
 
 
+@in_process
 def test_every_answer_is_in_the_history_unless_it_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECGEN_DATA_DIR", str(tmp_path))
     options = ("map", "-m", "stories", "--raw", "-n", "3")
