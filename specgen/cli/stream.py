@@ -1,12 +1,16 @@
-"""An event stream to a renderer and an outcome, with Ctrl-C."""
+"""An event stream to a renderer and an outcome, with Ctrl-C, Ctrl-Z and typed keys."""
 
+import contextlib
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from specgen.core.errors import Incomplete
-from specgen.core.events import Event, Failed, Finished, Reason, Renderer, Step
+from specgen.core.events import Event, Failed, Finished, Reason, Renderer, Step, Suspended
+from specgen.render.terminal import is_terminal
 
 _CUT_BY: dict[Reason, str] = {
     "length": "the token limit",
@@ -45,13 +49,106 @@ class Interrupt:
         self._stop()
 
 
+class Suspension:
+    """Handles Ctrl-Z while events arrive: `clean` leaves the terminal clean, then the process stops until `fg`."""
+
+    def __init__(self, clean: Callable[[], None], echo: "Echo") -> None:
+        self._clean = clean
+        self._echo = echo
+        self._drawing = self._pending = self._handles = False
+
+    def __enter__(self) -> Self:
+        if sys.platform != "win32" and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._handle)
+            self._handles = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._handles and sys.platform != "win32":
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Postpone a stop: half a drawing cannot be erased."""
+        self._drawing = True
+        try:
+            yield
+        finally:
+            self._drawing = False
+        if self._pending:
+            self._stop()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._pending = True
+        if not self._drawing:
+            self._stop()
+
+    def _stop(self) -> None:
+        if sys.platform == "win32":
+            return
+        self._pending = False
+        self._clean()
+        self._echo.restore()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # returns after SIGCONT
+        signal.signal(signal.SIGTSTP, self._handle)
+        self._echo.switch_off()
+
+
+class Echo:
+    """The terminal's echo of typed keys. It is off in the context, where keys would appear inside the text."""
+
+    def __init__(self) -> None:
+        self._before: list[Any] | None = None
+
+    def __enter__(self) -> Self:
+        self.switch_off()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.restore()
+
+    def switch_off(self) -> None:
+        if sys.platform == "win32" or not _in_foreground():
+            return
+        import termios  # noqa: PLC0415 - not on Windows
+
+        self._before = termios.tcgetattr(sys.stdin)
+        silent = [*self._before]
+        silent[3] &= ~termios.ECHO
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
+
+    def restore(self) -> None:
+        before, self._before = self._before, None
+        if sys.platform == "win32" or before is None or not _in_foreground():
+            return
+        import termios  # noqa: PLC0415 - as above
+
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
+def _in_foreground() -> bool:
+    """Whether stdin is a terminal that this process may change: a background job would be stopped for that."""
+    if sys.platform == "win32" or not is_terminal(sys.stdin):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
 def play(events: Iterator[Event], renderer: Renderer, stop: Callable[[], None]) -> Finished | Failed:
     """Show every event and return the last one. `stop` asks the generation to end, see Session.stop."""
     last: Event | None = None
     try:
-        with Interrupt(stop) as interrupt:
+        with (
+            Interrupt(stop) as interrupt,
+            Echo() as echo,
+            Suspension(lambda: renderer.show(Suspended()), echo) as suspension,
+        ):
             for event in events:
-                renderer.show(event)
+                with suspension.drawing():
+                    renderer.show(event)
                 if isinstance(event, Step):
                     interrupt.streams()
                 last = event

@@ -273,7 +273,15 @@ class Failed:
     error: SpecgenError
 
 
-Event = Progress | Notice | Started | Step | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """The process is about to be stopped by Ctrl-Z. Only the command line sends it.
+
+    A renderer erases what it would draw again. The next event finds the cursor in column 0.
+    """
+
+
+Event = Progress | Notice | Started | Step | Suspended | Finished | Failed
 
 
 class Renderer(Protocol):

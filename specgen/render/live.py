@@ -3,7 +3,7 @@
 from time import monotonic, sleep
 from typing import TextIO
 
-from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step
+from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step, Suspended
 from specgen.render.progress import ProgressLine
 from specgen.render.rendered import RenderedOut
 from specgen.render.status import StatusLine
@@ -78,6 +78,9 @@ class Live:
                 self._draw(f"{event.prompt_tokens} prompt tokens", self._began)
             case Step():
                 self._step(event)
+            case Suspended():
+                self._status.erase()
+                self._text.suspend()
             case Finished():
                 self._end(summary(self._started, event, self._form, self._columns()))
             case Failed():

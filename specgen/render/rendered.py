@@ -43,6 +43,13 @@ class RenderedOut(TextOut):
         self._tail_columns = 0
         self._thought = ""
 
+    def suspend(self) -> None:
+        """Erase the tail; it is written again with what follows."""
+        if self._tail:
+            put(self._stdout, self._erase(columns(self._screen)))
+        super().suspend()
+        self._written, self._column, self._tail = Cursor(), 0, ""
+
     def _release(self) -> None:
         spans, self._held = self._held, []
         pieces: list[Piece] = []

@@ -61,6 +61,10 @@ class TextOut:
         self.cursor = Cursor()
         return line_is_open
 
+    def suspend(self) -> None:
+        """Continue in column 0: another program has the terminal meanwhile."""
+        self.cursor = Cursor()
+
     def _release(self) -> None:
         spans, self._held = self._held, []
         if not self._terminal:

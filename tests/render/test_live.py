@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from specgen.core.errors import OutOfMemory
-from specgen.core.events import Event, Failed, LoadedModel, Notice, Progress, Renderer, Span, Step
+from specgen.core.events import Event, Failed, LoadedModel, Notice, Progress, Renderer, Span, Step, Suspended
 from specgen.render import make_renderer
 from specgen.render.summary import summary
 from specgen.render.terminal import sanitize
@@ -64,6 +64,30 @@ def plainly(text: str, columns: int) -> list[str]:
 
 def summary_rows(events: list[Event], columns: int) -> list[str]:
     return plainly(summary(STARTED, events[-1], "full", columns), columns)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("markdown", [False, True], ids=["plain", "markdown"])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_after_ctrl_z_the_text_goes_on_in_a_new_row_and_nothing_stays_behind(
+    terminals: Terminals, at: int, *, markdown: bool
+) -> None:
+    out, err = terminals(60)
+    renderer = make(out, err, markdown=markdown)
+    events = run("The **quick** brown fox jumps over the lazy dog", 6)
+    for event in events[: 1 + at]:
+        renderer.show(event)
+    renderer.show(Suspended())
+    before = out.screen.rows()
+    assert not any("tok" in row for row in before), "the live line is gone"
+    err.write("\n[1]+  Stopped\n$ fg\nspecgen\n")
+    err.flush()
+    show(renderer, events[1 + at :])
+    rows = out.screen.rows()
+    text = "".join(row + " " for row in rows[: len(before)] + rows[len(before) + 3 :]).partition(" tokens in")[0]
+    words = (
+        "The quick brown fox jumps over the lazy dog" if markdown else "The **quick** brown fox jumps over the lazy dog"
+    )
+    assert text.replace(" ", "").startswith(words.replace(" ", ""))
 
 
 @pytest.mark.parametrize("size", [1, 7, 300])

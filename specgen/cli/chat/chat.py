@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from specgen.cli.chat.input import unechoed
 from specgen.cli.stream import play
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, LoadedModel, Renderer
@@ -101,8 +100,7 @@ class Chat:
 
     def stream(self, events: Iterator[Event]) -> bool:
         """Show an answer; true unless it failed."""
-        with unechoed():
-            last = play(events, self._renderer, self.conversation.session.stop)
+        last = play(events, self._renderer, self.conversation.session.stop)
         if isinstance(last, Failed):
             self.tell(str(last.error))
         elif not is_terminal(sys.stdout) and not last.text.endswith("\n"):

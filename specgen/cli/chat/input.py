@@ -1,8 +1,7 @@
 """Input of a chat, one turn at a time, from a pipe or a plain terminal."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from specgen.cli.inputs import LARGEST_INPUT, as_text
 from specgen.core.errors import BadFile
@@ -26,24 +25,6 @@ def reader(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[
     from specgen.cli.chat.line_editor import line_editor  # noqa: PLC0415 - 0.15 s that a pipe does not need
 
     return line_editor(completions)
-
-
-@contextlib.contextmanager
-def unechoed() -> Iterator[None]:
-    """Switch off the echo of typed keys, which would appear inside the streamed text."""
-    if not is_terminal(sys.stdin) or sys.platform == "win32":
-        yield
-        return
-    import termios  # noqa: PLC0415 - not on Windows
-
-    before = termios.tcgetattr(sys.stdin)
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
 def is_open(text: str) -> bool:
