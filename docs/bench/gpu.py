@@ -39,6 +39,7 @@ from specgen.core.tokens import Tokens  # noqa: E402
 from specgen.core.types import Device, Dtype, EngineOptions, SamplingChoice  # noqa: E402
 
 CUDA = torch.cuda.is_available()
+THREADS: dict[str, int] = {} if CUDA else {"threads": 1}
 DEVICE = torch.device("cuda" if CUDA else "cpu")
 WIDTH = 8  # rows of a static pass
 PROMPTS = (
@@ -190,7 +191,9 @@ def write_tokenizer(path: Path, vocabulary: int) -> None:
 def open_session(target: Path, draft: str | Path, k: int | None, dtype: Dtype, **options: Any) -> Session:
     """An open session. Prints what it says while it loads."""
     device = Device.CUDA if CUDA else Device.CPU
-    engine = EngineOptions(device=device, dtype=dtype, num_draft_tokens=k, offline=True, lookup=False, **options)
+    engine = EngineOptions(
+        device=device, dtype=dtype, num_draft_tokens=k, offline=True, lookup=False, **THREADS, **options
+    )
     session = Session(str(target), str(draft), engine)
     for event in session.open():
         if isinstance(event, Notice):
@@ -255,13 +258,13 @@ def products(report: Report, arguments: argparse.Namespace) -> None:
 
 def tests(report: Report, arguments: argparse.Namespace) -> None:
     """The tests that need a GPU."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests/nn", "tests/engine"]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-p", "no:cacheprovider", "tests/nn", "tests/engine"]
     if arguments.quick:
         command.append("--collect-only")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
     print(done.stdout[-6000:] + done.stderr[-2000:], flush=True)
     lines = done.stdout.strip().splitlines()
-    report.add("cuda_tests", lines[-1] if lines else f"exit code {done.returncode}")
+    report.add("cuda_tests", lines[-1].strip() if lines else f"exit code {done.returncode}")
 
 
 def exact(report: Report, arguments: argparse.Namespace) -> None:
@@ -330,10 +333,13 @@ def speed(report: Report, arguments: argparse.Namespace) -> None:
         plan = [sys.executable, "-m", "specgen", "plan", "-m", str(target), "-d", str(draft), "--offline", "--json"]
         done = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=False)
         report.add("memory_plan", json.loads(done.stdout) if done.returncode == 0 else done.stderr[-300:])
+        if CUDA:
+            profile(report, session)
         session.close()
         del session
+        any_width(report, target, draft, tokens)
         if "peers" in arguments.parts:
-            peers(report, target, draft, tokens)
+            peers(report, target, draft, min(tokens, 96))
 
 
 def passes(report: Report, session: Session) -> None:
@@ -370,6 +376,36 @@ def passes(report: Report, session: Session) -> None:
         bound = (read - embedding) / reported["bandwidth_gb_s"] / 1e6
         report.add("target_bound_ms", round(bound, 3))
         report.add("share_of_bandwidth", round(bound / reported["target_pass_ms"], 3))
+
+
+def profile(report: Report, session: Session) -> None:
+    """Milliseconds a plain pass spends in each kernel."""
+    model, ids = session.pair.target, list(range(1, 220))
+    model.forward(Tokens(ids[:200]), 1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
+        for end in range(201, 211):
+            model.forward(Tokens(ids[:end]), 1)
+        wait()
+    rows = sorted(recorded.key_averages(), key=lambda row: -row.self_device_time_total)[:14]
+    report.add("profile_ms_a_pass", {row.key[:60]: round(row.self_device_time_total / 1e4, 3) for row in rows})
+
+
+def any_width(report: Report, target: Path, draft: Path, tokens: int) -> None:
+    """What exactness costs: passes and answers without it, and how many answers then differ."""
+    session = open_session(target, draft, 3, Dtype.BFLOAT16, exact=False)
+    model, ids = session.pair.target, list(range(1, 400))
+    model.forward(Tokens(ids[:100]), 1)
+    for rows in (1, 4, 8):
+        ends = iter(range(100, 400))
+        took = seconds(lambda: model.forward(Tokens(ids[: next(ends)]) + ids[: rows - 1], rows), 15)  # noqa: B023
+        report.add(f"any_width_pass_of_{rows}_ms", round(took * 1e3, 3))
+    found = [answer(session, prompt, GREEDY, tokens)[0] for prompt in PROMPTS[1:5]]
+    session.speculating = False
+    plain = [answer(session, prompt, GREEDY, tokens) for prompt in PROMPTS[1:5]]
+    report.add("any_width_plain_tok_s", round(statistics.median(stats.tokens_per_second for _, stats in plain), 1))
+    same = sum(ids == other for ids, (other, _) in zip(found, plain, strict=True))
+    report.add("any_width_text", f"{same} of {len(plain)} identical to plain decoding at k=3")
+    session.close()
 
 
 def fresh(model: Any, ids: list[int]) -> None:
@@ -446,6 +482,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=[*PARTS, "peers"], default=[*PARTS, "peers"])
     arguments = parser.parse_args()
     report = Report(arguments.json)
+    if not CUDA:
+        torch.set_num_threads(1)  # threads only wait for each other over tiny tensors
     for name, part in PARTS.items():
         if name in arguments.parts:
             try:

@@ -2,7 +2,8 @@
 
 On CUDA the bits of a row do not depend on the pass that computes it. Every decode pass has WIDTH rows, padded with rows
 that are thrown away; a longer proposal takes several passes. So every matrix product has one shape and one kernel.
-Attention sums over the keys in splits of fixed length (nn/kernels/fused.py). Prompts are cut at multiples of CHUNK.
+Attention sums over the keys in splits of fixed length (nn/kernels/fused.py). Prompts are cut at multiples of CHUNK, and
+a new turn reads the answer before it again, so that no key depends on what was drafted.
 """
 
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class StaticModel(LeanModel):
         super().__init__(architecture, weights, placement, context_length)
         self._graphs = Graphs(new_capture)
         self._exact = exact
+        self._read_end = 0  # the cache was filled by prompt passes up to here, and by decode passes behind it
         self._buffer = torch.zeros(1 + WIDTH, dtype=torch.int64, device=placement.device)
 
     def keep_contexts(self, store: ContextStore) -> None:
@@ -56,10 +58,13 @@ class StaticModel(LeanModel):
         return self._graphs.report()
 
     def _forward(self, tokens: Tokens, last: int) -> torch.Tensor:
-        self._cached = tokens.prefix(min(tokens.common_prefix(self._cached), len(tokens) - last))
-        self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
-        # What decides how a token is fed must not depend on how many were drafted after it.
+        # What decides how a token is fed must not depend on how many were drafted, before it or after it.
         prompt = len(tokens) - last
+        known = min(tokens.common_prefix(self._cached), prompt)
+        if self._exact and known < prompt:
+            known = min(known, self._read_end)  # a new turn reads the last answer again, as a prompt
+        self._cached, self._read_end = tokens.prefix(known), min(known, self._read_end)
+        self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
         while prompt - len(self._cached) > WIDTH:
             self._read(tokens.prefix(min((len(self._cached) // CHUNK + 1) * CHUNK, prompt)))
         logits = []
@@ -73,7 +78,7 @@ class StaticModel(LeanModel):
         sent = self._send(start, tokens.ids(start))
         keys = -(-len(tokens) // BLOCK) * BLOCK
         self._layers(sent[1:], self._torch_positions(sent, keys))
-        self._cached = tokens
+        self._cached, self._read_end = tokens, len(tokens)
 
     def _decode(self, tokens: Tokens) -> torch.Tensor:
         """Feed what the cache lacks of `tokens`, at most WIDTH ids, and score each: float32 [rows, vocab]."""

@@ -157,6 +157,28 @@ def test_without_exactness_a_pass_has_the_rows_that_are_asked_for(gemma: Path) -
     assert tapes.captured == 2, "1 row and 3 rows"
 
 
+def test_a_new_turn_is_read_alike_however_the_answer_before_it_came(
+    gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain decoding leaves the last token of an answer unread; a draft may leave more tokens behind it."""
+    turns = []
+    for rounds in ([(41, 1), (42, 1), (43, 1), (44, 1)], [(41, 1), (46, 5)]):
+        model = static(gemma, Tapes())
+        fed: list[tuple[int, int]] = []
+        read = model._read
+
+        def note(tokens: Tokens, model: StaticModel = model, read: Any = read, fed: Any = fed) -> None:
+            fed.append((len(model._cached), len(tokens)))
+            read(tokens)
+
+        monkeypatch.setattr(model, "_read", note)
+        for end, last in rounds:
+            model.forward(Tokens(IDS[:end]), last)
+        same(model.forward(Tokens(IDS[:90]), 1), load(gemma).forward(Tokens(IDS[:90]), 1))
+        turns.append(fed)
+    assert turns[0] == turns[1] == [(0, 40), (40, 89)]
+
+
 def test_how_a_prompt_is_read_does_not_depend_on_what_is_drafted_after_it(
     gemma: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
