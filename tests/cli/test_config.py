@@ -74,7 +74,7 @@ def test_who_is_offline_for_good_is_so_in_every_command(user: Path) -> None:
         outcome = invoke(command, "org/nowhere")
         assert outcome.code == 5
     hub = json.loads(invoke("doctor", "--json").text)["checks"][-1]
-    assert (hub["check"], hub["found"]) == ("hub", "not asked: offline; cached models work")
+    assert (hub["check"], hub["found"]) == ("hub", "not checked: offline; cached models work")
     assert invoke("show").code == 2  # its argument is none of the settings
 
 

@@ -173,19 +173,20 @@ def test_what_is_wrong_with_one_record_stops_no_other(mapped: Any, answer: Any) 
         b'{"prompt": ""}',
         b'{"prompt": "\xff"}',
         b'{"prompt": NaN}',
+        b'{"prompt": "\\ud800"}',
     ]
     data = b"\n".join([good, *bad, json.dumps({"prompt": "long " * 60}).encode(), good])
     outcome = mapped("--json", "--ctx-size", 40, stdin=data)
     assert outcome.code == SomeFailed.exit_code
-    assert outcome.err == "specgen: 7 of 9 records got no answer; their results say why\n"
+    assert outcome.err == "specgen: 8 of 10 records got no answer; their results say why\n"
     results = objects(outcome.out)
-    assert [result.get("error", {}).get("exit_code") for result in results] == [None, 10, 10, 10, 2, 10, 10, 9, None]
-    assert results[0] | {"stats": 0} == results[8] | {"stats": 0}
+    assert [result.get("error", {}).get("exit_code") for result in results] == [None, 10, 10, 10, 2, 10, 10, 10, 9, None]
+    assert results[0] | {"stats": 0} == results[9] | {"stats": 0}
     assert results[3]["text"] == "no prompt"
     plain = mapped("--ctx-size", 40, stdin=data)
     assert plain.code == SomeFailed.exit_code
-    assert plain.text == "\n".join([answer(LINES[0]), *[""] * 7, answer(LINES[0]), ""])
-    assert plain.err.count("\n") == 8
+    assert plain.text == "\n".join([answer(LINES[0]), *[""] * 8, answer(LINES[0]), ""])
+    assert plain.err.count("\n") == 9
     assert "record 3: line 3 of stdin is not a JSON object" in plain.err
 
 

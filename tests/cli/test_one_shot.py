@@ -377,15 +377,15 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def script(*pieces: str, reason: str = "end") -> None:
         def generate(session: Any, prompt: str, **options: Any) -> Iterator[Event]:
-            session._stopping = None
+            session._stop_reason = None
             yield STARTED
             shown = []
             for piece in pieces:
                 shown.append(piece)
                 yield Step((1,), (Span(piece, "bonus"),))
-                if session._stopping:
+                if session._stop_reason:
                     break
-            yield Finished(session._stopping or reason, "".join(shown), Stats())
+            yield Finished(session._stop_reason or reason, "".join(shown), Stats())
 
         monkeypatch.setattr("specgen.session.session.Session.generate", generate)
 

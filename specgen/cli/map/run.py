@@ -20,8 +20,8 @@ from specgen.render.results import Result, Totals
 from specgen.render.terminal import put, sanitize
 from specgen.serve.background.client import BackgroundSession
 
-# What generate() raises because of the prompt.
-_RECORD_FAULTS = (PromptTooLong, UsageError, Incomplete)
+# What generate() raises because of the prompt. BadFile: the tokenizer cannot encode it.
+_RECORD_FAULTS = (BadFile, Incomplete, PromptTooLong, UsageError)
 
 
 @dataclass
