@@ -1,8 +1,9 @@
-"""Find smaller models of a family: in the cache by config, on the hub by name."""
+"""Find smaller models of a family: beside a local one and in the cache by config, on the hub by name."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from specgen.checkpoint.checkpoint import Checkpoint
@@ -13,24 +14,42 @@ from specgen.hub.client import api, explain
 
 # The size in a name: 7B, 1.5B, 135M, 0.6b.
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
+# Entries of a folder that are considered. A folder of models has fewer.
+_MOST_ENTRIES = 1000
 _SCALES = {"b": 1e9, "m": 1e6}
 
 
 def cached_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
     """The complete, smaller models in the cache with the target's `model_type`. Their tokenizers are not compared."""
-    kind, size = _kind(_config(target)), _bytes(target)
-    if kind is None:
-        return
+    is_smaller = _smaller_kin(target)
     for model in cached_models():
-        for revision in model.revisions:
-            found = Checkpoint(ModelRef(model.id), revision.path, revision.commit)
-            try:
-                is_smaller = model.id != target.ref.source and found.is_complete and found.weight_bytes < size
-                if is_smaller and _kind(found.config) == kind:
-                    yield found
-                    break
-            except SpecgenError:  # skip a damaged copy
-                continue
+        if model.id != target.ref.source:
+            copies = (Checkpoint(ModelRef(model.id), each.path, each.commit) for each in model.revisions)
+            yield from islice(filter(is_smaller, copies), 1)
+
+
+def local_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
+    """The complete, smaller models of the target's `model_type` in the folder that has the local `target`."""
+    try:
+        beside = sorted(islice(target.path.absolute().parent.iterdir(), _MOST_ENTRIES))
+    except OSError:
+        return
+    paths = (path for path in beside if path.suffix == ".gguf" or (path / "config.json").is_file())
+    found = (Checkpoint(ModelRef(str(path)), path) for path in paths if path != target.path.absolute())
+    yield from filter(_smaller_kin(target), found)
+
+
+def _smaller_kin(target: Checkpoint) -> Callable[[Checkpoint], bool]:
+    """Whether a checkpoint is complete, has the target's `model_type`, and is smaller. A damaged one is not."""
+    kind, size = _kind(_config(target)), _bytes(target)
+
+    def is_smaller(other: Checkpoint) -> bool:
+        try:
+            return kind is not None and other.is_complete and _bytes(other) < size and _kind(_config(other)) == kind
+        except (SpecgenError, OSError):
+            return False
+
+    return is_smaller
 
 
 def hub_siblings(ref: ModelRef, most: int) -> list[ModelRef]:

@@ -10,6 +10,7 @@ from specgen.checkpoint.summary import summarize
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
+from specgen.core.events import Notice
 from specgen.core.progress import Reporting
 from specgen.core.types import BUNDLED, EngineOptions, ModelRef
 from specgen.core.words import format_bytes
@@ -18,7 +19,7 @@ from specgen.nn.memory import peak
 from specgen.session.memory_plan import MemoryPlan, ModelPlan, plan_pair
 from specgen.session.prompt import compare_tokenizers
 
-Origin = Literal["curated", "cached", "hub"]
+Origin = Literal["curated", "beside", "cached", "hub"]
 
 # Longest draft length that `predict` considers, in tokens.
 _LONGEST = 8
@@ -89,6 +90,13 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
     return Chosen(None, why if tells else "")
 
 
+def why_hub_is_skipped(target: Checkpoint, options: EngineOptions) -> str | None:
+    """Why the hub is not searched for drafts of `target`; None where it is."""
+    if target.commit is None:
+        return "a local model has no family there"
+    return "specgen is offline" if _is_offline(options) else None
+
+
 def _is_offline(options: EngineOptions) -> bool:
     from specgen.hub.client import constants  # noqa: PLC0415 - as above
 
@@ -105,13 +113,16 @@ def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
 
 
 def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
-    """Every candidate, sorted by predicted speed-up; rejected ones come last."""
+    """Every candidate, sorted by predicted speed-up; rejected ones come last.
+
+    Candidates beside a local target are listed here, but choose_draft does not load a folder that nobody named.
+    """
     found: list[Candidate] = []
     pair = pair_of_target(target.ref)
     if pair and pair.draft:
         unverified = None if is_verified(pair) else "its licence and sizes are not verified: name it with --draft"
         found.append((yield from _fetched(target, pair.draft, "curated", unverified, options, device)))
-    for search in (_cached, _on_hub):
+    for search in (_beside, _cached, _on_hub):
         for candidate in (yield from search(target, options, device)):
             if candidate.ref.source not in [each.ref.source for each in found if each.rejected is None]:
                 found.append(candidate)
@@ -165,15 +176,25 @@ def _cached(target: Checkpoint, options: EngineOptions, device: torch.device) ->
     return _sorted([_assess(target, each, "cached", options, device) for each in cached_siblings(target)])
 
 
+def _beside(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
+    from specgen.checkpoint.siblings import local_siblings  # noqa: PLC0415 - as above
+
+    yield from ()
+    is_local = target.commit is None and not target.ref.source.startswith(BUNDLED)
+    found = local_siblings(target) if is_local else ()
+    return _sorted([_assess(target, each, "beside", options, device) for each in found])
+
+
 def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[list[Candidate]]:
     """Candidates of the hub; none where it does not answer."""
-    if target.commit is None or _is_offline(options):
+    if why_hub_is_skipped(target, options):
         return []
     from specgen.checkpoint.siblings import hub_siblings  # noqa: PLC0415 - as above
 
     try:
         siblings = hub_siblings(target.ref, _HUB_CANDIDATES)
-    except SpecgenError:
+    except SpecgenError as error:
+        yield Notice(f"the hub was not searched for drafts: {error.message}")
         return []
     found: list[Candidate] = []
     for ref in siblings:

@@ -1,6 +1,7 @@
 """Which draft a target gets, against a hub on this machine with several small checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from specgen.cli import default_model as suggesting
-from specgen.core.errors import OutOfMemory
+from specgen.core.errors import DownloadFailed, OutOfMemory
 from specgen.core.events import Notice
 from specgen.core.types import Dtype, EngineOptions, Message, Quant
 from specgen.history.store import History, location
@@ -26,6 +27,10 @@ hub = pytest.fixture(serve_hub)
 FLOAT32 = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32)
 IN_FLOAT32 = ("--quant", "none", "--dtype", "float32")
 TARGET = "fam/Tiny-7B-Instruct"
+LAYERS: dict[str, Any] = {
+    "family-7b": {"num_hidden_layers": 8},
+    "family-1b": {"num_hidden_layers": 1, "noise": 0.05},
+}
 CURATED = "Qwen/Qwen2.5-Coder-1.5B-Instruct"
 CURATED_DRAFT = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 
@@ -46,8 +51,8 @@ def swapped(checkpoints: Any) -> Path:
 @pytest.fixture
 def published(hub: HubServer, checkpoints: Any, swapped: Path) -> HubServer:
     """A target with a draft that fits, and models that are no draft for it."""
-    large = checkpoints.make("family-7b", "llama", num_hidden_layers=8)
-    small = checkpoints.make("family-1b", "llama", noise=0.05, num_hidden_layers=1)
+    large = checkpoints.make("family-7b", "llama", **LAYERS["family-7b"])
+    small = checkpoints.make("family-1b", "llama", **LAYERS["family-1b"])
     hub.publish(TARGET, large)
     hub.publish("fam/Tiny-1B-Instruct", small)
     hub.publish("fam/Tiny-1B", small)  # not tuned like the target
@@ -127,6 +132,44 @@ def test_pair_ranks_the_drafts_and_says_why_the_others_are_none(published: HubSe
     lines = invoke("pairs", TARGET).text.splitlines()
     assert lines[0].startswith("fam/Tiny-1B-Instruct (hub): ~")
     assert "fam/Tiny-3B-Instruct (hub): rejected: it is too large to gain speed" in lines
+
+
+def test_a_folder_beside_a_local_target_is_a_candidate(checkpoints: Any, tmp_path: Path, hub: HubServer) -> None:
+    made = {"7b": "family-7b", "1b": "family-1b", "same": "family-7b"}
+    for name, folder in made.items():
+        shutil.copytree(checkpoints.make(folder, "llama", **LAYERS[folder]), tmp_path / name)
+    write_gguf(tmp_path / "1b.gguf", tmp_path / "1b", tokenizer=True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "notes.txt").write_text("no model")
+    outcome = invoke("pairs", tmp_path / "7b")
+    assert outcome.err == "specgen: the hub was not searched for drafts: a local model has no family there\n"
+    lines = outcome.text.splitlines()
+    assert {line.partition(":")[0] for line in lines[:2]} == {
+        f"{tmp_path}/1b (beside)",
+        f"{tmp_path}/1b.gguf (beside)",
+    }
+    assert lines[2].startswith(f"--draft auto does not choose a model beside the target: use -d {tmp_path}/1b")
+    assert len(lines) == 4
+    assert opened(str(tmp_path / "7b"))[0] is None, "nobody named it"
+
+
+def test_a_hub_that_was_not_searched_is_named(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Session(TARGET, "none", FLOAT32) as session:
+        list(session.open())
+    none = "No draft model fits: use --draft lookup, which --draft auto does.\n"
+    offline = invoke("pairs", TARGET, "--offline")
+    assert (offline.code, offline.text) == (0, none)
+    assert offline.err == "specgen: the hub was not searched for drafts: specgen is offline\n"
+
+    def fail(*_: object) -> None:
+        raise DownloadFailed("the hub cannot be reached")
+
+    monkeypatch.setattr("specgen.checkpoint.siblings.hub_siblings", fail)
+    broken = invoke("pairs", TARGET)
+    assert (broken.code, broken.text) == (0, none)
+    assert broken.err == "specgen: the hub was not searched for drafts: the hub cannot be reached\n"
+    assert "the hub cannot be reached" in opened(TARGET)[1][0]
 
 
 def test_a_gguf_target_gets_the_file_that_is_called_like_it(

@@ -35,7 +35,8 @@ def command(
     FITS compares its size with the free memory; `specgen plan` counts exactly. A pair marked * is not verified, so
     --draft auto does not choose its draft. `specgen list` shows all cached models.
 
-    With TARGET, the candidates are the curated draft and smaller models of its family, cached or on the hub. Tokenizers
+    With TARGET, the candidates are the curated draft and smaller models of its family: beside a local target, cached,
+    or on the hub. Tokenizers
     are downloaded and compared, weights are not. The speed-up is predicted from sizes and the acceptance rate of past
     answers, or an assumed one; `specgen bench` measures it. docs/models.md has the formula.
 
@@ -103,14 +104,18 @@ def _list(device: Device, *, json: bool) -> None:
 def _rank(target: str, options: EngineOptions, *, json: bool) -> None:
     from specgen.checkpoint.checkpoint import find
     from specgen.config.pairs import resolve
+    from specgen.core.events import Notice
     from specgen.core.progress import follow
     from specgen.nn.device import choose_device
     from specgen.render.progress import ProgressLine
-    from specgen.session.draft_selection import rank_drafts
+    from specgen.session.draft_selection import rank_drafts, why_hub_is_skipped
 
     line = ProgressLine(sys.stderr)
     try:
         checkpoint = follow(find(resolve(target), offline=options.offline), line.show)
+        bundled = checkpoint.ref.source.startswith(BUNDLED)
+        if not bundled and (why := why_hub_is_skipped(checkpoint, options)):
+            line.show(Notice(f"the hub was not searched for drafts: {why}"))
         candidates = follow(rank_drafts(checkpoint, options, choose_device(options.device)), line.show)
     finally:
         line.close()
@@ -155,7 +160,10 @@ def _print_candidates(rows: list[dict[str, Any]]) -> None:
             f"{name}: ~{row['speed_up']:.1f}x at -k {row['num_draft_tokens']} for {rate}, "
             f"{row['shared_tokens']} tokens shared, {format_bytes(row['memory'])} of memory for both{more}"
         )
-    if any(row["rejected"] is None for row in rows):
+    usable = [row for row in rows if row["rejected"] is None]
+    if usable and usable[0]["origin"] == "beside":
+        typer.echo(f"--draft auto does not choose a model beside the target: use -d {sanitize(usable[0]['draft'])}")
+    if usable:
         typer.echo("These are predictions; `specgen bench` measures.")
     else:
         typer.echo("No draft model fits: use --draft lookup, which --draft auto does.")
