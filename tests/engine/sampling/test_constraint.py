@@ -329,7 +329,7 @@ def test_a_second_turn_begins_anew(tmp_path: Path) -> None:
     ("constraint", "words"),
     [
         (Constraint("json-schema", '{"type": "objct"}'), "JSON schema cannot be used: Invalid type: objct"),
-        (Constraint("json-schema", '{"type": '), "EOF while parsing"),
+        (Constraint("json-schema", '{"type": '), "it is no JSON: Expecting value"),
         (Constraint("json-schema", '{"enum": []}'), "Unsatisfiable"),
         (Constraint("json-schema", "[1]"), "must be an object"),
         (Constraint("regex", "(a"), "regex cannot be used: unclosed group"),
