@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
+from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Event, Logprobs, Notice, Reason, Span, Stats, Step, TokenLogprob
 from specgen.engine.decode import Round
-from specgen.engine.text.detokenizer import TextStream
-from specgen.engine.text.thinking import ThinkingSplit
+from specgen.engine.text.detokenizer import SpecialTokens, TextStream
+from specgen.engine.text.thinking import Tags, ThinkingSplit
 
 
 class Answer:
@@ -76,6 +77,20 @@ class Answer:
             Logprobs(start, named(token, scores.logprob), tuple(named(*other) for other in scores.top))
             for start, token, scores in zip(starts, done.tokens, done.scores, strict=False)
         )
+
+
+def special_tokens(
+    tokenizer: Tokenizer, thinking: Tags | None, stop: Sequence[str], end_ids: frozenset[int]
+) -> SpecialTokens:
+    """The special tokens that are thinking tags, or part of a stop string. End tokens end the answer anyway."""
+    tags = (thinking.open, thinking.close) if thinking else ()
+    wanted = {*tags, *(text for text in tokenizer.added_tokens() if any(text in each for each in stop))}
+    ids = {token: text for text in wanted if (token := tokenizer.token_id(text)) is not None and token not in end_ids}
+    skipped = {token: text for token, text in ids.items() if not tokenizer.decode([token])}
+    return SpecialTokens(
+        shown={token: text for token, text in skipped.items() if text in tags},
+        matched={token: text for token, text in skipped.items() if text not in tags},
+    )
 
 
 def _step(done: Round, spans: tuple[Span, ...], used: int) -> Step:

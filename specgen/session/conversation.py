@@ -132,7 +132,7 @@ class Conversation:
         messages, encoded, notices = self._fit(messages)
         for notice in (*self._notices(), *notices):
             yield Notice(notice)
-        tags = None if self._plain else thinking_tags(tokenizer, encoded.text)
+        tags = None if self._plain else thinking_tags(tokenizer, encoded.text, self.think)
         generated: list[int] = []
         answer: list[str] = []
         events = self.session.run(encoded.context, self.sampling, self.max_new_tokens, self.stop, tags, self.constraint)

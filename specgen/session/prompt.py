@@ -60,10 +60,11 @@ def chat_prompt(tokenizer: Tokenizer, messages: Sequence[Message], think: bool |
         notice = "this model has no chat template: it continues the text"
         return Prompt(prompt.text, prompt.ids, notice if len(messages) > 1 else "")
     text = chat_text(tokenizer, messages, think)
-    tags = thinking_tags(tokenizer, text)
+    tags = thinking_tags(tokenizer, text, think)
     begun = _begun_answer(messages)
-    if tags and begun.rfind(tags.open) > begun.rfind(tags.close):
-        tags = replace(tags, opened=True)
+    if tags and begun:
+        opened = begun.rfind(tags.open) > begun.rfind(tags.close)
+        tags = replace(tags, opened=opened, off=not opened)
     return Prompt(text, tuple(tokenizer.encode(text, special=False)), explain_think(tokenizer, think), tags)
 
 
@@ -106,11 +107,17 @@ def _trailing_space(content: str, rest: str) -> str:
     return space if space and rest.startswith(space) else ""
 
 
-def thinking_tags(tokenizer: Tokenizer, prompt: str) -> Tags | None:
-    """The thinking tags in the model's template or vocabulary; None without any. `prompt` may have opened them."""
+def thinking_tags(tokenizer: Tokenizer, prompt: str, think: bool | None = None) -> Tags | None:
+    """The tags around the model's thinking, None if neither its template nor its vocabulary has any.
+
+    `prompt` is the rendered prompt; `think` is the user's wish, None without one.
+    """
     for begin, end in _TAGS:
         if end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
-            return Tags(begin, end, opened=prompt.rstrip().endswith(begin))
+            before = prompt.rstrip()
+            opened = before.endswith(begin)
+            # A template that switches thinking off ends the prompt with empty thinking.
+            return Tags(begin, end, opened, off=before.endswith(end) or (think is False and not opened))
     return None
 
 

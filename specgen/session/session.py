@@ -23,11 +23,13 @@ from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import Sampler
 from specgen.engine.text.detokenizer import TextStream
 from specgen.engine.text.thinking import Tags, ThinkingSplit
-from specgen.session.answer import Answer
+from specgen.session.answer import Answer, special_tokens
 from specgen.session.generation_defaults import end_ids, resolve_sampling
 from specgen.session.loading import Opener, PromptCheck, open_pair, with_draft
 from specgen.session.pair import Pair
 from specgen.session.prompt import Prompt, chat_prompt, check_length, raw_prompt, refuse_long
+
+_STILL_THINKING = "the model was still thinking, so there is no answer; raise -n, or switch thinking off by --no-think"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +204,25 @@ class Session:
             if self._vocabulary is None:
                 yield Progress("reading the vocabulary")
                 self._vocabulary = Vocabulary(pair.tokenizer, limits.end_ids)
-            follower = self._vocabulary.follow(grammar, len(context))
+            follower = self._vocabulary.follow(grammar, len(context), thinking)
         pacing = self.pacing
         yield self._started(params, len(context), pacing)
         drafter = self._drafter(follower, limits.length, pacing)
         sampler = Sampler(params, len(context), follower)
         rounds = decode(pair.target, drafter, context, sampler, limits, pacing.controller, logprobs)
-        stream = TextStream(pair.tokenizer.decode, stop)
-        answer = Answer(stream, ThinkingSplit(thinking), len(context), pair.tokenizer.token_bytes)
+        stream = TextStream(pair.tokenizer.decode, stop, special_tokens(pair.tokenizer, thinking, stop, limits.end_ids))
+        split = (
+            ThinkingSplit(thinking)
+            if grammar is None
+            else ThinkingSplit(None if thinking is None or thinking.off else thinking, keep_blanks=True)
+        )
+        answer = Answer(stream, split, len(context), pair.tokenizer.token_bytes)
         with memory_errors():
             reason = yield from answer.steps(rounds, lambda: self._stop_reason)
         # The end token is allowed only where the grammar accepts the text.
-        complete = grammar is None or reason == "end" or self._accepts(grammar, answer.text)
+        complete = grammar is None or reason == "end" or (not split.is_thinking and self._accepts(grammar, answer.text))
+        if split.is_thinking and reason != "interrupted":
+            yield Notice(_STILL_THINKING)
         yield Finished(reason, answer.text, answer.stats, complete)
 
     def _drafter(self, follower: Follower | None, length: int, pacing: Pacing) -> Drafter:

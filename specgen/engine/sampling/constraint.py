@@ -1,6 +1,6 @@
-"""Which tokens a constraint allows next: a function of the context, kept up to date along it.
+"""The tokens that a constraint allows after a context.
 
-The parser is llguidance's: it reads the tokens of a context, and takes them back where another context has others.
+llguidance parses the tokens of a context, and rolls them back when the next context differs.
 """
 
 import torch
@@ -9,16 +9,19 @@ from llguidance import LLMatcher, LLTokenizer
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import SpecgenError, UnsupportedModel, UsageError
 from specgen.core.tokens import Tokens
+from specgen.engine.sampling.grammar import after_thinking
+from specgen.engine.text.thinking import Tags
 
 
 class Vocabulary:
-    """The tokens of one model as bytes; `end_ids` end an answer. Building one takes a second for 150,000 tokens."""
+    """The tokens of one model as bytes. `end_ids` end an answer. Construction takes 1 s for 150,000 tokens."""
 
     def __init__(self, tokenizer: Tokenizer, end_ids: frozenset[int]) -> None:
-        """Raises UnsupportedModel for a tokenizer that llguidance cannot read, UsageError without an end token."""
+        """Raises UnsupportedModel if llguidance cannot read the tokenizer, UsageError without an end token."""
         if not end_ids:
             raise UsageError("this model has no end token, so its answers cannot be constrained")
         self.end_ids = end_ids
+        self._token_id = tokenizer.token_id
         try:
             self._tokens = LLTokenizer(tokenizer.to_json(), eos_token=sorted(end_ids))
         except (ValueError, RuntimeError) as error:
@@ -27,19 +30,31 @@ class Vocabulary:
                 hint="leave the constraint out, or choose another model",
             ) from error
 
-    def follow(self, grammar: str, prompt_length: int) -> "Follower":
-        """The constraint of `grammar`, from compile_grammar, on what follows `prompt_length` tokens."""
+    def follow(self, grammar: str, prompt_length: int, thinking: Tags | None = None) -> "Follower":
+        """The constraint of `grammar`, from compile_grammar, on the text after `prompt_length` tokens.
+
+        With `thinking` the model may think first, and the constraint starts after the closing tag. If the prompt has
+        opened the thinking, the model must close it.
+        """
+        if thinking is not None and not thinking.off:
+            opening = None if thinking.opened else self._tag(thinking.open)
+            grammar = after_thinking(grammar, opening, self._tag(thinking.close))
         return Follower(LLMatcher(self._tokens, grammar, log_level=0), prompt_length, self.end_ids)
 
+    def _tag(self, text: str) -> tuple[str, int | None]:
+        """A tag and its id, None if it is no special token of llguidance."""
+        token = self._token_id(text)
+        return text, token if token is not None and self._tokens.is_special_token(token) else None
+
     def accepts(self, grammar: str, text: str) -> bool:
-        """Whether `text` is a whole text of `grammar`."""
+        """Whether `grammar`, from compile_grammar, accepts all of `text`."""
         matcher = LLMatcher(self._tokens, grammar, log_level=0)
         ids = self._tokens.tokenize_str(text)
         return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
 class Follower:
-    """What may follow any context of one run. Contexts may branch and roll back: each costs where it differs."""
+    """The tokens allowed after any context of one run. A context costs the tokens in which it differs from the last."""
 
     def __init__(self, matcher: LLMatcher, prompt_length: int, end_ids: frozenset[int]) -> None:
         self._matcher = matcher
@@ -49,10 +64,10 @@ class Follower:
         self._allowed: torch.Tensor | None = None
 
     def mask(self, row: torch.Tensor, context: Tokens) -> torch.Tensor:
-        """`row`, float32 [ids], the scores after `context`, with -inf for every token that may not follow.
+        """`row`, float32 [ids], the scores after `context`, with -inf for every forbidden token.
 
-        The end tokens may follow where the grammar accepts. A row of a context that broke the constraint already, or
-        of a draft that knows none of the tokens allowed, is returned as it is: nothing drawn from it is accepted.
+        End tokens are allowed if the grammar accepts the text. The row is returned unchanged if `context` breaks the
+        constraint, or if a draft knows none of the allowed tokens: no token picked from it is accepted.
         """
         if self._go(context) < len(context):
             return row
@@ -64,26 +79,28 @@ class Follower:
         return torch.where(allowed, row, -torch.inf) if allowed.any() else row
 
     def forced(self, context: Tokens) -> tuple[int, ...]:
-        """The tokens that must follow `context`, up to where a choice is left; none is an end token."""
+        """The tokens that must follow `context`, up to the first choice. End tokens are excluded."""
         if self._go(context) < len(context):
             return ()
         return tuple(self._matcher.compute_ff_tokens())
 
     def reach(self, context: Tokens) -> int:
-        """How many tokens of `context` keep to the constraint; those of the prompt always do."""
+        """Number of leading tokens of `context` that satisfy the constraint. The prompt always does."""
         return self._go(context)
 
     def _compute(self) -> torch.Tensor:
-        """bool [known ids] of what may follow where the matcher stands."""
+        """bool [ids that llguidance knows]: the tokens allowed at the position of the matcher."""
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
         self._check()
         allowed[[token for token in self._end_ids if token < allowed.numel()]] = self._matcher.is_accepting()
         if not allowed.any():
-            raise UsageError("no token of this model goes on as the constraint demands", hint="relax the constraint")
+            raise UsageError(
+                "this model has no token that continues the text as the constraint demands", hint="relax the constraint"
+            )
         return allowed
 
     def _go(self, context: Tokens) -> int:
-        """Bring the matcher to `context`, or as far as it can follow; returns how far."""
+        """Move the matcher to `context`, as far as the constraint allows. Returns the number of tokens reached."""
         shared = context.common_prefix(self._at)
         if shared < len(self._at):
             self._matcher.rollback(len(self._at) - max(shared, self._prompt_length))

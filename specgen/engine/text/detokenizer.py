@@ -1,21 +1,22 @@
-"""Token ids to text as it streams: no character is cut in half, no stop string is shown."""
+"""Turns token ids into text while they stream: whole characters only, cut at the first stop string."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from specgen.core.events import Source, Span
 
-# What decoders write for bytes that are no whole character yet.
+# The character that decoders write for an incomplete or invalid byte sequence.
 _INCOMPLETE = "\ufffd"
-# A character has at most four bytes: so many tokens may lack its last one.
+# Number of tokens that may wait for the last byte of a character: a character has at most four bytes.
 _UNFINISHED = 3
 
 
 class Detokenizer:
-    """Decodes a growing list of ids; the text of a token may depend on those before it, so a window is decoded.
+    """Decodes a growing list of ids by decoding a window of the last ones.
 
-    The window starts with the tokens whose text was shown last: decoders strip or add a space at the very start of
-    what they are given, and a run of byte tokens is text only as a whole. Of its text, `_emitted` characters are out.
+    The text of a token may depend on the tokens before it. So the window starts with the tokens whose text was emitted
+    last: decoders strip or add a space at the start of their input, and byte tokens are text only as a whole run.
+    `_emitted` characters of the window's text have been emitted.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
@@ -27,7 +28,7 @@ class Detokenizer:
         self._held = 0
 
     def push(self, token: int) -> str:
-        """The text that `token` completes: nothing of a character that lacks bytes."""
+        """The text that `token` completes; empty for a part of a character."""
         self._window.append(token)
         text = self._decode(self._window)
         if text == self._shown:  # a special token: it must not become the start of the window
@@ -42,11 +43,11 @@ class Detokenizer:
         return self._give_up() if self._held > _UNFINISHED + 1 else ""
 
     def flush(self) -> str:
-        """What was held back, complete or not."""
+        """The text that was held back, complete or not."""
         return self._advance(self._decode(self._window)) if self._held else ""
 
     def _advance(self, text: str) -> str:
-        """Everything in the window is out; what was new in it is what the next token is read after."""
+        """Emit all of `text`, and start the next window with the tokens that were new in this one."""
         fresh = text[self._emitted :]
         self._start(self._window[self._shown_tokens :])
         return fresh
@@ -59,7 +60,7 @@ class Detokenizer:
         self._held = 0
 
     def _give_up(self) -> str:
-        """Bytes that are no character: out with all but those that may still begin one."""
+        """Emit bytes that are no character, except those that may still start one."""
         broken, rest = self._window[:-_UNFINISHED], self._window[-_UNFINISHED:]
         fresh = self._decode(broken)[self._emitted :]
         self._start([])
@@ -68,10 +69,21 @@ class Detokenizer:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """The spans that became certain, how many of the tokens given were used, and whether a stop string ended it.
+class SpecialTokens:
+    """Special tokens whose texts matter although decoders skip them, as id -> text.
 
-    `starts`: after how many characters of all text the text of each used token begins.
+    shown: the text is output, as that of a thinking tag. matched: it only counts in the search for stop strings.
+    """
+
+    shown: Mapping[int, str] = field(default_factory=dict)
+    matched: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The result of a write: certain spans, the number of tokens used, and whether a stop string ended the stream.
+
+    starts: for each used token, the number of characters of text before it.
     """
 
     spans: tuple[Span, ...]
@@ -80,56 +92,85 @@ class Written:
     starts: tuple[int, ...] = ()
 
 
-class TextStream:
-    """Turns rounds into spans, and cuts at the first stop string, which is not part of the text."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Pending text. A hidden piece is matched against stop strings and not output."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+    span: Span
+    hidden: bool = False
+
+    def cut(self, start: int, end: int | None = None) -> "_Piece":
+        return _Piece(replace(self.span, text=self.span.text[start:end]), self.hidden)
+
+
+class TextStream:
+    """Turns rounds into spans, and ends before the first stop string."""
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: Sequence[str] = (),
+        special: SpecialTokens | None = None,
+    ) -> None:
         self._detokenizer = Detokenizer(decode)
         self._stop = tuple(stop)
-        self._pending: list[Span] = []
+        self._special = special or SpecialTokens()
+        self._pending: list[_Piece] = []
         self._length = 0
 
     def write(self, tokens: Sequence[int], sources: Sequence[Source]) -> Written:
-        """The text of `tokens`, each with its source."""
+        """The text of `tokens`, one source each."""
         starts: list[int] = []
         for used, (token, source) in enumerate(zip(tokens, sources, strict=True), start=1):
             starts.append(self._length)
-            if text := self._detokenizer.push(token):
-                self._length += len(text)
-                self._pending.append(Span(text, source))
-                if (cut := self._find_stop()) is not None:
-                    return Written(self._release(cut), used, stopped=True, starts=tuple(starts))
+            if self._push(token, source) and (cut := self._find_stop()) is not None:
+                return Written(self._release(cut), used, stopped=True, starts=tuple(starts))
         return Written(self._release(self._certain()), len(tokens), stopped=False, starts=tuple(starts))
 
     def flush(self) -> Written:
-        """Everything that was held back, at the end of the stream."""
-        if text := self._detokenizer.flush():
-            self._pending.append(Span(text, self._pending[-1].source if self._pending else "bonus"))
-            if (cut := self._find_stop()) is not None:
-                return Written(self._release(cut), 0, stopped=True)
+        """The text that was held back, at the end of the stream."""
+        source = self._pending[-1].span.source if self._pending else "bonus"
+        if self._add(self._detokenizer.flush(), source) and (cut := self._find_stop()) is not None:
+            return Written(self._release(cut), 0, stopped=True)
         return Written(self._release(len(self._text())), 0, stopped=False)
 
+    def _push(self, token: int, source: Source) -> bool:
+        """Add the text of `token` to the pending text. Returns whether there is any."""
+        shown, matched = self._special.shown.get(token), self._special.matched.get(token)
+        if shown is None and matched is None:
+            return self._add(self._detokenizer.push(token), source)
+        self._add(self._detokenizer.flush(), source)
+        return self._add(shown, source) if shown is not None else self._add(matched or "", source, hidden=True)
+
+    def _add(self, text: str, source: Source, *, hidden: bool = False) -> bool:
+        if text:
+            self._length += 0 if hidden else len(text)
+            self._pending.append(_Piece(Span(text, source), hidden))
+        return bool(text)
+
     def _text(self) -> str:
-        return "".join(span.text for span in self._pending)
+        return "".join(piece.span.text for piece in self._pending)
 
     def _find_stop(self) -> int | None:
+        """Where the first stop string starts in the pending text."""
         text = self._text()
         return min((at for stop in self._stop if (at := text.find(stop)) >= 0), default=None)
 
     def _certain(self) -> int:
-        """How much of the pending text cannot be the start of a stop string."""
+        """Length of the pending text that cannot be the start of a stop string, in characters."""
         text = self._text()
         held = (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
         return len(text) - max(held, default=0)
 
     def _release(self, length: int) -> tuple[Span, ...]:
-        """The first `length` characters of the pending text, as spans; the rest stays pending."""
+        """The first `length` characters of the pending text, as spans without the hidden ones."""
         released: list[Span] = []
         while self._pending and length > 0:
-            span = self._pending.pop(0)
-            if len(span.text) > length:
-                self._pending.insert(0, Span(span.text[length:], span.source))
-                span = Span(span.text[:length], span.source)
-            released.append(span)
-            length -= len(span.text)
+            piece = self._pending.pop(0)
+            if len(piece.span.text) > length:
+                self._pending.insert(0, piece.cut(length))
+                piece = piece.cut(0, length)
+            if not piece.hidden:
+                released.append(piece.span)
+            length -= len(piece.span.text)
         return tuple(released)

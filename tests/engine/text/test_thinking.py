@@ -56,3 +56,14 @@ def test_the_answer_of_a_whole_turn() -> None:
     assert without_thinking("a</think>b", OPENED) == "b"
     assert without_thinking("the tag </think> ends it", TAGS) == "the tag </think> ends it"
     assert without_thinking("b", None) == "b"
+
+
+def test_blanks_after_the_closing_tag_may_belong_to_the_answer() -> None:
+    kept = ThinkingSplit(OPENED, keep_blanks=True)
+    spans = [*kept.write([Span("a</think>\n", "draft")]), *kept.write([Span(" b", "draft")]), *kept.flush()]
+    assert [(span.text, span.channel) for span in spans] == [
+        ("a</think>", "thinking"),
+        ("\n", "answer"),
+        (" b", "answer"),
+    ]
+    assert not kept.is_thinking
