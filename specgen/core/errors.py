@@ -1,31 +1,31 @@
-"""Every failure a user can cause, with its exit code and what to do next.
+"""Every failure that a user can cause, with its exit code and the next step.
 
 SpecgenError
-├── UsageError          2   options or arguments that make no sense
+├── UsageError          2   invalid options or arguments
 ├── ModelNotFound       3   no such repository, revision, folder or file
 ├── AccessDenied        4   gated repository, or a token that is missing or wrong
-├── NotCached           5   offline, and the files are not in the cache
-├── DownloadFailed      6   the hub cannot be reached, or broke off too often
+├── NotCached           5   offline and not in the cache
+├── DownloadFailed      6   the hub is unreachable, or the connection broke too often
 ├── DraftMismatch       7   the draft does not share the target's token ids
 ├── OutOfMemory         8   the models do not fit the device
 ├── PromptTooLong       9   the prompt alone fills the context
-├── BadFile            10   a file that cannot be read or written, or is not text
-├── UnsupportedModel   11   weights or an architecture that specgen does not load
-├── DeviceUnavailable  12   a device that this machine or this torch does not have
-├── Incomplete         13   a limit cut an answer before its schema, regex or grammar let it end
-├── SomeFailed         14   some records of a map got no answer
-└── NoCodeBlock        15   an answer without the code block that was asked for
+├── BadFile            10   a file that cannot be read or written, or has wrong content
+├── UnsupportedModel   11   weights or an architecture that specgen cannot load
+├── DeviceUnavailable  12   a device that this machine or torch build does not have
+├── Incomplete         13   a limit cut an answer before its schema, regex or grammar was satisfied
+├── SomeFailed         14   some records of a map have no answer
+└── NoCodeBlock        15   an answer without the requested code block
 
-1 is any other failure, 130 an interrupt (Ctrl-C), 143 a SIGTERM that map was sent.
+1 is any other failure, 130 an interrupt (Ctrl-C), 143 a SIGTERM to map.
 """
 
 from typing import ClassVar
 
 
 class SpecgenError(Exception):
-    """A failure to show as one line. `hint` says what to do next; both are shown to the user.
+    """A failure shown to the user as one line: the message, then `hint`, the next step.
 
-    Subclasses only set `exit_code`: one per kind of failure, so that scripts can tell them apart.
+    Subclasses set only `exit_code`, so that scripts can tell the kinds apart.
     """
 
     exit_code: ClassVar[int] = 1

@@ -1,7 +1,7 @@
-"""What a generation tells the world. The engine yields events; renderers consume them; nobody else prints.
+"""The event stream of a generation, and its statistics.
 
-A stream is any number of `Progress` and `Notice`, then `Started`, `Step`s and `Notice`s, and it always ends in
-exactly one `Finished` or `Failed`.
+The engine yields events and renderers show them. Nothing else prints. A stream has any number of `Progress` and
+`Notice`, then `Started`, then `Step`s and `Notice`s. It always ends in exactly one `Finished` or `Failed`.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -16,14 +16,15 @@ Source = Literal["draft", "lookup", "corrected", "bonus", "forced"]
 Channel = Literal["answer", "thinking"]
 Reason = Literal["end", "stop", "length", "context", "interrupted"]
 
-# One-token rounds that are kept, for a median that follows the context's growth; and how many of them make a median.
+# Latest undrafted rounds that are kept: their median follows the growing context.
 _ONE_TOKEN_ROUNDS = 32
+# Undrafted rounds from which the median is reliable.
 _ENOUGH = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Something slow is under way. `done` and `total` are in bytes; `total` 0 means that nobody knows."""
+    """Progress of slow work `what`. `done` and `total` are in bytes. A `total` of 0 means unknown."""
 
     what: str
     done: int = 0
@@ -32,16 +33,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A sentence that the user should read."""
+    """A sentence for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in use: what was asked for, and the commit it resolved to (None for local files).
+    """A model in use. `id` is its name, `revision` the commit it resolved to (None for local files).
 
-    `licence` is what its card says, `files` the SHA-256 of every file that has a say in the text, by name.
+    `licence` is that of its model card. `files` maps each file that affects the text to its SHA-256.
     """
 
     id: str
@@ -52,11 +53,11 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first token is about to be computed. Everything needed to repeat the run.
+    """The prompt is ready, and the first token is next. It holds everything that repeats the run.
 
-    `draft` is None when the drafter is no model; `drafter` names it: hybrid (model and lookup), model, lookup or
-    none. `num_draft_tokens` is None where every round decides. `messages` is what the target answers, as far as that is
-    known in words; with `raw` there was no chat template, and the text of the messages is continued as it is.
+    `drafter` is hybrid (model and lookup), model, lookup or none. `draft` is None without a draft model.
+    `num_draft_tokens` is None if every round chooses. `messages` is the conversation, if it is known as text. `raw`:
+    no chat template was used, and the text of the messages is continued as it is.
     """
 
     target: LoadedModel
@@ -74,10 +75,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of text and where it came from.
+    """A piece of text and its source.
 
-    draft and lookup: proposed and accepted. corrected: the target's token where a proposal was wrong. bonus: the
-    target's token after a wholly accepted proposal, an empty one included. forced: no choice was left.
+    draft, lookup: proposed and accepted. corrected: the target's token in place of a rejected one. bonus: the target's
+    token after a fully accepted proposal, or without a proposal. forced: the constraint left one choice.
     """
 
     text: str
@@ -86,7 +87,7 @@ class Span:
 
 
 class TokenLogprob(NamedTuple):
-    """A token, the natural log of its probability, and the bytes that it stands for, as numbers."""
+    """A token id, the natural log of its probability, and its bytes as numbers."""
 
     token: int
     logprob: float
@@ -94,10 +95,10 @@ class TokenLogprob(NamedTuple):
 
 
 class Logprobs(NamedTuple):
-    """How likely a token was by the target's own softmax, before temperature, penalties or a constraint.
+    """Log probabilities of a token from the target's own softmax, before temperature, penalties and constraint.
 
-    Its text begins `at` characters after the start of all that was generated, thinking included. `top` has the
-    likeliest tokens there, in falling order.
+    `at` is the offset of its text in characters from the start of the generated text, thinking included. `top` has
+    the likeliest tokens at this position, in falling order.
     """
 
     at: int
@@ -109,11 +110,10 @@ class Logprobs(NamedTuple):
 class Step:
     """One round: one forward pass of the target. Times are in seconds.
 
-    `tokens` are the ids that joined the context; `spans` the text that became certain, which may lag behind the
-    tokens (half a character, the start of a stop string). The last step may have text and no tokens. `drafted_tokens`
-    and `drafted_sources` have every drafted token and its source; the first `accepted` of them were accepted.
-    `logprobs` has one for each of `tokens` where they were asked for.
-    Invariants: accepted <= drafted, len(tokens) <= accepted + 1.
+    `tokens` are the ids that joined the context. `spans` is the text that became certain. It may lag behind the tokens,
+    for half a character or the start of a stop string. The last step may have text and no tokens. `drafted_tokens` and
+    `drafted_sources` list every drafted token; the first `accepted` were accepted. `logprobs` has one entry per token
+    if requested. Invariants: accepted <= drafted, len(tokens) <= accepted + 1.
     """
 
     tokens: tuple[int, ...]
@@ -128,12 +128,12 @@ class Step:
 
     @property
     def text(self) -> str:
-        """The answer's text; what the model thought aloud is in `spans` alone."""
+        """The text of the answer, without thinking."""
         return "".join(span.text for span in self.spans if span.channel == "answer")
 
 
 class Drafted(NamedTuple):
-    """How many tokens of one source were drafted, and how many of them accepted."""
+    """Number of drafted and of accepted tokens of one source."""
 
     drafted: int
     accepted: int
@@ -141,11 +141,10 @@ class Drafted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a run did so far. Times are in seconds, `elapsed_s` from the start of the prompt's prefill.
+    """Statistics of a run. Times are in seconds; `elapsed_s` starts with the prefill of the prompt.
 
-    `accepted_lengths` and `drafted_lengths` are histograms over the rounds that drafted: entry n counts those in which
-    n tokens were accepted, or drafted. `one_token_s` are the latest whole rounds that drafted nothing, but for the
-    first, which reads the prompt.
+    `accepted_lengths` and `drafted_lengths` are histograms over the rounds that drafted: entry n is the number of
+    rounds with n accepted, or drafted, tokens. `one_token_s`: durations of recent undrafted rounds, prefill excluded.
     """
 
     prompt_tokens: int = 0
@@ -195,21 +194,21 @@ class Stats:
 
     @property
     def acceptance_rate(self) -> float:
-        """accepted / drafted, 0 when nothing was drafted."""
+        """Accepted over drafted tokens; 0 if nothing was drafted."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
     @property
     def acceptance_by_position(self) -> tuple[float, ...]:
-        """Of the tokens drafted first, second, ... in a round, the share that was accepted."""
+        """Acceptance rate of the first, second, ... drafted token of a round."""
         positions = range(1, len(self.drafted_lengths))
         return tuple(sum(self.accepted_lengths[n:]) / sum(self.drafted_lengths[n:]) for n in positions)
 
     @property
     def speed_up(self) -> float | None:
-        """The time that the same tokens would have taken one by one, prefill included, over the time they took.
+        """Estimated time of plain decoding over the time taken, both with prefill. None without an undrafted round.
 
-        One by one at the median of the one-token rounds of this run; None before there is one. A round takes as long as
-        a one-token round at least, so that more than the mean acceptance length is noise and is cut off.
+        Plain decoding takes the median undrafted round for each token. A round is never faster than an undrafted one,
+        so the mean acceptance length is an upper bound.
         """
         if not self.one_token_s or not self.elapsed_s:
             return None
@@ -218,23 +217,23 @@ class Stats:
 
     @property
     def speed_up_is_estimate(self) -> bool:
-        """Whether too few one-token rounds stand behind `speed_up` to rely on it."""
+        """Whether `speed_up` rests on too few undrafted rounds."""
         return len(self.one_token_s) < _ENOUGH
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Generated tokens per target forward."""
+        """Generated tokens per round, that is per target pass."""
         return self.generated_tokens / self.rounds if self.rounds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Decoding speed: the tokens after the first round, over the time after it. Prefill is stated apart."""
+        """Decoding speed in tokens per second, without the first round, which includes the prefill."""
         decode_s = self.elapsed_s - self.time_to_first_token_s
         return (self.generated_tokens - self.first_round_tokens) / decode_s if decode_s > 0 else 0.0
 
     @property
     def other_s(self) -> float:
-        """Time spent neither drafting nor verifying."""
+        """Seconds spent neither drafting nor verifying."""
         return max(0.0, self.elapsed_s - self.draft_s - self.verify_s)
 
 
@@ -255,9 +254,9 @@ def _by_source(so_far: Mapping[Source, Drafted], step: Step) -> Mapping[Source, 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The stream ended well. `text` is the whole answer, without what the model thought aloud.
+    """The stream ended well. `text` is the whole answer, without thinking.
 
-    `complete` is False where the answer ended before its constraint let it: then the text does not parse.
+    `complete` is False if the answer ended before its constraint allowed it, so that the text does not parse.
     """
 
     reason: Reason
@@ -268,7 +267,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The stream ended badly; the text so far stands."""
+    """The stream ended with an error. The text so far remains valid."""
 
     error: SpecgenError
 
@@ -285,22 +284,22 @@ Event = Progress | Notice | Started | Step | Suspended | Finished | Failed
 
 
 class Renderer(Protocol):
-    """Shows events to somebody: a terminal, a pipe, a program."""
+    """Shows events on a terminal, in a pipe, or to a program."""
 
     def show(self, event: Event) -> None:
-        """Show one event. Raises BrokenPipeError when the reader is gone."""
+        """Show one event. Raises BrokenPipeError if the reader is gone."""
 
     def close(self) -> None:
-        """Leave the terminal as it was found, whatever happened. May be called twice."""
+        """Restore the terminal, after success or failure. May be called twice."""
 
 
 def with_messages(event: Event, messages: Sequence[Message], *, raw: bool) -> Event:
-    """`event`; if it is `Started`, with the messages that are answered."""
+    """`event`; a `Started` gets these messages."""
     return replace(event, messages=tuple(messages), raw=raw) if isinstance(event, Started) else event
 
 
 def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
-    """`events`, with a failure that a user can cause as the last event."""
+    """`events`, with a SpecgenError as a last event `Failed`."""
     try:
         yield from events
     except SpecgenError as error:
@@ -308,7 +307,7 @@ def failing(events: Iterator[Event]) -> Generator[Event, None, None]:
 
 
 def stats_fields(stats: Stats) -> dict[str, object]:
-    """Every figure by its name, as plain data."""
+    """Every figure by its name, as JSON has it."""
     return {
         "prompt_tokens": stats.prompt_tokens,
         "generated_tokens": stats.generated_tokens,

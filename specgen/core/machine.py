@@ -29,7 +29,7 @@ def describe_machine(*, accelerator: str | None, threads: int) -> dict[str, Any]
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has held so far, in bytes; pages of mapped files count while they are held."""
+    """Peak resident memory of this process in bytes, resident pages of mapped files included."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - not on Windows
@@ -39,7 +39,7 @@ def peak_memory() -> int | None:
 
 
 def cores() -> int:
-    """The logical processors that this process may use."""
+    """Number of logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""What a million tokens take and cost at a speed that was measured."""
+"""Time, energy and price of a million tokens at a measured speed."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ _JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """In any currency; None where the user named none."""
+    """Prices in any currency; None if the user gave none."""
 
     per_hour: float | None = None
     per_kwh: float | None = None
@@ -16,7 +16,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """For a million generated tokens; None where it is unknown."""
+    """Hours, kWh and money for a million generated tokens; None if unknown."""
 
     hours: float | None = None
     kwh: float | None = None
@@ -24,10 +24,9 @@ class Cost:
 
 
 def per_million(tokens: int, seconds: float, joules: float | None, prices: Prices) -> Cost:
-    """Where `tokens` tokens took `seconds` seconds, the prompt included, and `joules`, if they were counted.
+    """The cost, from `tokens` generated in `seconds`, prompt included, with `joules` if they were measured.
 
-    Money is that of the hours and of the energy, as far as prices are named: a price for energy that nobody counted
-    makes the money unknown.
+    Money covers hours and energy, as far as there are prices. It is None with a price for unmeasured energy.
     """
     if not tokens:
         return Cost()

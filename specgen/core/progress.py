@@ -1,4 +1,4 @@
-"""Slow work that tells how far it is: generators that yield Progress and Notice and return a result."""
+"""Slow work with progress: generators that yield Progress and Notice and return a result."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -12,17 +12,17 @@ from specgen.core.events import Notice, Progress
 T = TypeVar("T")
 Reporting: TypeAlias = Generator[Progress | Notice, None, T]
 
-_EVERY_S = 0.1  # between two Progress events: as often as an eye can follow
+_EVERY_S = 0.1  # between two Progress events; faster changes cannot be read
 _THREADS = 4  # files at a time
-_GRACE_S = 1.0  # for stopped jobs to delete their half files; a job that hangs longer is left behind
+_GRACE_S = 1.0  # for stopped jobs to delete partial files; a job that takes longer is abandoned
 
 
 class Stopped(Exception):
-    """Raised inside a job by `Meter.add` once nobody waits for the job any more."""
+    """Raised inside a job by `Meter.add` and `Meter.pause` when the job must stop."""
 
 
 class Meter:
-    """Counts the bytes of jobs that run in several threads, and is the place where they learn to stop."""
+    """Counts the bytes of jobs in several threads, and tells them to stop."""
 
     def __init__(self, done: int) -> None:
         self.done = done
@@ -37,26 +37,26 @@ class Meter:
             self.done += count
 
     def say(self, text: str) -> None:
-        """Let the user know; the same sentence counts once."""
+        """Add a sentence for the user. Repeated sentences count once."""
         with self._lock:
             if text not in self._said:
                 self._said.append(text)
 
     def said(self, after: int) -> list[str]:
-        """The sentences so far, but for the first ones."""
+        """The sentences so far, without the first `after`."""
         with self._lock:
             return self._said[after:]
 
     def pause(self, seconds: float) -> None:
-        """Wait. Raises Stopped like `add`."""
+        """Wait. Raises Stopped as soon as the job must stop."""
         if self.stop.wait(seconds):
             raise Stopped
 
 
 def follow(reporting: Reporting[T], show: Callable[[Progress | Notice], object]) -> T:
-    """The result of `reporting`; every event on the way goes to `show`. Closes it whatever happens.
+    """The result of `reporting`. Passes every event to `show`, and always closes `reporting`.
 
-    Ctrl-C is raised inside `reporting`, also where it comes while something is shown.
+    A KeyboardInterrupt is raised inside `reporting`, also if it comes during `show`.
     """
     try:
         event = next(reporting)
@@ -77,15 +77,15 @@ def follow(reporting: Reporting[T], show: Callable[[Progress | Notice], object])
 def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], object]]) -> Reporting[None]:
     """Run `jobs` in a few threads and report their bytes as one Progress from `done` to `total`.
 
-    The first failure stops the other jobs and is raised here. Closing the generator, or an exception at one of its
-    yields, stops them too: at once for a job that calls `meter.add`, and the threads never keep the process alive.
+    The first failure stops the other jobs and is raised here. Closing the generator, or an exception at a yield, stops
+    them too. A job notices at its next `meter.add`. The threads never keep the process alive.
     """
     meter = Meter(done)
     failures: list[Exception] = []
     pending: SimpleQueue[Callable[[Meter], object]] = SimpleQueue()
     for job in jobs:
         pending.put(job)
-    ended: SimpleQueue[None] = SimpleQueue()  # Thread.join takes a thread for ended once Ctrl-C interrupts it
+    ended: SimpleQueue[None] = SimpleQueue()  # after Ctrl-C, Thread.join may return before the thread ends
     running = told = 0
     try:
         yield Progress(what, shown := done, total)
@@ -128,7 +128,7 @@ def _work(
             pending.get_nowait()(meter)
     except (Empty, Stopped):
         pass
-    except Exception as error:  # whatever a job raises belongs to the caller's thread
+    except Exception as error:  # raised again in the caller's thread
         failures.append(error)
         meter.stop.set()
     ended.put(None)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 
 class Tokens:
-    """A context: the first `end` ids of a log that only ever grows, then a short branch of its own.
+    """A context: the first `end` ids of a shared append-only log, then a short branch.
 
-    Immutable to whoever holds one. A proposal is a branch (`context + ids`) and costs its own length; accepting
-    tokens grows the shared log (`context.grow(ids)`). So two contexts of one log know their common prefix without
-    comparing more than a branch: what a model's cache asks in every call.
+    An instance never changes. `context + ids` adds a proposal as a branch and costs its length. `context.grow(ids)`
+    appends accepted tokens to the shared log. Two contexts of one log compare at most their branches to find their
+    common prefix, which a model's cache needs in every call.
     """
 
     __slots__ = ("_branch", "_end", "_log")
@@ -31,19 +31,19 @@ class Tokens:
         return iter(self.ids())
 
     def ids(self, start: int = 0) -> list[int]:
-        """The ids from position `start` on. Costs what it returns."""
+        """The ids from position `start` on. The cost is proportional to the result."""
         if start >= self._end:
             return list(self._branch[start - self._end :])
         return self._log[start : self._end] + list(self._branch)
 
     def __add__(self, ids: Sequence[int]) -> "Tokens":
-        """This context with `ids` tried after it."""
+        """This context followed by the proposed `ids`."""
         return Tokens._view(self._log, self._end, (*self._branch, *ids))
 
     def grow(self, ids: Sequence[int]) -> "Tokens":
-        """This context with `ids` settled after it.
+        """This context followed by the accepted `ids`.
 
-        The log is shared as long as nobody else grew it from here; otherwise, after a roll-back, it is copied.
+        Shares the log, unless another context grew it beyond this one. Then it copies the log.
         """
         log = self._log
         if self._branch or self._end != len(log):
@@ -60,7 +60,7 @@ class Tokens:
         return Tokens._view(self._log, self._end, self._branch[: length - self._end])
 
     def common_prefix(self, other: "Tokens") -> int:
-        """How many leading ids the two share: O(length of a branch) on one log, a comparison across logs."""
+        """Number of leading ids in common. O(length of a branch) on one log, O(length) across logs."""
         shared = min(self._end, other._end) if self._log is other._log else 0
         pairs = zip(self.ids(shared), other.ids(shared), strict=False)
         differing = (offset for offset, (mine, theirs) in enumerate(pairs) if mine != theirs)

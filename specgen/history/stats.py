@@ -1,4 +1,4 @@
-"""How well drafting has done over time, by pair and by template, and where it has become worse."""
+"""Statistics of the history: acceptance and speed-up by pair and by template, and their decline."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from specgen.history.rows import Sample
 WEEKS = 12
 Key = TypeVar("Key", tuple[str, str], str)
 
-# Acceptance varies from text to text far more than the number of tokens explains. So the error of a rate is estimated
-# from how much it hangs on each single answer; a long one that is out of line makes it large.
+# Acceptance varies between texts far more than the number of tokens explains. So the jackknife over answers estimates
+# the error of a rate. One long outlier makes the error large.
 _RECENT = 20
 _EARLIER = 200
-_TOKENS = 200  # drafted, on each side; what fewer say is chance
-_DROP = 0.05  # less is no news
-_ERRORS = 3.0
+_TOKENS = 200  # minimum of drafted tokens on each side
+_DROP = 0.05  # smallest decline that is reported
+_ERRORS = 3.0  # standard errors
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The acceptance rate was `earlier` and is `recent` in the latest `answers` that drafted."""
+    """The acceptance rate fell from `earlier` to `recent` in the latest `answers` with a draft."""
 
     earlier: float
     recent: float
@@ -33,10 +33,10 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Answers together: rates and means are over their tokens, rounds and seconds, not over answers.
+    """Figures of several answers. Rates and means are over their tokens, rounds and seconds, not over answers.
 
-    None is what nothing was drafted or measured for. `weeks` are the acceptance rates of the last `WEEKS` times seven
-    days, the latest last.
+    None means that nothing was drafted or measured. `weeks` has the acceptance rate of each of the last `WEEKS` weeks,
+    the latest last.
     """
 
     answers: int
@@ -50,19 +50,19 @@ class Trend:
     drift: Drift | None
 
     def per_million(self, prices: Prices) -> tuple[Cost, Cost]:
-        """What a million tokens take with speculation and, by the speed-up, without; energy is in no history."""
+        """Cost of a million tokens with speculation, and without it by the speed-up. The history has no energy."""
         without_s = None if self.speed_up is None else self.elapsed_s * self.speed_up
         with_it = per_million(self.generated_tokens, self.elapsed_s, None, prices)
         return with_it, Cost() if without_s is None else per_million(self.generated_tokens, without_s, None, prices)
 
 
 def by_pair(samples: Iterable[Sample], now: datetime) -> Mapping[tuple[str, str], Trend]:
-    """The trend of every target and draft, the one with the most answers first."""
+    """The trend of every (target, draft), sorted by falling number of answers."""
     return _grouped(samples, lambda sample: (sample.target, sample.draft), now)
 
 
 def by_template(samples: Iterable[Sample], now: datetime) -> Mapping[str, Trend]:
-    """The trend of every template, the one with the most answers first."""
+    """The trend of every template, sorted by falling number of answers."""
     return _grouped(
         (sample for sample in samples if sample.template is not None), lambda sample: str(sample.template), now
     )
@@ -83,7 +83,7 @@ def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
             weeks[-1 - ago].append(sample)
     generated = sum(sample.generated for sample in samples)
     timed = [sample for sample in samples if sample.speed_up is not None and sample.draft != "none"]
-    # Plain decoding's time over the time that was taken, both of all answers.
+    # Estimated seconds of plain decoding.
     plain_s = sum(sample.elapsed_s * (sample.speed_up or 0.0) for sample in timed)
     return Trend(
         answers=len(samples),
@@ -99,10 +99,10 @@ def _trend(samples: Sequence[Sample], now: datetime) -> Trend:
 
 
 def _drift(samples: Sequence[Sample]) -> Drift | None:
-    """The latest 20 answers that drafted against up to 200 before them, 20 at least.
+    """Compares the latest 20 answers with a draft to the 20 to 200 before them.
 
-    Their acceptance rate, accepted over drafted tokens, has drifted down if it is lower by more than 5 points and by
-    more than 3 standard errors of the difference.
+    The acceptance rate has declined if it is lower by more than 5 points and more than 3 standard errors of the
+    difference.
     """
     drafting = [sample for sample in samples if sample.drafted]
     recent, earlier = drafting[-_RECENT:], drafting[-_RECENT - _EARLIER : -_RECENT]
@@ -114,7 +114,7 @@ def _drift(samples: Sequence[Sample]) -> Drift | None:
 
 
 def _variance(samples: Sequence[Sample]) -> float:
-    """The variance of the acceptance rate of `samples`, by the jackknife: how much it hangs on each of them."""
+    """The variance of the acceptance rate of `samples`, by the jackknife (leaving out each answer in turn)."""
     drafted, accepted = (sum(getattr(sample, name) for sample in samples) for name in ("drafted", "accepted"))
     without = [_ratio(accepted - each.accepted, drafted - each.drafted) or 0.0 for each in samples]
     return (len(samples) - 1) * pvariance(without)
