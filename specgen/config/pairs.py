@@ -1,4 +1,4 @@
-"""Curated pairs, read from pairs.toml: a name stands for a target and the draft that fits it."""
+"""Curated pairs of pairs.toml: a name for a target and its draft."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from specgen.core.types import AUTO, LOOKUP, NONE, ModelPair, ModelRef
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """What pairs.toml says of a model. `bytes` are those of its weight files; `seen` the pages where this was read."""
+    """A model of pairs.toml. `bytes` is the size of its weight files, `seen` the pages that state these facts."""
 
     id: str
     licence: str
@@ -35,7 +35,7 @@ def _tables() -> Mapping[str, Mapping[str, Any]]:
 
 @cache
 def known_models() -> Mapping[str, KnownModel]:
-    """Every model of a curated pair by its id."""
+    """Every model of a curated pair, by id."""
     return {
         name: KnownModel(
             name,
@@ -51,7 +51,7 @@ def known_models() -> Mapping[str, KnownModel]:
 
 @cache
 def curated() -> Mapping[str, ModelPair]:
-    """Every curated pair by its name."""
+    """Every curated pair, by name."""
     return {
         name: ModelPair(
             name=name,
@@ -67,24 +67,24 @@ def curated() -> Mapping[str, ModelPair]:
 
 
 def models_of(pair: ModelPair) -> tuple[KnownModel, ...]:
-    """The target of a pair, and its draft unless that is lookup."""
+    """The target of a pair, and its draft model if it has one."""
     refs = (pair.target, pair.draft) if pair.draft else (pair.target,)
     return tuple(known_models()[ref.source] for ref in refs)
 
 
 def is_verified(pair: ModelPair) -> bool:
-    """Whether the facts of both models were read where their makers publish them."""
+    """Whether the facts of both models come from the pages of their publishers."""
     return all(model.verified for model in models_of(pair))
 
 
 def find_pair(model: str) -> ModelPair | None:
-    """The curated pair of this name or alias, in any case of letters."""
+    """The curated pair with this name or alias, case-insensitive."""
     name = model.lower()
     return next((pair for pair in curated().values() if name == pair.name or name in pair.aliases), None)
 
 
 def pair_of_target(ref: ModelRef) -> ModelPair | None:
-    """The curated pair with this target, at any revision of it."""
+    """The curated pair with this target, at any revision."""
     source = ref.source.lower()
     return next((pair for pair in curated().values() if pair.target.source.lower() == source), None)
 
@@ -100,13 +100,13 @@ def canonical_name(model: str) -> str:
 
 
 def resolve(model: str) -> ModelRef:
-    """The target that the user's word stands for: a curated pair's, or the one so called."""
+    """The target that `model` names: the target of a curated pair, or the model itself."""
     pair = find_pair(model)
     return pair.target if pair else ModelRef.parse(canonical_name(model))
 
 
 def resolve_draft(draft: str) -> str:
-    """The draft that the user's word stands for: a curated pair's name is its draft."""
+    """The draft that `draft` names: the draft of a curated pair, or the draft itself."""
     pair = find_pair(draft)
     if pair is None:
         return canonical_name(draft)

@@ -1,7 +1,7 @@
-"""Settings: what the command line leaves open, from the environment, the project's file and the user's own.
+"""Settings from the environment, the project's file and the user's file.
 
-Keys are named as the options of `specgen run` and `chat`. Their types and ranges are the options' business: whoever
-resolves settings checks the values against them, so that nothing is written down twice.
+Keys are the long names of the options of `specgen run` and `chat`. The options define types and ranges; the caller
+of `resolve` checks the values against them.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from specgen.core.errors import BadFile, SpecgenError, UsageError
-from specgen.core.files import config_folder
-from specgen.core.words import did_you_mean, nearest
+from specgen.core.files import config_folder, read_text
+from specgen.core.words import did_you_mean, nearest, reason
 
 KEYS = (
     "model",
@@ -52,20 +52,21 @@ KEYS = (
     "no-log",
     "profile",
 )
-# Options have these long names too.
+# Other long names of options.
 OTHER_NAMES = {
     "draft-model": "draft",
     "temperature": "temp",
     "repeat-penalty": "repetition-penalty",
 }
-# Somebody else may have written the project's file: it cannot lift the user's --offline, nor choose among profiles that
-# were made for other models. What runs code or writes files (--trust-remote-code, --trace) is no setting at all.
+# Somebody else may have written the project's file. It cannot undo the user's --offline, nor choose a profile. Options
+# that run code or write files (--trust-remote-code, --trace) are not settings.
 USERS_ALONE = ("offline", "profile")
 PROJECT_FILE = "specgen.toml"
 PREFIX = "SPECGEN_"
 _PROFILES = "profiles"
+_LARGEST = 1 << 20  # bytes of a settings file
 _PATHS = ("model", "draft")
-_NEAR = 0.8  # a variable of the environment that is less like a key is somebody else's
+_NEAR = 0.8  # a less similar variable belongs to another program
 
 
 class Source(StrEnum):
@@ -77,9 +78,9 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value, and where it was found; `where` names the variable, or the file and the line.
+    """A value and its origin. `where` names the variable, or the file and the line.
 
-    What comes from the environment is text, what comes from a file is what TOML makes of it.
+    Values of the environment are text, values of a file have TOML types.
     """
 
     key: str
@@ -89,7 +90,7 @@ class Setting:
     profile: str | None = None
 
     def refuse(self, reason: str, hint: str) -> SpecgenError:
-        """The error that says that the value does not do."""
+        """The error for an invalid value."""
         if self.source is Source.ENVIRONMENT:
             return UsageError(f"{self.where}: {reason}", hint=hint)
         return BadFile(f"{self.where}: {reason}", hint=hint)
@@ -97,7 +98,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """What a file says: its own settings, and those of its profiles."""
+    """The settings of a file, and those of its profiles."""
 
     path: Path
     base: Mapping[str, Setting]
@@ -105,18 +106,18 @@ class SettingsFile:
 
     @classmethod
     def read(cls, path: Path, source: Source) -> "SettingsFile":
-        """Read `path`; empty where there is no such file. Raises BadFile for what is no TOML, or has unknown keys."""
+        """Read `path`; a missing file is empty. Raises BadFile for invalid TOML and for unknown keys."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path, _LARGEST)
         except FileNotFoundError:
             return cls(path, {}, {})
         except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(f"cannot read {path}: {error}", hint="check the file and its permissions") from error
+            raise BadFile(f"cannot read {path}: {reason(error)}", hint="check the file and its permissions") from error
         return cls.parse(text, path, source)
 
     @classmethod
     def parse(cls, text: str, path: Path, source: Source) -> "SettingsFile":
-        """The same of a text that is or will be the content of `path`."""
+        """The settings of `text`, the present or future content of `path`. Raises BadFile."""
         import tomli  # noqa: PLC0415 - --help needs no settings
 
         try:
@@ -127,7 +128,7 @@ class SettingsFile:
         profiles = tables.pop(_PROFILES, {})
         if not isinstance(profiles, dict) or not all(isinstance(each, dict) for each in profiles.values()):
             raise BadFile(
-                f"{path}: '{_PROFILES}' holds tables", hint="write [profiles.NAME] above the settings of each"
+                f"{path}: '{_PROFILES}' must contain tables", hint="write [profiles.NAME] above the settings of each"
             )
         return cls(
             path,
@@ -138,20 +139,17 @@ class SettingsFile:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting that somebody made, by its key.
-
-    `paired` says that the draft stands beside a model, and so is of no use to another one.
-    """
+    """The settings in effect, by key. `paired`: the draft was set together with a model, and fits only that one."""
 
     found: Mapping[str, Setting]
     paired: bool = False
 
 
 def resolve(profile: str | None = None) -> Settings:
-    """Environment over project file over user file; the profile of either file over the rest of both.
+    """The settings in effect. Precedence: environment, profile (project's, then user's), project file, user file.
 
-    A draft that was set beside a model falls with it. Raises UsageError for an unknown profile or variable, BadFile for
-    what a file has wrong.
+    A draft that was set together with a model is dropped if another model is in effect. Raises UsageError for an
+    unknown profile or variable, BadFile for an invalid file.
     """
     user = SettingsFile.read(user_file(), Source.USER)
     place = project_file()
@@ -175,7 +173,7 @@ def resolve(profile: str | None = None) -> Settings:
 
 
 def profile_names() -> tuple[str, ...]:
-    """The profiles of both files; none of a file that cannot be read."""
+    """The profiles of both files. An unreadable file counts as empty."""
     names: dict[str, None] = {}
     for path, source in ((user_file(), Source.USER), (project_file(), Source.PROJECT)):
         try:
@@ -186,22 +184,22 @@ def profile_names() -> tuple[str, ...]:
 
 
 def user_file() -> Path:
-    """The user's own settings, whether or not the file exists."""
+    """The path of the user's settings, present or not."""
     return config_folder() / "config.toml"
 
 
 def project_file() -> Path | None:
-    """The specgen.toml of this folder or the nearest above it that has one."""
+    """The specgen.toml of this folder, or of the nearest folder above that has one."""
     try:
         here = Path.cwd()
-    except OSError:  # the folder is gone
+    except OSError:  # the folder was removed
         return None
     places = (each / PROJECT_FILE for each in (here, *here.parents))
     return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113 - Path's raises for closed folders
 
 
 def canonical(name: str) -> str:
-    """The key that `name` means. Raises UsageError with the nearest one for an unknown name."""
+    """The key that `name` means. Raises UsageError, with the nearest key, for an unknown name."""
     key = OTHER_NAMES.get(name, name)
     if key not in KEYS:
         raise UsageError(f"there is no setting '{name}'", hint=_nearest_key(name))
@@ -209,12 +207,12 @@ def canonical(name: str) -> str:
 
 
 def variable(key: str) -> str:
-    """The variable of the environment for `key`."""
+    """The environment variable for `key`."""
     return PREFIX + key.upper().replace("-", "_")
 
 
 def _nearest_key(name: str) -> str:
-    return did_you_mean(name, (*KEYS, *OTHER_NAMES), "specgen config list shows those there are")
+    return did_you_mean(name, (*KEYS, *OTHER_NAMES), "specgen config list shows all settings")
 
 
 def _settings(
@@ -224,16 +222,16 @@ def _settings(
         line = _line(text, name, profile)
         setting = Setting(name, value, source, f"{path}, line {line}" if line else str(path), profile)
         if name in ("trust-remote-code", "trace"):
-            raise setting.refuse(f"'{name}' is no setting", f"give --{name} with the command that needs it")
+            raise setting.refuse(f"'{name}' is not a setting", f"give --{name} with the command that needs it")
         try:
             key = canonical(name)
         except UsageError as error:
             raise setting.refuse(error.message, error.hint) from error
         if profile is not None and key == "profile":
-            raise setting.refuse("a profile cannot choose a profile", "take the line out")
+            raise setting.refuse("a profile cannot choose a profile", "remove the line")
         if source is Source.PROJECT and key in USERS_ALONE:
             raise setting.refuse(
-                f"a project's file cannot set '{key}'", f"take it out, or set it for yourself: specgen config set {key}"
+                f"a project's file cannot set '{key}'", f"remove it, or set it for yourself: specgen config set {key}"
             )
         if key in _PATHS and isinstance(value, str) and value.startswith("."):
             value = str(path.parent / value)  # noqa: PLW2901 - relative to where it is written
@@ -252,7 +250,7 @@ def _environment() -> Iterator[tuple[str, Setting]]:
 
 
 def _line(text: str, key: str, profile: str | None) -> int | None:
-    """The line where `key` of this table is set, from 1; None where it is written in some other form."""
+    """The line that sets `key` in this table, from 1; None for another form of TOML."""
     wanted = "" if profile is None else f"{_PROFILES}.{profile}"
     table = ""
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""Templates: a prompt with places to fill, and options, under a name: a TOML file of the user's config folder."""
+"""Prompt templates with variables and options, one TOML file each in the user's config folder."""
 
 import re
 from collections.abc import Mapping
@@ -11,20 +11,21 @@ import tomli
 import tomli_w
 
 from specgen.core.errors import BadFile, UsageError
-from specgen.core.files import config_folder, replace_file
-from specgen.core.words import did_you_mean
+from specgen.core.files import config_folder, read_text, replace_file
+from specgen.core.words import did_you_mean, reason
 
 INPUT = "input"
 _NAME = re.compile(r"[A-Za-z0-9_][\w.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][\w-]*")
+_LARGEST = 1 << 20  # bytes of a template
 _KEYS = ("about", "prompt", "system", "defaults", "options")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """`prompt` and `system` have places in braces; `defaults` fill those that nobody else fills.
+    """A template. `prompt` and `system` have variables in braces. `defaults` are values of variables.
 
-    `options` are those of `specgen run` by their long names, `max-tokens` for --max-tokens, with what follows them.
+    `options` maps long names of options of `specgen run` to values, for example `max-tokens` to 40.
     """
 
     name: str
@@ -36,14 +37,14 @@ class Template:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The places, `input` among them, in the order of their first use. Raises UsageError."""
+        """The variables, `input` included, in the order of their first use. Raises UsageError."""
         found = [name for text in (self.system, self.prompt) for _, name in self._pieces(text) if name]
         return tuple(dict.fromkeys(found))
 
     def fill(self, given: Mapping[str, str], text: str | None) -> tuple[str, str]:
-        """The prompt and the system prompt, with `given` for the variables and `text` for the input.
+        """The prompt and the system prompt, with values `given` for variables and `text` for the input.
 
-        Without a place for it the input goes before the prompt, after which comes a blank line. Raises UsageError.
+        Without {input}, the input and a blank line go before the prompt. Raises UsageError.
         """
         wanted = [name for name in self.variables if name != INPUT]
         for name in given:
@@ -67,7 +68,7 @@ class Template:
         return prompt, system
 
     def _pieces(self, text: str) -> list[tuple[str, str | None]]:
-        """Literal text, each with the variable after it."""
+        """Pieces of literal text, each with the variable after it. Raises UsageError."""
         try:
             pieces = list(Formatter().parse(text))
         except ValueError:
@@ -75,47 +76,47 @@ class Template:
         for _, name, form, conversion in pieces:
             if name is not None and (form or conversion or not _VARIABLE.fullmatch(name)):
                 raise UsageError(
-                    f"template '{self.name}' has a brace that is no place to fill such as {{input}}",
+                    f"template '{self.name}' has a brace that is not part of a variable such as {{input}}",
                     hint="write {{ for { and }} for }",
                 )
         return [(literal, name) for literal, name, _, _ in pieces]
 
 
 def folder() -> Path:
-    """Where the templates are, whether or not it exists."""
+    """The folder of the templates, present or not."""
     return config_folder() / "templates"
 
 
 def names() -> list[str]:
-    """The templates there are, in alphabetical order."""
+    """The names of all templates, in alphabetical order."""
     return sorted(path.stem for path in folder().glob("*.toml"))
 
 
 def location(name: str) -> Path:
-    """The file of a template, whether or not it exists. Raises UsageError for what cannot be a name."""
+    """The file of a template, present or not. Raises UsageError for an invalid name."""
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' is no name for a template", hint="use letters, digits, '-', '_' and '.'")
+        raise UsageError(f"'{name}' is not a valid name for a template", hint="use letters, digits, '-', '_' and '.'")
     return folder() / f"{name}.toml"
 
 
 def load(name: str) -> Template:
-    """The template of this name. Raises UsageError where there is none, BadFile where its file says something else."""
+    """The template with this name. Raises UsageError if there is none, BadFile for an invalid file."""
     path = location(name)
     try:
-        table = tomli.loads(path.read_text(encoding="utf-8"))
+        table = tomli.loads(read_text(path, _LARGEST))
     except FileNotFoundError as error:
-        hint = did_you_mean(name, names(), "specgen templates lists those there are; --save makes one")
+        hint = did_you_mean(name, names(), "specgen templates lists them; --save makes one")
         raise UsageError(f"there is no template '{name}'", hint=hint) from error
-    except (OSError, ValueError) as error:  # ValueError: no TOML, or no UTF-8
-        raise BadFile(f"cannot read the template {path}: {error}", hint="correct the file, or delete it") from error
+    except (OSError, ValueError) as error:  # ValueError: invalid TOML or UTF-8
+        raise BadFile(f"cannot read the template {path}: {reason(error)}", hint="correct or delete the file") from error
     _check(table, path)
     return Template(name, **table)
 
 
 def save(template: Template) -> Path:
-    """Write a template's file, whole or not at all; gives its path. Raises UsageError, OSError."""
+    """Write the file of a template and return its path. Raises UsageError, OSError."""
     path = location(template.name)
-    template.variables  # noqa: B018 - raises where braces make no sense
+    template.variables  # noqa: B018 - raises for invalid braces
     table = {key: value for key in _KEYS if (value := getattr(template, key))}
     replace_file(path, tomli_w.dumps(table, multiline_strings=True))
     return path

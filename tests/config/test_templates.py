@@ -94,7 +94,7 @@ def test_a_wrong_name_gets_the_nearest(folder: Path) -> None:
     with pytest.raises(UsageError, match="specgen templates lists"):
         templates.load("commit")
     for name in ("../review", "", ".hidden", "a/b", "a b"):
-        with pytest.raises(UsageError, match="is no name for a template"):
+        with pytest.raises(UsageError, match="is not a valid name"):
             templates.load(name)
 
 
