@@ -95,6 +95,8 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     repository's *.py files. Raises ModelNotFound, AccessDenied, NotCached, DownloadFailed, UnsupportedModel, BadFile.
     """
     if (bundled := _bundled(ref)) is not None:
+        if not bundled.is_dir():
+            raise ModelNotFound(f"no model {ref.source} comes with specgen", hint="see `specgen pairs`")
         return _local(ref, bundled)
     if (path := canonical_path(str(ref))) is not None:
         return _local(ModelRef(str(path)), path)
@@ -149,7 +151,7 @@ def fetch_all(checkpoints: Sequence[Checkpoint], *, offline: bool) -> Reporting[
 def bundled_size(ref: ModelRef) -> int | None:
     """The size in bytes of a bundled model, None for any other."""
     folder = _bundled(ref)
-    return None if folder is None else sum(path.stat().st_size for path in folder.iterdir())
+    return None if folder is None else sum(path.stat().st_size for path in folder.glob("*"))
 
 
 def _bundled(ref: ModelRef) -> Path | None:

@@ -60,9 +60,9 @@ class ModelRef:
         source, at, revision = model.partition("@")
         if source.count("/") > 1 or (at and not revision):
             return cls(text)
-        if colon and file.endswith(".gguf"):
+        if colon and file.lower().endswith(".gguf"):
             return cls(source, revision or None, file)
-        return cls(source, revision) if at and not text.endswith(".gguf") else cls(text)
+        return cls(source, revision) if at and not text.lower().endswith(".gguf") else cls(text)
 
     @classmethod
     def at(cls, name: str, revision: str | None) -> "ModelRef":

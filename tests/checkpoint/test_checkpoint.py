@@ -70,6 +70,19 @@ def test_a_gguf_file_is_a_checkpoint(tmp_path: Path) -> None:
     assert (checkpoint.weight_files, checkpoint.weight_bytes) == ([file], file.stat().st_size)
 
 
+def test_every_spelling_of_a_path_is_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "m")
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("m", "./m", "./m/", "m/../m", "~/m", str(tmp_path / "m"), "link/m")
+    assert {get(name).ref for name in names} == {ModelRef(str(tmp_path / "m"))}
+
+
+def test_a_file_of_the_hub_may_have_its_suffix_in_capitals() -> None:
+    assert ModelRef.parse("org/name@v1:M.GGUF") == ModelRef("org/name", "v1", "M.GGUF")
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -79,6 +92,7 @@ def test_a_gguf_file_is_a_checkpoint(tmp_path: Path) -> None:
         ("a/b/c", "there is no folder a/b/c"),
         ("what is this", "'what is this' is neither an existing path nor a hub id"),
         ("org/na me", "neither an existing path nor a hub id"),
+        ("bundled:nope", "no model bundled:nope comes with specgen"),
         ("a--b", "neither an existing path nor a hub id"),
         ("", "neither an existing path nor a hub id"),
     ],
