@@ -1,6 +1,7 @@
 """Validate config.json before anything is computed or allocated from it."""
 
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _SIZES: Mapping[str, int] = {
     "max_position_embeddings": 1 << 40,
     "n_positions": 1 << 40,
 }
+_POSITIVE = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "query_pre_attn_scalar", "rope_theta")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "model_type": (str,),
     "architectures": (list,),
@@ -46,6 +48,10 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         for item in value if isinstance(value, list) else [value]:
             if item is not None and (not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= largest):
                 raise _bad(path, key, item, f"a whole number from 1 to {largest}")
+    for key in _POSITIVE:
+        value = config.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf):
+            raise _bad(path, key, value, "a number above 0")
     if isinstance(nested := config.get("text_config"), dict):
         check_config(nested, path)
 

@@ -37,6 +37,8 @@ def change(folder: Path, name: str = "config.json", **values: Any) -> Path:
         ("quantization_config", "gptq", "is 'gptq', not an object"),
         ("text_config", [], "is [], not an object"),
         ("text_config", {"num_hidden_layers": -1}, "num_hidden_layers is -1"),
+        ("rms_norm_eps", 0, "is 0, not a number above 0"),
+        ("query_pre_attn_scalar", float("nan"), "is nan, not a number above 0"),
         ("eos_token_id", "2", "is '2', not a whole number or a list"),
         ("eos_token_id", [1, None], "is [1, None], not a list with only whole numbers"),
     ],

@@ -3,6 +3,7 @@
 What llama.cpp's convert_hf_to_gguf.py changed is changed back; numbers are those that transformers reads, to the bit.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -13,7 +14,7 @@ from gguf.quants import dequantize
 from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
 from specgen.nn.lean.architecture import Architecture, read_architecture
-from specgen.nn.lean.weights import Tensors, find_fault, tensor_shapes
+from specgen.nn.lean.weights import Tensors, check_fit, find_fault, tensor_shapes
 
 _NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -74,6 +75,12 @@ class GgufTensors(Tensors):
     def __contains__(self, name: str) -> bool:
         return name in self._tensor_of
 
+    def names(self) -> Iterable[str]:
+        return self._tensor_of
+
+    def stored_name(self, name: str) -> str:
+        return self._tensor_of[name].name
+
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor = self._read.get(name)
         if tensor is None:
@@ -119,6 +126,7 @@ def read_gguf_architecture(path: Path) -> Architecture | str:
     if isinstance(architecture, str):
         return architecture
     tensors = GgufTensors(path)
+    check_fit(architecture, tensors, path)
     unread = tensors.find_unread(architecture)
     return find_fault(architecture, tensors) or (f"the tensor {unread}" if unread else architecture)
 

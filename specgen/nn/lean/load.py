@@ -1,7 +1,6 @@
 """Opening a checkpoint with the lean decoder: whether it can, and its weights into a model."""
 
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
@@ -14,7 +13,7 @@ from specgen.nn.lean.compile import opaque
 from specgen.nn.lean.graphs import Capture
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.lean.static import StaticModel
-from specgen.nn.lean.weights import Tensors, Weights, find_fault, read_weights
+from specgen.nn.lean.weights import Tensors, Weights, check_fit, find_fault, read_weights
 
 
 def load_decoder(
@@ -31,7 +30,7 @@ def load_decoder(
     `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
     what graphs.choose_capture gives for the device; `exact`: see StaticModel.
     """
-    tensors = _open_tensors(checkpoint.weight_files)
+    tensors = _open_tensors(checkpoint)
     if placement.int8:
         weights = yield from _read_int8(checkpoint, architecture, tensors, placement)
     else:
@@ -47,13 +46,13 @@ def load_decoder(
     return model
 
 
-def _open_tensors(files: list[Path]) -> Tensors:
+def _open_tensors(checkpoint: Checkpoint) -> Tensors:
     """The tensors of a checkpoint's weight files, by the names that the hub has for them. Raises BadFile for GGUF."""
-    if files[0].suffix != ".gguf":
-        return Tensors(files)
+    if not checkpoint.is_gguf:
+        return Tensors(checkpoint.weight_files)
     from specgen.nn.lean.gguf_weights import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
 
-    return GgufTensors(files[0])
+    return GgufTensors(checkpoint.path)
 
 
 def _read_int8(
@@ -89,4 +88,6 @@ def read_checkpoint_architecture(checkpoint: Checkpoint) -> Architecture | str:
     architecture = read_architecture(checkpoint.config)
     if isinstance(architecture, str):
         return architecture
-    return find_fault(architecture, Tensors(checkpoint.weight_files)) or architecture
+    tensors = Tensors(checkpoint.weight_files)
+    check_fit(architecture, tensors, checkpoint.path)
+    return find_fault(architecture, tensors) or architecture

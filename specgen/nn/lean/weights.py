@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
 from safetensors import safe_open
 
+from specgen.core.errors import UnsupportedModel
 from specgen.nn.device import Placement
 from specgen.nn.kernels.linear import Linear
 from specgen.nn.kernels.pack import Linears, join
@@ -29,6 +30,14 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._file_of
 
+    def names(self) -> Iterable[str]:
+        """The names of all tensors."""
+        return self._file_of
+
+    def stored_name(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        return name
+
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._file_of[name].get_tensor(name)
         return tensor
@@ -46,6 +55,10 @@ EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _NORM = "model.norm.weight"
 _DTYPES = ("F32", "BF16", "F16")
+# Tensors with these prefixes are computed with. Others belong to value heads, vision or multi-token prediction.
+_COMPUTED = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
+# These are recomputed, or scale a quantized cache.
+_IGNORED = ("rotary_emb.", "self_attn.k_scale", "self_attn.v_scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +111,29 @@ def find_fault(architecture: Architecture, tensors: Tensors) -> str | None:
     shapes = dict(tensor_shapes(architecture))
     if _HEAD in tensors or not architecture.tied:
         shapes[_HEAD] = shapes[EMBEDDING]
-    for name, shape in shapes.items():
+    for name in shapes:
         if name not in tensors:
             return f"no tensor {name}"
-        if tensors.shape(name) != shape:
-            return f"{name} of shape {tensors.shape(name)}"
         if tensors.dtype(name) not in _DTYPES:
             return f"{name} of dtype {tensors.dtype(name)}"
     return None
+
+
+def check_fit(architecture: Architecture, tensors: Tensors, path: Path) -> None:
+    """Raise UnsupportedModel for a tensor with another shape than the config's, and for one that no layer reads.
+
+    transformers would fail on the first, and ignore the second, which makes the text wrong.
+    """
+    shapes = dict(tensor_shapes(architecture))
+    shapes[_HEAD] = shapes[EMBEDDING]
+    for name in tensors.names():
+        if name in shapes and (found := tensors.shape(name)) != shapes[name]:
+            fault = f"has the shape {list(found)}, its config asks for {list(shapes[name])}"
+        elif name not in shapes and name.startswith(_COMPUTED) and not any(part in name for part in _IGNORED):
+            fault = "is not part of this architecture, so the text would be wrong"
+        else:
+            continue
+        raise UnsupportedModel(f"{path}: the tensor {tensors.stored_name(name)} {fault}", hint="choose another model")
 
 
 def read_weights(

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Gguf
 
 from specgen.checkpoint.checkpoint import Checkpoint, quant_method
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import UnsupportedModel
+from specgen.core.errors import SpecgenError, UnsupportedModel
 from specgen.core.tokens import Tokens
+from specgen.core.words import shorten
 from specgen.nn.device import Placement
 from specgen.nn.transformers.cache import RunnerCache
 
@@ -137,17 +138,43 @@ def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_cod
     folder = checkpoint.path.parent if checkpoint.is_gguf else checkpoint.path
     with _unsupported(checkpoint):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # _check_loaded names the tensor
+            **arguments,
         )
     model, loading = loaded
-    if missing := sorted(loading["missing_keys"]):
-        raise UnsupportedModel(
-            f"{checkpoint.ref}: the weights lack {missing[0]} and {len(missing) - 1} more",
-            hint="pull it again, or choose another model",
-        )
+    _check_loaded(checkpoint, model, loading)
     model = (model if "device_map" in arguments else model.to(placement.device)).eval()
     with _unsupported(checkpoint):  # a model may insist on a cache of its own
         return TransformersModel(model)
+
+
+def _check_loaded(checkpoint: Checkpoint, model: Any, loading: dict[str, Any]) -> None:
+    """Raise UnsupportedModel for missing tensors, other shapes than the config's, and tensors that a layer ignores."""
+    if mismatched := sorted(loading.get("mismatched_keys") or ()):
+        name, found, expected = mismatched[0]
+        raise UnsupportedModel(
+            f"{checkpoint.path}: the tensor {name} has the shape {list(found)}, its config asks for {list(expected)}",
+            hint="choose another model",
+        )
+    if missing := sorted(loading["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UnsupportedModel(
+            f"{checkpoint.ref}: the weights lack {missing[0]}{more}", hint="pull it again, or choose another model"
+        )
+    if quant_method(checkpoint) is not None:
+        return
+    owners = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    for name in sorted(loading.get("unexpected_keys") or ()):
+        parent = name.rpartition(".")[0]
+        if any(owner == parent or owner.endswith(f".{parent}") for owner in owners):
+            raise UnsupportedModel(
+                f"{checkpoint.path}: the tensor {name} is not part of this architecture, so the text would be wrong",
+                hint="choose another model",
+            )
 
 
 def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tokenizer:
@@ -166,9 +193,6 @@ def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tok
     return Tokenizer(backend, special_tokens=special, chat_template=template)
 
 
-_LOADING = (OSError, ValueError, KeyError, ImportError, AttributeError, RuntimeError)
-
-
 @contextlib.contextmanager
 def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
     """What transformers raises for a model it cannot load, as one line. Being out of memory is no such thing."""
@@ -176,12 +200,9 @@ def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
         # Reading a GGUF file draws a bar that no setting of transformers turns off.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except Exception as error:
-        if type(error) is not Exception and not isinstance(error, _LOADING):  # tokenizers raises nothing narrower
+    except Exception as error:  # transformers and its packages raise any kind for a config that they cannot take
+        if isinstance(error, SpecgenError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
             raise
-        # RuntimeError: what a package for quantized weights says of a device, and torch of an operation.
-        plain = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
-        if plain and (quant_method(checkpoint) is None or "memory" in str(error)):
-            raise
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = shorten(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]), 200)
         raise UnsupportedModel(f"{checkpoint.ref} cannot be loaded: {reason}", hint="choose another model") from error

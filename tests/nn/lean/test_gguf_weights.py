@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.core.errors import UnsupportedModel
 from specgen.core.events import Finished, Notice
 from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
@@ -213,7 +214,6 @@ def test_both_formats_of_a_model_give_the_same_text_in_bfloat16(tmp_path: Path, 
         ({"rope__dimension_count": 8}, "rotary dimensions that are fewer than a head's"),
         ({"rope__scaling__type": "longrope"}, "the rope scaling 'longrope'"),
         ({"attention__layer_norm_rms_epsilon": 0.0}, "rms_norm_eps 0.0"),
-        ({"block_count": 3}, "the tensor blk.3.attn_norm.weight"),
         ({"block_count": 5}, "no tensor model.layers.4.self_attn.q_proj.weight"),
     ],
 )
@@ -222,6 +222,12 @@ def test_a_header_that_is_not_understood_is_left_to_transformers(
 ) -> None:
     checkpoint = write_gguf(tmp_path / "m.gguf", made(tmp_path, MODELS["llama"]), **more)
     assert read_checkpoint_architecture(checkpoint) == reason
+
+
+def test_a_block_that_no_layer_reads_is_refused(tmp_path: Path) -> None:
+    checkpoint = write_gguf(tmp_path / "M", made(tmp_path, MODELS["llama"]), block_count=3)
+    with pytest.raises(UnsupportedModel, match=r"the tensor blk\.3\.\w+\.weight is not part of this architecture"):
+        read_checkpoint_architecture(checkpoint)
 
 
 def test_a_type_that_is_not_read_is_left_to_transformers(tmp_path: Path) -> None:
