@@ -106,7 +106,7 @@ def test_without_a_draft_lookup_drafts_and_says_so(published: HubServer) -> None
 def test_a_curated_target_gets_its_curated_draft_by_id_and_by_name(published: HubServer) -> None:
     draft, told = opened(CURATED)
     assert draft == CURATED_DRAFT
-    assert told[0].startswith(f"{draft} drafts for {CURATED}: The smallest of the family; ")
+    assert told[0].startswith(f"{draft} drafts for {CURATED}: The smallest model of the family; ")
     assert opened("Qwen2.5-Coder")[0] == CURATED_DRAFT
 
 
