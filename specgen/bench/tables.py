@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from specgen.render.columns import align
+from specgen.render.terminal import align
 
 Figures = Mapping[str, Any]
 Rows = list[list[str]]

@@ -4,9 +4,9 @@ from time import monotonic, sleep
 from typing import TextIO
 
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, Stats, Step, Suspended
+from specgen.render.cursor import StatusLine
+from specgen.render.markdown_output import MarkdownOutput
 from specgen.render.progress import ProgressLine
-from specgen.render.rendered import RenderedOut
-from specgen.render.status import StatusLine
 from specgen.render.summary import SummaryForm, live_line, summary
 from specgen.render.terminal import (
     ColorChoice,
@@ -19,7 +19,7 @@ from specgen.render.terminal import (
     sanitize,
     wants_color,
 )
-from specgen.render.text import TextOut, appears_on_screen
+from specgen.render.text import TextOutput, appears_on_screen
 
 _REDRAW_S = 0.1  # a figure that changes faster cannot be read
 _READER_S = 0.02  # what a pipe's reader takes to show text on the terminal, generously
@@ -59,7 +59,7 @@ class Live:
         screen = stdout if is_terminal(stdout) else stderr
         make_room = self._status.erase if self._on_screen else lambda: None
         renders = markdown and not sources and can_draw(stdout) and wants_color(stdout, color)
-        kind = RenderedOut if renders else TextOut
+        kind = MarkdownOutput if renders else TextOutput
         self._text = kind(stdout, screen, make_room, stream=stream, color=color, sources=sources, thinking=thinking)
         self._held_notices: list[Notice] = []
         self._started: Started | None = None

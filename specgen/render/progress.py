@@ -7,6 +7,7 @@ from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     ProgressColumn,
     SpinnerColumn,
     Task,
@@ -22,6 +23,8 @@ from rich.text import Text
 
 from specgen.core.events import Event, Notice, Progress
 from specgen.render.terminal import ColorChoice, can_draw, columns, is_terminal, put, sanitize, wants_color
+
+_HOUR = 3600.0  # rich forgets samples after 30 s, and a record may take longer
 
 
 class _WhenKnown(ProgressColumn):
@@ -113,3 +116,47 @@ class ProgressLine:
             redirect_stdout=False,  # text must reach stdout itself, not a proxy that redraws it
             redirect_stderr=False,
         )
+
+
+class RecordBar:
+    """A bar on `stream` over `total` records, None where nobody knows. It draws nothing where there is no terminal.
+
+    close() erases it, and the next show() brings it back: close it before anything else writes to the terminal.
+    """
+
+    def __init__(self, stream: TextIO, total: int | None, done: int) -> None:
+        self._bars: Bars | None = None
+        if not can_draw(stream):
+            return
+        console = Console(
+            file=stream,
+            force_terminal=True,
+            color_system="auto" if wants_color(stream, "auto") else None,
+            highlight=False,
+        )
+        known = total is not None
+        self._bars = Bars(
+            MofNCompleteColumn() if known else TextColumn("{task.completed}"),
+            TextColumn("records"),
+            *([BarColumn(bar_width=20)] if known and columns(stream) >= 60 else []),
+            TextColumn("{task.description}"),
+            *([TimeRemainingColumn(compact=True), TextColumn("left")] if known else []),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # drawing takes time from decoding
+            speed_estimate_period=_HOUR,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._bars.add_task("", total=total, completed=done)
+
+    def show(self, done: int, tokens_per_second: float) -> None:
+        """`done` records have their result."""
+        if self._bars is not None:
+            speed = f"{tokens_per_second:.1f} tok/s" if tokens_per_second else ""
+            self._bars.update(self._bars.task_ids[0], completed=done, description=speed)
+            self._bars.start()
+
+    def close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()

@@ -3,6 +3,7 @@
 import os
 import stat
 import unicodedata
+from collections.abc import Collection, Sequence
 from typing import Literal, TextIO
 
 ColorChoice = Literal["auto", "always", "never"]
@@ -41,6 +42,19 @@ def columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
         return 80
+
+
+def align(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """One line for each of `rows`, which have equal length. Columns with an index in `right` are right-aligned."""
+    from rich.cells import cell_len  # noqa: PLC0415 - only for tables
+
+    lines = [""] * len(rows)
+    for at, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(cell_len, column))
+        for number, cell in enumerate(column):
+            blank = " " * (width - cell_len(cell))
+            lines[number] += ("  " if at else "") + (blank + cell if at in right else cell + blank)
+    return [line.rstrip() for line in lines]
 
 
 def dim(text: str, color: bool) -> str:

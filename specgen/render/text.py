@@ -12,7 +12,7 @@ _SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33
 _LEGEND: tuple[Source, ...] = ("draft", "lookup", "forced", "corrected", "bonus")
 
 
-class TextOut:
+class TextOutput:
     """Writes the text of one answer after the other to `stdout`, and follows the cursor while it does.
 
     Without `stream` the text is written by end(). `screen` is the terminal that the text may appear on; `make_room`

@@ -49,7 +49,7 @@ class Trace:
 
     def along(self, renderer: Renderer) -> Renderer:
         """`renderer`, with every event that it shows written down, too."""
-        return _Along(renderer, self) if self._path is not None else renderer
+        return _TracingRenderer(renderer, self) if self._path is not None else renderer
 
     def write(self, event: Event) -> None:
         """Write down one event; Progress is none of the trace's business."""
@@ -88,7 +88,7 @@ class Trace:
                 file.close()
 
 
-class _Along:
+class _TracingRenderer:
     def __init__(self, renderer: Renderer, trace: Trace) -> None:
         self._renderer = renderer
         self._trace = trace

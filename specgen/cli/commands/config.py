@@ -51,7 +51,7 @@ def list_(profile: _Profile = None, json: _Json = False) -> None:
         specgen config list --json
     """
     from specgen.cli.settings_editor import current_settings
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
 
     rows = current_settings(profile)
     if json:

@@ -23,7 +23,7 @@ def command(
     from specgen.core.words import format_bytes
     from specgen.hub import pins
     from specgen.hub.cache import cached_models, folder
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
 
     models = cached_models()
     pinned = {(model, pin.commit) for model, pin in pins.pins().items()}

@@ -57,7 +57,7 @@ def _list(device: Device, *, json: bool) -> None:
     from specgen.core.words import format_bytes
     from specgen.hub.cache import complete_models
     from specgen.nn.device import choose_device
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
     from specgen.session.memory_plan import fits_roughly
 
     device_here = choose_device(device)

@@ -28,7 +28,7 @@ def command(
         typer.echo("specgen: no server runs; specgen serve -m MODEL starts one", err=True)
         return
     from specgen.core.words import format_bytes
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
 
     for line in align([_HEADS, *(_row(pair) for pair in found["pairs"])]) if found["pairs"] else []:
         typer.echo(line)

@@ -77,7 +77,7 @@ def _name(model: str) -> str:
 
 
 def _table(title: str, trends: Sequence[tuple[str, "Trend"]]) -> list[str]:
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
 
     rows = [("ANSWERS", "TOKENS", "ACCEPTANCE", "LENGTH", "SPEED-UP", "WEEKS", title)]
     for name, trend in trends:

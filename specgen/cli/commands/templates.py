@@ -36,7 +36,7 @@ def list_(json: _Json = False) -> None:
     """
     from specgen.config import templates
     from specgen.core.errors import SpecgenError
-    from specgen.render.columns import align
+    from specgen.render.terminal import align
 
     rows: list[tuple[str, str]] = []
     data: list[dict[str, Any]] = []

@@ -14,8 +14,7 @@ from specgen.cli.stream import check_complete
 from specgen.core.errors import TERMINATED, BadFile, Incomplete, PromptTooLong, SomeFailed, UsageError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
-from specgen.render.progress import ProgressLine
-from specgen.render.records import RecordBar
+from specgen.render.progress import ProgressLine, RecordBar
 from specgen.render.results import Result, Totals
 from specgen.render.terminal import put, sanitize
 from specgen.serve.background.client import BackgroundSession

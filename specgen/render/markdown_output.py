@@ -10,7 +10,7 @@ from specgen.render.cursor import Cursor
 from specgen.render.inline import Piece
 from specgen.render.markdown import MarkdownStream
 from specgen.render.terminal import columns, put, sanitize
-from specgen.render.text import THINKING, TextOut
+from specgen.render.text import THINKING, TextOutput
 
 # Blanks, a wide character (a line may end behind each), or a word.
 _WIDE = r"\u2e80-\u9fff\uac00-\ud7af\uff00-\uff60"
@@ -19,7 +19,7 @@ _WORDS = re.compile(rf"\n|[^\S\n]+|[{_WIDE}]|[^\s{_WIDE}]+")
 _NARROW = 20
 
 
-class RenderedOut(TextOut):
+class MarkdownOutput(TextOutput):
     """Writes Markdown rendered. What is out stays as it is; behind it stands the tail, what is not certain yet as the
     model wrote it, as far as it surely fits the cursor's row. Only the tail is ever erased.
     """
