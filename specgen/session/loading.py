@@ -125,9 +125,7 @@ def _load_pair(
     loaded_draft: tuple[Runner, Placement] | None = None
     try:
         if draft and resolved.plan.target.placement.spread:  # accelerate fills the memory that is left then
-            loaded_draft = yield from _stop_on_error(
-                comparison, _fetch_and_load(draft, device, replace(options, exact=False))
-            )
+            loaded_draft = yield from _stop_on_error(comparison, _fetch_and_load(draft, device, options, is_draft=True))
         model, placement = yield from _stop_on_error(comparison, _fetch_and_load(target, device, options))
     except SpecgenError:
         comparison.result()  # a fault of the prompt or the pair is reported before one of the weights
@@ -152,7 +150,7 @@ def _load_pair(
         return pair
     if draft is None:
         return pair.without_model(resolved.drafter)
-    loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, replace(options, exact=False)))
+    loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, options, is_draft=True))
     return pair.with_model(draft, *loaded_draft, shared)
 
 
@@ -171,7 +169,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     check_backend(checkpoint)
     _, shared = comparison or compare_tokenizers(pair.checkpoint, checkpoint, options)
     yield from check_draft_memory(plan_pair(pair.checkpoint, checkpoint, options, device), options)
-    model, placement = yield from _fetch_and_load(checkpoint, device, replace(options, exact=False))
+    model, placement = yield from _fetch_and_load(checkpoint, device, options, is_draft=True)
     return pair.with_model(checkpoint, model, placement, shared)
 
 
@@ -235,18 +233,15 @@ def _find(ref: ModelRef, options: EngineOptions) -> Reporting[Checkpoint]:
 
 
 def _fetch_and_load(
-    checkpoint: Checkpoint, device: torch.device, options: EngineOptions
+    checkpoint: Checkpoint, device: torch.device, options: EngineOptions, *, is_draft: bool = False
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
-    """Download the weights where they are missing, and load them.
-
-    A draft is loaded without `exact`: its bits change what is guessed, never the text.
-    """
+    """Download the weights where they are missing, and load them."""
     yield from fetch_weights(checkpoint, offline=options.offline)
-    return (yield from _load(checkpoint, device, options))
+    return (yield from _load(checkpoint, device, options, is_draft=is_draft))
 
 
 def _load(
-    checkpoint: Checkpoint, device: torch.device, options: EngineOptions
+    checkpoint: Checkpoint, device: torch.device, options: EngineOptions, *, is_draft: bool
 ) -> Generator[Event, None, tuple[Runner, Placement]]:
     """Load a model with the lean decoder, or with transformers where that cannot."""
     yield Progress(f"loading {checkpoint.ref.name}")
@@ -260,7 +255,13 @@ def _load(
         try:
             context = min(options.ctx_size or UNLIMITED, architecture.context_length)
             model = yield from load_decoder(
-                checkpoint, architecture, placement, context, new_capture, exact=options.exact
+                checkpoint,
+                architecture,
+                placement,
+                context,
+                new_capture,
+                exact=options.exact,
+                is_draft=is_draft,
             )
             return model, placement
         except NotImplementedError as error:  # torch: the device lacks an operation

@@ -24,11 +24,12 @@ def load_decoder(
     new_capture: Callable[[], Capture] | None = None,
     *,
     exact: bool = True,
+    is_draft: bool = False,
 ) -> Reporting[LeanModel]:
     """The model of `checkpoint`, which `read_checkpoint_architecture` read, on its device.
 
     `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
-    what graphs.choose_capture gives for the device; `exact`: see StaticModel.
+    what graphs.choose_capture gives for the device; `exact`, `is_draft`: see StaticModel.
     """
     tensors = _open_tensors(checkpoint)
     if placement.int8:
@@ -40,7 +41,7 @@ def load_decoder(
         weights = opaque(weights, architecture)
     if new_capture is None:
         return LeanModel(architecture, weights, placement, context_length)
-    model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact)
+    model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact, is_draft=is_draft)
     if failure := model.warm_up():
         yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
     return model

@@ -30,7 +30,8 @@ class StaticModel(LeanModel):
     """A `LanguageModel` whose decode passes have static shapes and read what changes from one buffer.
 
     `new_capture` captures them, see graphs.py. With `exact` every decode pass has WIDTH rows; without, as many as are
-    asked for, which takes a graph for each width.
+    asked for, which takes a graph for each width. A draft reads no answer again: its bits change what is guessed, never
+    the text.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class StaticModel(LeanModel):
         new_capture: Callable[[], Capture],
         *,
         exact: bool = True,
+        is_draft: bool = False,
     ) -> None:
         super().__init__(architecture, weights, placement, context_length)
         self._graphs = Graphs(new_capture)
         self._exact = exact
+        self._rereads = exact and not is_draft
         self._read_end = 0  # the cache was filled by prompt passes up to here, and by decode passes behind it
         self._buffer = torch.zeros(1 + WIDTH, dtype=torch.int64, device=placement.device)
 
@@ -61,7 +64,7 @@ class StaticModel(LeanModel):
         # What decides how a token is fed must not depend on how many were drafted, before it or after it.
         prompt = len(tokens) - last
         known = min(tokens.common_prefix(self._cached), prompt)
-        if self._exact and known < prompt:
+        if self._rereads and known < prompt:
             known = min(known, self._read_end)  # a new turn reads the last answer again, as a prompt
         self._cached, self._read_end = tokens.prefix(known), min(known, self._read_end)
         self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
