@@ -112,10 +112,10 @@ def thinking_tags(tokenizer: Tokenizer, prompt: str, think: bool | None = None) 
 
     `prompt` is the rendered prompt; `think` is the user's wish, None without one.
     """
+    before = prompt.rstrip()
     for begin, end in _TAGS:
-        if end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
-            before = prompt.rstrip()
-            opened = before.endswith(begin)
+        opened = before.endswith(begin)
+        if opened or end in (tokenizer.chat_template or "") or tokenizer.token_id(end) is not None:
             # A template that switches thinking off ends the prompt with empty thinking.
             return Tags(begin, end, opened, off=before.endswith(end) or (think is False and not opened))
     return None

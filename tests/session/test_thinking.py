@@ -43,7 +43,7 @@ TAGS = {
 def reasoning(kind: str, *, opens: bool = True, switch: bool = False) -> Tokenizer:
     """A tokenizer with thinking tags, as text or as added tokens, whose template may open the thinking."""
     special, begin, end = TAGS[kind]
-    ask = "{% if add_generation_prompt %}" + (begin + "\n" if opens else "") + "{% endif %}{# " + begin + end + " #}"
+    ask = "{% if add_generation_prompt %}" + begin + "\n{% endif %}" if opens else "{# " + begin + end + " #}"
     if switch:
         ask = "{% if add_generation_prompt %}{% if enable_thinking is defined and not enable_thinking %}"
         ask += f"{begin}\n\n{end}\n\n{{% else %}}{begin}\n{{% endif %}}{{% endif %}}"
