@@ -1,9 +1,8 @@
-"""Attention over a cache whose result for a row does not depend, to the bit, on what else is computed with it.
+"""Attention over a cache, by torch. The bits of a row do not depend on the other rows of its pass.
 
-Kernels round differently for other shapes, so the shape that a row meets depends on its own position alone: positions
-fall into blocks of BLOCK, the rows of one block are attended to together, filled up to a multiple of ROWS queries, and
-over the keys up to the end of their block and no further. Verifying five tokens at once then scores each of them as
-feeding it alone does.
+Kernels round differently for different shapes. So the shape for a row depends only on its position: positions form
+blocks of BLOCK, the rows of a block attend together, padded to a multiple of ROWS queries, over the keys up to the end
+of their block.
 """
 
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ BLOCK = 64
 class RowBlock:
     """The rows of one block in a forward pass.
 
-    They may see keys from position `first_key` on, and `mask` [groups * filled rows, keys] says which of them they do.
-    `fills` is whether rows are filled up: not on devices, where widths may differ in the last bits.
+    They see the keys from position `first_key` on for which `mask` [groups * padded rows, keys] is 0. `fills`: rows are
+    padded to a multiple of ROWS. Not on accelerators, where passes have static shapes.
     """
 
     rows: slice
@@ -42,7 +41,7 @@ class AttentionMask:
         self._mask = torch.empty(0, 0, dtype=dtype, device=device)
 
     def blocks(self, start: int, count: int, rows: int) -> list[RowBlock]:
-        """How to attend to `rows` rows: `count` new ones, from position `start` on, and more that only fill up."""
+        """The blocks of `rows` rows: `count` new ones from position `start` on, then padding."""
         blocks = []
         for first in range(start // BLOCK * BLOCK, start + count, BLOCK):
             low, end = max(first - start, 0), first + BLOCK
@@ -52,34 +51,31 @@ class AttentionMask:
         return blocks
 
     def block(self, positions: torch.Tensor, keys: int) -> RowBlock:
-        """How to attend to rows whose positions only their device knows: over the first `keys` keys, whatever they see.
-
-        Nothing here waits for the device.
-        """
+        """One block for rows at `positions`, a tensor on the device, over the first `keys` keys. It never waits."""
         mask = self._hide(positions[:, None], torch.arange(keys, device=positions.device))
         mask = mask if self._groups == 1 else mask.repeat(self._groups, 1)
         return RowBlock(slice(len(positions)), 0, mask, fills=False)
 
     def _reach(self, end: int) -> int:
-        """How many keys before `end`, the end of a block, its rows may see; a multiple of BLOCK."""
+        """Number of keys before `end`, the end of a block, that its rows may see; a multiple of BLOCK."""
         if self._window is None:
             return end
         return min(end, BLOCK + -(-(self._window - 1) // BLOCK) * BLOCK)
 
     def _cut(self, first: int, count: int, seen: int) -> torch.Tensor:
-        """The mask of `count` rows, from the `first` of their block on, for `seen` keys."""
+        """The mask of `count` rows, the first of which is row `first` of its block, for `seen` keys."""
         if self._mask.shape[1] < seen:
             self._mask = self._draw(max(seen, 2 * self._mask.shape[1]))
         cut = self._mask[first : first + -(-count // ROWS) * ROWS, -seen:]
         return cut if self._groups == 1 else cut.repeat(self._groups, 1)
 
     def _draw(self, seen: int) -> torch.Tensor:
-        """What rows of a block see of the `seen` keys that end with it; the last rows are for what only fills up."""
+        """The mask of all rows of a block over the last `seen` keys; ROWS more rows are for padding."""
         row = torch.arange(BLOCK + ROWS, device=self._mask.device).clamp(max=BLOCK - 1)[:, None]
         return self._hide(row, torch.arange(BLOCK - seen, BLOCK, device=self._mask.device))
 
     def _hide(self, row: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """0 for a key position that a row position sees, else minus infinity."""
+        """0 where a row position sees a key position, minus infinity elsewhere."""
         hidden = key > row
         if self._window is not None:
             hidden |= key <= row - self._window
@@ -101,7 +97,7 @@ def _attend(
     count, kv_heads = len(queries), cache.shape[1]
     queries = fill_up(queries) if block.fills else queries
     rows, heads, size = queries.shape
-    # The heads that share keys become further rows, so that each key is read once and never copied.
+    # Query heads that share keys become rows, so that each key is read once and never copied.
     grouped = queries.view(rows, kv_heads, -1, size).permute(1, 2, 0, 3).reshape(1, kv_heads, -1, size)
     keys, values = cache.narrow(2, block.first_key, block.mask.shape[1]).chunk(2)
     if cap is None:

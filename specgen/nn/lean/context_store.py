@@ -1,4 +1,4 @@
-"""Contexts that were computed before, beside the one in use: what many callers of one model share."""
+"""A store of earlier contexts with their keys and values, shared by all callers of a model."""
 
 import threading
 
@@ -6,14 +6,14 @@ import torch
 
 from specgen.core.tokens import Tokens
 
-# Losing so few positions, as every round does with a proposal, is never worth a second context.
+# Positions that may be lost without storing a context. Every round loses a few with its rejected tokens.
 _FEW = 64
 
 
 class ContextStore:
-    """Contexts with their keys and values, at most so many bytes; the one that was used longest ago goes first.
+    """Contexts with their keys and values, at most `size` bytes. The least recently used one is dropped first.
 
-    Several models may share the room, each in a thread of its own: an `owner` finds its own contexts alone.
+    Several models in several threads may share one store. An `owner` finds only its own contexts.
     """
 
     def __init__(self, size: int) -> None:
@@ -24,10 +24,10 @@ class ContextStore:
     def choose(
         self, owner: object, tokens: Tokens, cached: Tokens, caches: list[torch.Tensor]
     ) -> tuple[Tokens, list[torch.Tensor]]:
-        """What to roll back and go on from for `tokens`, given the context in use, which is kept if it gives way.
+        """The context and caches to continue from for `tokens`, given those in use.
 
-        It is the context that shares most with `tokens`. Where rolling back would lose more of it than is shared, it
-        is kept as it is, and what is shared of it copied.
+        Chooses the context with the longest common prefix. The one in use is stored if another is chosen. If rolling
+        back would lose more positions than are shared, the shared part is copied and the original stored.
         """
         shared = tokens.common_prefix(cached)
         if len(cached) - shared <= _FEW:
@@ -50,7 +50,7 @@ class ContextStore:
             self._contexts = [entry for entry in self._contexts if entry[0] is not owner]
 
     def _keep(self, owner: object, cached: Tokens, caches: list[torch.Tensor]) -> bool:
-        """Whether there is room for it, others going where need be."""
+        """Store a context and drop older ones for it. False if it exceeds the size of the store."""
         if _bytes(caches) > self._size:
             return False
         self._contexts.append((owner, cached, caches))
@@ -64,7 +64,7 @@ def _bytes(caches: list[torch.Tensor]) -> int:
 
 
 def _copy(cache: torch.Tensor, positions: int) -> torch.Tensor:
-    """The first `positions` of a cache [2, kv_heads, capacity, head_size], the rest zeros."""
+    """A copy of the first `positions` of a cache [2, kv_heads, capacity, head_size]; the rest are zeros."""
     copied = torch.zeros_like(cache)
     copied[:, :, :positions] = cache[:, :, :positions]
     return copied

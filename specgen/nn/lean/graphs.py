@@ -1,4 +1,4 @@
-"""What makes a step fast where its buffers stay in place: CUDA graphs, torch.compile, or nothing at all."""
+"""Capture of a pass over fixed buffers: as a CUDA graph, by torch.compile, or not at all."""
 
 import warnings
 from collections.abc import Callable, Hashable
@@ -8,19 +8,19 @@ import torch
 from specgen.core.errors import SpecgenError
 
 Step = Callable[[], tuple[torch.Tensor, ...]]
-"""A forward pass over buffers that stay where they are: it may run any number of times, and reads nothing else."""
+"""A forward pass that reads only buffers with fixed addresses. It may run any number of times."""
 Capture = Callable[[Step], Step]
-"""Runs a step, and gives one that does the same faster, or raises RuntimeError. Its results are overwritten when it,
-or another step of the same capture, runs again."""
+"""Runs a step and returns a faster one with the same results. Raises RuntimeError. The next run of any step of the same
+capture overwrites the results."""
 
-# How often torch compiles the same code before it gives up. Each width of each model counts.
+# Number of compilations of the same code before torch gives up. Each width of each model counts as one.
 _COMPILATIONS = 256
 
 
 class Graphs:
-    """The captured steps of a model, by a key that says what each computes.
+    """The captured steps of a model, by key.
 
-    Where capturing fails, steps run as they are from then on, and `report` says why.
+    After a capture has failed, steps run uncaptured. `report` returns the reason.
     """
 
     def __init__(self, new_capture: Callable[[], Capture]) -> None:
@@ -31,18 +31,18 @@ class Graphs:
         self._fault: str | None = None
 
     def report(self) -> str | None:
-        """Why steps cannot be captured, None where they can. What fails later is a warning: nobody else would tell."""
+        """The reason why steps cannot be captured, or None. A later failure becomes a Python warning."""
         self._reported = True
         return self._fault
 
     def run(self, key: Hashable, step: Step) -> tuple[torch.Tensor, ...]:
-        """What `step` computes, which is captured when its key is met for the first time."""
+        """The results of `step`. It is captured at the first use of `key`."""
         if key not in self._steps:
             self._steps[key] = self._captured(step)
         return self._steps[key]()
 
     def clear(self) -> None:
-        """Forget all steps, because their buffers go."""
+        """Forget all steps, because their buffers are replaced."""
         self._steps.clear()
         self._capture = self._new_capture()
 
@@ -50,7 +50,7 @@ class Graphs:
         if self._fault is None:
             try:
                 return self._capture(step)
-            except RuntimeError as error:  # torch has no narrower class for it; running out of memory is one too
+            except RuntimeError as error:  # torch has no narrower class; OutOfMemoryError is one too
                 self._fault = _first_line(error)
                 if self._reported:
                     warnings.warn(f"CUDA graphs fail from here on, which is slower: {self._fault}", stacklevel=2)
@@ -58,9 +58,9 @@ class Graphs:
 
 
 class CudaGraphs:
-    """Records the kernels of a step and launches all of them at once; small models wait for little but launches.
+    """Records the kernels of a step and launches them together. Launches take most of the time of a small model.
 
-    All graphs of one instance share their memory, as they never run at the same time.
+    All graphs of one instance share memory, because they never run at the same time.
     """
 
     def __init__(self) -> None:
@@ -69,17 +69,17 @@ class CudaGraphs:
     def __call__(self, step: Step) -> Step:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            # Libraries set themselves up in a first run, which may not be recorded.
+            # Libraries initialize in a first run, which must not be recorded.
             side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(stream)
             with torch.cuda.stream(side):
                 step()
             stream.wait_stream(side)
-            # Another thread may be loading or running another model meanwhile, and allocate.
+            # Another thread may load or run a model now, and allocate.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 results = step()
         finally:
-            torch.cuda.set_stream(stream)  # a capture that failed leaves its own behind
+            torch.cuda.set_stream(stream)  # a failed capture leaves its own stream current
 
         def replay() -> tuple[torch.Tensor, ...]:
             graph.replay()
@@ -89,11 +89,11 @@ class CudaGraphs:
 
 
 def compiled(step: Step) -> Step:
-    """A `Capture` by torch.compile, which takes tens of seconds. Raises SpecgenError."""
+    """A `Capture` by torch.compile. It takes tens of seconds. Raises SpecgenError."""
     fast = torch.compile(step, dynamic=False)
     try:
         with torch._dynamo.config.patch(recompile_limit=_COMPILATIONS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what it leaves as it is, complex numbers for one
+            warnings.simplefilter("ignore")  # it warns about what it cannot compile, such as complex numbers
             fast()
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -105,7 +105,7 @@ def compiled(step: Step) -> Step:
 
 
 def choose_capture(device: torch.device, *, compile_steps: bool) -> Callable[[], Capture] | None:
-    """What makes a capture for a device, None where steps are not to be static at all: on a CPU, unless compiled."""
+    """The constructor of captures for a device. None on a CPU without `compile_steps`: passes are not static there."""
     if device.type == "cuda":
         return _compiled_graphs if compile_steps else CudaGraphs
     if compile_steps:

@@ -1,4 +1,4 @@
-"""One layer of a Llama-like decoder, in about twenty tensor operations."""
+"""One layer of a Llama-like decoder, by torch or by fused kernels."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import RowBlock, attend
 from specgen.nn.lean.rope import rotate
 
-# More elements than these a CPU divides between threads, anywhere in a row, and the elements beside a division are
-# computed one by one, which rounds the exponentials of an activation differently.
+# torch divides more elements than these between threads, anywhere in a row. It computes the elements beside a division
+# one by one, and rounds their exponentials differently.
 _UNDIVIDED = 16383
 
 
@@ -35,7 +35,7 @@ def fused_kernels(device: torch.device) -> ModuleType | None:
 
 
 class Positions(Protocol):
-    """Where the rows of a forward pass stand, and how they attend."""
+    """The positions of the rows of a pass, and how these rows attend."""
 
     def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
         """Write keys and values to `cache` [2, kv_heads, positions, size]; the mixed values [rows, heads * size].
@@ -46,10 +46,10 @@ class Positions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TorchPositions:
-    """Rows at `count` new positions, computed with torch; more rows only fill up.
+    """Rows at `count` new positions, then padding, computed with torch.
 
-    `places` is the first of these positions, or all of them [count] in a pass whose positions only its device knows.
-    `rotation` complex64 [rows, 1, size / 2] turns queries and keys; None in a layer without positions.
+    places: the first position, or all positions, int64 [count], on an accelerator. rotation: complex64
+    [rows, 1, size / 2], multiplied with queries and keys; None in a layer without positions.
     """
 
     places: int | torch.Tensor
@@ -91,7 +91,7 @@ class FusedPositions:
 
 
 class Norm:
-    """RMS norm over the last dimension, in float32; like F.rms_norm, with fewer operations."""
+    """RMS norm over the last dimension, in float32. Fewer operations than F.rms_norm."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self._weight = weight
@@ -108,9 +108,9 @@ class Norm:
 
 
 class HeadNorm:
-    """The norms of queries and keys, which lie one after the other in [rows, heads + kv_heads, size]; in place.
+    """RMS norm of queries and keys [rows, heads + kv_heads, size], in place.
 
-    `split` None normalizes each head by itself; else the first `split` heads are one vector, the others another.
+    split: None normalizes each head. A number normalizes the first `split` heads as one vector, the rest as another.
     """
 
     def __init__(self, weight: torch.Tensor, eps: float, split: int | None) -> None:
@@ -128,14 +128,14 @@ class HeadNorm:
 
 
 def _inverse(values: torch.Tensor, over: int | tuple[int, int], eps: torch.Tensor) -> torch.Tensor:
-    """One over the root of the mean square, in float32."""
+    """1 / sqrt(mean square + eps), float32."""
     length = torch.linalg.vector_norm(values, 2, over, keepdim=True, dtype=torch.float32)
     return torch.addcmul(eps, length, length, value=length.numel() / values.numel()).rsqrt_()
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer's weights. A norm that the family does not have is None."""
+    """The weights of a layer. Norms that the family lacks are None."""
 
     architecture: Architecture
     before_attention: Norm | None
@@ -149,7 +149,7 @@ class Layer:
     after_mlp: Norm | None
 
     def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
-        """`hidden` [rows, hidden_size] after this layer, whose keys and values of new positions go into `cache`."""
+        """The states [rows, hidden_size] after this layer. Writes keys and values of new positions to `cache`."""
         rows = self.before_attention(hidden) if self.before_attention else hidden
         rows = self._attention(rows, cache, at)
         hidden = self._add(hidden, self.after_attention(rows) if self.after_attention else rows)

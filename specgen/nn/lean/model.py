@@ -1,4 +1,4 @@
-"""The lean decoder: Llama-like models without transformers, and with little between one kernel and the next."""
+"""The lean decoder: Llama-like models on a CPU, without transformers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,19 +13,19 @@ from specgen.nn.lean.layer import Positions, TorchPositions, fused_kernels
 from specgen.nn.lean.rope import Rope, Rotation
 from specgen.nn.lean.weights import Weights
 
-# Prompts are fed in pieces of this many tokens, which bounds what masks and activations take.
+# Tokens of a prompt pass. It bounds the memory of masks and activations.
 CHUNK = 256
-# So few tokens are not worth a pass of their own.
+# Prompt tokens that are fed with the scored tokens instead of in a pass of their own.
 _FEW = 8
-# The cache is first made for this many positions, and doubled when it is full.
+# Positions of the first cache. A full cache is doubled.
 FIRST = 512
 
 
 class LeanModel:
     """A `LanguageModel` on a CPU; nn/interface.py has the contract, static.py the model for other devices.
 
-    The logits of a position are the same, bit for bit, whatever the widths of the passes that fed it and the tokens
-    before it: see kernels/linear.py and attention.py.
+    The bits of a row of logits do not depend on the widths of the passes that fed its context: see kernels/linear.py
+    and attention.py.
     """
 
     can_verify = True
@@ -56,7 +56,7 @@ class LeanModel:
         self._fused = fused_kernels(placement.device)
 
     def keep_contexts(self, store: ContextStore) -> None:
-        """From now on keep other contexts too, in `store` beside the one in use; those kept before are let go."""
+        """From now on keep earlier contexts in `store`. Contexts in the former store are dropped."""
         self._store.clear(self._owner)
         self._store = store
 
@@ -76,24 +76,24 @@ class LeanModel:
 
     def _forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         self._cached, self._caches = self._store.choose(self._owner, tokens, self._cached, self._caches)
-        # Rolling back is this line: what lies in the cache behind it is overwritten before it is seen.
+        # This line rolls back: positions behind it are overwritten before any row sees them.
         self._cached = tokens.prefix(min(tokens.common_prefix(self._cached), len(tokens) - last))
         self._reserve(len(tokens))
-        # Rows that may be rejected are fed apart from the prompt, so that it is read alike with a draft and without.
+        # Rows that may be rejected are fed apart from the prompt, so that a draft does not change how it is read.
         settled = len(tokens) - last
         while len(tokens) - len(self._cached) > max(last, _FEW):
             self._feed(tokens.prefix(min(len(self._cached) + CHUNK, settled)), 0)
         return self._feed(tokens, last)
 
     def _feed(self, tokens: Tokens, last: int) -> torch.Tensor:
-        """Feed what the cache lacks of `tokens`, in one piece, and score the final `last` positions, if any."""
+        """Feed the uncached part of `tokens` in one pass, and score the final `last` positions."""
         start = len(self._cached)
         logits = self._compute(tokens.ids(start), start, last)
         self._cached = tokens
         return logits
 
     def _compute(self, ids: list[int], start: int, last: int) -> torch.Tensor:
-        """Feed `ids` from position `start` on, filled up to the least number of rows of a pass."""
+        """Feed `ids` from position `start` on, padded to the least number of rows of a pass."""
         count, least = len(ids), self._weights.rows
         ids += ids[-1:] * (least - count)
         hidden = self._layers(torch.tensor(ids, device=self._placement.device), self._positions(start, count, len(ids)))
@@ -113,7 +113,7 @@ class LeanModel:
         return self._weights.score(self._weights.norm(hidden))
 
     def _positions(self, start: int, count: int, rows: int) -> list[TorchPositions]:
-        """Where the rows stand, for each kind of layer."""
+        """The positions of the rows, for each kind of layer."""
         blocks = {window: mask.blocks(start, count, rows) for window, mask in self._masks.items()}
         rotations = {rope: table.at(start, start + rows) for rope, table in self._rotations.items()}
         return self._for_kinds(start, count, rotations, blocks)
@@ -139,7 +139,7 @@ class LeanModel:
         capacity = -(-max(length, FIRST, min(2 * capacity, self.context_length)) // BLOCK) * BLOCK
         shape = (2, architecture.kv_heads, capacity, architecture.head_size)
         for index in range(len(architecture.layers)):
-            # Zeros, because a masked value counts as nothing only where it is a number.
+            # Zeros, because a masked value must be finite: 0 * NaN is NaN.
             grown = torch.zeros(shape, dtype=self._placement.dtype, device=self._placement.device)
             if known:
                 grown[:, :, :known] = self._caches[index][:, :, :known]
