@@ -1,4 +1,4 @@
-"""Events shown to terminals, pipes and programs. The text goes to stdout, everything else to stderr."""
+"""Renderers: the text of events to stdout, everything else to stderr."""
 
 from collections.abc import Mapping
 from typing import TextIO
@@ -23,22 +23,21 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
     markdown: bool = False,
     about: Mapping[str, object] | None = None,
 ) -> Renderer:
-    """The renderer that fits `stdout` and `stderr`. It can show several answers, one after the other.
+    """The renderer for these streams. It can show several answers in sequence.
 
-    `json` writes JSON lines and no summary. `stream` false keeps the text back until the answer ends (in JSON: leaves
-    the steps out). `quiet` leaves nothing on stderr. `stats` shows the summary where stderr is no terminal, too;
-    `summary` says how long it is. `sources` colours text on a terminal by where it came from,
-    `thinking` shows what a model thinks aloud there, and `markdown` renders the text of a terminal that knows colours
-    and is not painted by source. `about` goes into JSON.
+    `json`: JSON lines and no summary. Without `stream`, the text appears when the answer ends; JSON omits the steps.
+    `quiet`: nothing on stderr. `stats`: a summary even if stderr is no terminal; `summary` is its length.
+    On a terminal, `sources` colours text by its source, `thinking` shows thinking, and `markdown` renders Markdown if
+    there are colours and no `sources`. `about` adds fields to `started` in JSON.
     """
     if json:
-        from specgen.render.jsonl import JsonLines  # noqa: PLC0415 - every --help passes here
+        from specgen.render.jsonl import JsonLines  # noqa: PLC0415 - not for --help
 
         progress = _progress_line(stderr, color) if can_draw(stderr) and not quiet else None
         return JsonLines(stdout, progress=progress, steps=stream, about=about)
     form: SummaryForm = summary if not quiet and (stats or is_terminal(stderr)) else "none"
     if is_terminal(stdout) or is_terminal(stderr):
-        # Imported here because rich costs 0.08 s, which a pipe need not pay.
+        # Imported here: rich takes 0.08 s, which a pipe does not need.
         from specgen.render.live import Live  # noqa: PLC0415
 
         return Live(
@@ -58,6 +57,6 @@ def make_renderer(  # noqa: PLR0913 - one keyword a flag
 
 
 def _progress_line(stderr: TextIO, color: ColorChoice) -> Renderer:
-    from specgen.render.progress import ProgressLine  # noqa: PLC0415 - rich again
+    from specgen.render.progress import ProgressLine  # noqa: PLC0415 - imports rich
 
     return ProgressLine(stderr, color=color)

@@ -1,4 +1,4 @@
-"""Text to the clipboard: by a tool of the platform, else by the terminal itself."""
+"""Copying text to the clipboard, by a tool of the platform or by the terminal."""
 
 import base64
 import os
@@ -11,21 +11,21 @@ from specgen.core.errors import SpecgenError
 from specgen.render.terminal import can_draw
 
 _TIMEOUT_S = 5
-# What xterm takes in one OSC 52, the least of the common terminals.
+# Limit of xterm for one OSC 52 sequence, the lowest of the common terminals.
 _OSC52_BYTES = 100_000
 _HINT = "write the text to a file instead, or install wl-clipboard, xclip or xsel"
 
 
 def copy(text: str, terminal: TextIO) -> str:
-    """Put `text` on the clipboard; returns by what it went, for a message.
+    """Copy `text` to the clipboard and return the name of the tool.
 
-    A tool of the platform is asked first; over SSH, or where there is none, `terminal` is, by OSC 52, which reaches
-    the clipboard of whoever sits at it but answers nothing. Raises SpecgenError where there is neither.
+    Tries the tools of the platform first. Without one, or over SSH, it sends OSC 52 to `terminal`, which reaches the
+    clipboard of the user but confirms nothing. Raises SpecgenError if neither works.
     """
     failure = ""
     for command in _tools():
         try:
-            # Some tools stay and serve the text: nobody may wait for their output.
+            # Some tools keep running to serve the text, so do not wait for their output.
             subprocess.run(
                 command,
                 input=text.encode("utf-8", "replace"),
@@ -39,7 +39,7 @@ def copy(text: str, terminal: TextIO) -> str:
             continue
         return command[0]
     if not can_draw(terminal):
-        raise SpecgenError(f"cannot copy: {failure}there is no terminal to ask", hint=_HINT)
+        raise SpecgenError(f"cannot copy: {failure}there is no terminal", hint=_HINT)
     data = base64.b64encode(text.encode("utf-8", "replace"))
     if len(data) > _OSC52_BYTES:
         raise SpecgenError(f"cannot copy: {failure}the text is too long for a terminal's clipboard", hint=_HINT)
@@ -49,10 +49,10 @@ def copy(text: str, terminal: TextIO) -> str:
 
 
 def _tools() -> list[list[str]]:
-    """The commands that may reach this user's clipboard, best first."""
+    """The commands that may reach the clipboard of this user, best first."""
     has = os.environ.get
     known = {
-        # tmux keeps OSC 52 of programs to itself unless told otherwise, and passes this on.
+        # tmux blocks OSC 52 of programs by default, but forwards its own buffer.
         ("tmux", "load-buffer", "-w", "-"): has("TMUX"),
         ("pbcopy",): sys.platform == "darwin" and not has("SSH_CONNECTION"),
         ("clip.exe",): sys.platform == "win32" or has("WSL_DISTRO_NAME"),

@@ -1,4 +1,4 @@
-"""Only the code of an answer: its first fenced block."""
+"""The first fenced code block of an answer, for --extract-code."""
 
 import re
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from dataclasses import replace
 from specgen.core.errors import NoCodeBlock
 from specgen.core.events import Event, Failed, Finished, Notice, Renderer, Span, Started, Step
 
-# As CommonMark has it, but for the indentation, which may be any: models put blocks into lists.
+# As in CommonMark, but with any indentation, since models put blocks into lists.
 _OPENING = re.compile(r"( *)(`{3,}(?=[^`]*$)|~{3,})")
 
 
 class FirstBlock:
-    """Shows a renderer the first fenced code block, line by line as each is whole, and nothing else of the text.
+    """Passes only the first fenced code block to a renderer, each line when it is complete.
 
-    `enough` is called when the block is closed: whoever generates need not go on. Where an answer ends without a
-    block, the renderer is shown a failure, and `missing` is the answer.
+    `enough` is called when the block is closed, so that generation can stop. If an answer has no block, the renderer
+    gets a failure, and `missing` is the answer.
     """
 
     def __init__(self, renderer: Renderer, enough: Callable[[], None] = lambda: None) -> None:
@@ -37,7 +37,7 @@ class FirstBlock:
                 event = Failed(NoCodeBlock("the answer has no code block"))
             else:
                 if not self._closed:
-                    self._renderer.show(Notice("the code block is not whole: the answer ended before it did"))
+                    self._renderer.show(Notice("the code block is incomplete: the answer ended inside it"))
                 event = replace(event, text=self.code)
         self._renderer.show(event)
 
@@ -57,7 +57,7 @@ class FirstBlock:
         self._code: list[str] = []
 
     def _cut(self, spans: tuple[Span, ...]) -> list[Span]:
-        """The code that became whole lines with `spans`; the start of a line may be that of a fence."""
+        """The code lines that `spans` completes. The start of a line waits, since it may be a fence."""
         cut: list[Span] = []
         for span in spans:
             if span.channel != "answer":
@@ -91,7 +91,7 @@ class FirstBlock:
 
 
 def _without_indent(line: list[Span], indent: int) -> list[Span]:
-    """`line` without `indent` spaces at its start, or as many as there are."""
+    """`line` without at most `indent` leading spaces."""
     text = "".join(span.text for span in line)
     drop = min(indent, len(text) - len(text.lstrip(" ")))
     left: list[Span] = []

@@ -1,4 +1,4 @@
-"""Where text has left the cursor, as far as that can be known without asking the terminal."""
+"""The cursor's column, followed without asking the terminal, and a status line below it."""
 
 import unicodedata
 from typing import TextIO
@@ -9,7 +9,7 @@ _TAB = 8
 
 
 def width(char: str) -> int | None:
-    """The columns that `char` takes on every terminal, or None where terminals differ (emoji, combining marks)."""
+    """The columns of `char` on every terminal, or None if terminals differ (emoji, combining marks)."""
     code = ord(char)
     if code < 0x300:
         return 1
@@ -21,8 +21,7 @@ def width(char: str) -> int | None:
 class Cursor:
     """Follows the cursor's column through the text of one answer, which begins in column 0.
 
-    A line with a character of uncertain width, or one on screen during a resize, makes the column a guess until the
-    next newline.
+    The column is uncertain after a character of uncertain width, or after a resize, until the next newline.
     """
 
     def __init__(self) -> None:
@@ -32,22 +31,22 @@ class Cursor:
 
     @property
     def in_line(self) -> bool:
-        """Whether the cursor stands behind text on its line."""
+        """Whether there is text before the cursor on its line."""
         return self._column > 0
 
     @property
     def is_free(self) -> bool:
-        """Whether the cursor surely stands before the right margin.
+        """Whether the cursor is certainly before the right margin.
 
-        At the margin a terminal holds the cursor on the last character until the next one comes. Any cursor movement
-        forgets that, and the next character would overwrite the last.
+        At the margin, a terminal keeps the cursor on the last character until the next one. A cursor movement cancels
+        that, and the next character would overwrite the last one.
         """
         return self._sure and (self._column == 0 or self._column < self._columns)
 
     def advance(self, text: str, columns: int) -> bool:
-        """Take in `text` (printable, newlines and tabs) on a terminal `columns` wide.
+        """Follow `text` (printable, newlines and tabs) on a terminal of `columns` columns.
 
-        True if the cursor surely stayed on its row, before the right margin.
+        True if the cursor certainly stayed on its row, before the right margin.
         """
         if columns != self._columns:
             self._sure = self._sure and self._column == 0
@@ -74,11 +73,11 @@ class Cursor:
 
 
 class StatusLine:
-    """A line drawn on `stream`, on the row below the cursor, or on the cursor's own row when `below` is false.
+    """A line on `stream`, on the row below the cursor (`below`) or on its own row.
 
-    Below, the cursor stays where the text left it: IND makes room for a row and scrolls where there is none, without
-    changing the column, and only then is the cursor saved, so that the saved place is still true when it is restored.
-    The caller draws only where Cursor.is_free, and erases before text leaves its row.
+    `below` keeps the cursor after the text. IND first makes a row, and scrolls if necessary, without changing the
+    column. Only then is the cursor saved, so that scrolling cannot invalidate the saved position. The caller draws only
+    if Cursor.is_free, and erases before text leaves its row.
     """
 
     def __init__(self, stream: TextIO, *, below: bool, color: bool) -> None:
@@ -89,7 +88,7 @@ class StatusLine:
         self.drawn = False
 
     def draw(self, text: str) -> None:
-        """Show `text`, which must be narrower than the terminal, instead of what was shown."""
+        """Replace the line by `text`, which must be narrower than the terminal."""
         self.drawn = True
         put(self._stream, f"{self._before}{dim(text, self._color)}{self._after}")
 

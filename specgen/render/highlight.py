@@ -1,10 +1,10 @@
-"""Code in colours, line by line as it comes."""
+"""Syntax highlighting of code, line by line."""
 
 from typing import Any
 
 from specgen.render.inline import Piece
 
-# How many lines before a line are read with it: enough for most strings and comments that go over lines.
+# Number of earlier lines that are lexed with a line. Enough for most strings and comments over several lines.
 _LINES = 60
 _STYLES = {
     "Comment": "2",
@@ -23,7 +23,7 @@ _STYLES = {
 
 
 class Highlighter:
-    """Colours the lines of one block of code in `language`; a language that nobody knows stays plain."""
+    """Colours the lines of one block of code in `language`. An unknown language stays plain."""
 
     def __init__(self, language: str) -> None:
         self._lexer: Any = _lexer(language.split(maxsplit=1)[0].strip("{}.")) if language.split() else None
@@ -46,16 +46,16 @@ class Highlighter:
 
 
 def _lexer(language: str) -> Any:
-    from pygments.lexers import get_lexer_by_name  # noqa: PLC0415 - 0.1 s that prose need not wait
+    from pygments.lexers import get_lexer_by_name  # noqa: PLC0415 - 0.1 s, only for code
 
     try:
         return get_lexer_by_name(language, stripnl=False)
-    except ValueError:  # ClassNotFound is one
+    except ValueError:  # ClassNotFound is a subclass
         return None
 
 
 def _style(kind: Any) -> str:
-    """The style of the nearest kind that has one."""
+    """The style of `kind`, or of its nearest parent with a style."""
     while kind:
         if style := _STYLES.get(".".join(kind)):
             return style

@@ -1,15 +1,15 @@
-"""The Markdown inside a line: emphasis, code, links, as pieces of text with a style."""
+"""Inline Markdown (emphasis, code, links) as pieces of styled text."""
 
 import re
 from typing import NamedTuple
 
 BOLD, ITALIC, CODE, STRUCK, LINK, DIM = "1", "3", "36", "9", "4", "2"
-# An opening mark without its end is taken for itself after so many characters.
+# Characters after which an opening mark without an end counts as plain text.
 _MOST_HELD = 200
 
 
 class Piece(NamedTuple):
-    """Text in a style (SGR codes, joined by semicolons). `indent` begins the rows that it is wrapped to."""
+    """Text in a style (SGR codes, joined by semicolons). `indent` begins each row after a wrap."""
 
     text: str
     style: str = ""
@@ -31,15 +31,15 @@ _INLINE = re.compile(
     re.VERBOSE,
 )
 _STYLES = {"strong": BOLD, "strong2": BOLD, "em": ITALIC, "em2": ITALIC, "struck": STRUCK}
-# What may begin markup whose end is still to come.
+# Possible start of markup that is not complete yet.
 _OPENING = re.compile(r"`|\*(?=[^\s*]|\*[^\s])|(?<!\w)_(?=\S)|~~(?=\S)|\[(?![^\]]*\][^(])|\\$")
 _SPECIAL = re.compile(r"[\\`*_~\[]")
 
 
 def inline(text: str, style: str = "", *, whole: bool = True) -> tuple[list[Piece], int]:
-    """The pieces of `text`, and how many of its characters they stand for.
+    """The pieces of `text`, and the number of its characters that they cover.
 
-    More of the line may follow unless it is `whole`: then what may be markup that is not complete yet is left out.
+    Unless `text` is the `whole` rest of the line, markup that may be incomplete is left out.
     """
     pieces: list[Piece] = []
     at = plain = 0

@@ -1,4 +1,4 @@
-"""Events for programs: one JSON object a line."""
+"""Events for programs: one JSON object per line."""
 
 import json
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from specgen.render.terminal import BIDI_CONTROLS
 
 SCHEMA = 1
 
-# JSON allows these raw, but readers take some for line ends and terminals obey others. They occur in strings alone,
-# where an escape means the same.
+# JSON allows these characters, but some readers split lines at them, and terminals obey others. They occur only in
+# strings, where an escape is equivalent.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029, *BIDI_CONTROLS)}
 
 
 class JsonLines:
-    """Every event but Progress as one line of JSON in UTF-8 on `stdout`, each with `type` and `schema`.
+    """Writes every event except Progress as one line of JSON in UTF-8, with `type` and `schema`.
 
-    `progress`, if given, shows Progress elsewhere. Without `steps` the text comes in `finished` alone.
-    `about` is what `started` has beside the event.
+    `progress` shows Progress elsewhere. Without `steps`, only `finished` has the text. `about` adds fields to
+    `started`.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class JsonLines:
 
 
 def json_line(fields: dict[str, object]) -> bytes:
-    """`fields` as one line of JSON in UTF-8, its newline included."""
+    """`fields` as one line of JSON in UTF-8, with its newline."""
     line = json.dumps(fields, ensure_ascii=False)
-    # A lone surrogate has no UTF-8; backslashreplace happens to write it as JSON would.
+    # A lone surrogate has no UTF-8. backslashreplace writes the same escape as JSON.
     return line.translate(_ESCAPES).encode("utf-8", "backslashreplace") + b"\n"
 
 

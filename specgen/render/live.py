@@ -1,4 +1,4 @@
-"""Events for a terminal: the text as it comes, a line with the figures below it, a summary after it."""
+"""Events on a terminal: the streamed text, a live line below it, and a summary after it."""
 
 from time import monotonic, sleep
 from typing import TextIO
@@ -21,17 +21,16 @@ from specgen.render.terminal import (
 )
 from specgen.render.text import TextOutput, appears_on_screen
 
-_REDRAW_S = 0.1  # a figure that changes faster cannot be read
-_READER_S = 0.02  # what a pipe's reader takes to show text on the terminal, generously
+_REDRAW_S = 0.1  # faster changes cannot be read
+_READER_S = 0.02  # time for a pipe's reader to show text on the terminal
 
 
 class Live:
     """For a terminal on `stdout`, `stderr` or both: text to `stdout`, everything else to `stderr`.
 
-    A terminal on stdout gets text that cannot drive it; a terminal on stderr gets progress, the live line and notices.
-    Notices that come while text is on the screen wait for its end. Without `stream` the text is written when the
-    answer ends, well or badly. `sources` colours text by where it came from, `thinking` and `markdown` see
-    make_renderer.
+    Text for a terminal is sanitized. A terminal on stderr gets progress, the live line and notices. Notices wait for
+    the end of text on the screen. Without `stream`, the text is written when the answer ends, after success or failure.
+    For `sources`, `thinking` and `markdown` see make_renderer.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword a flag
@@ -87,7 +86,7 @@ class Live:
                 self._end()
 
     def close(self) -> None:
-        """Erase what was drawn and end the text's line. May be called twice."""
+        """Erase what was drawn and end the line of the text. May be called twice."""
         self._progress.close()
         self._end()
 
@@ -107,7 +106,7 @@ class Live:
     def _step(self, step: Step) -> None:
         now = monotonic()
         self._stats = self._stats.add(step, now - self._began)
-        if self._read_by_other:  # draw where the last step's text has long arrived, not where this one's is on its way
+        if self._read_by_other:  # draw before this text is on its way to the terminal
             self._refresh(now)
             self._text.write(step.spans)
         else:

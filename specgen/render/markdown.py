@@ -1,8 +1,7 @@
-"""Markdown as it streams, to pieces of styled text that never have to be taken back.
+"""Streamed Markdown as pieces of styled text that never change afterwards.
 
-Nothing that is out changes again: what may turn out to be something else (half a word of bold, a table) is held back
-until it is certain. So there is no screen to redraw, and neither a resize nor an answer taller than the screen can
-lose a line.
+Text that may become markup (half a bold word, a table) is held back until it is certain. So nothing is redrawn, and
+neither a resize nor an answer taller than the screen loses a line.
 """
 
 import re
@@ -19,18 +18,18 @@ _HEADING = re.compile(r"\s{0,3}(#{1,6})\s+(?=\S)")
 _QUOTE = re.compile(r"\s{0,3}>\s?")
 _BULLET = re.compile(r"(\s*)[-*+]\s+(?=\S)")
 _NUMBER = re.compile(r"(\s*)(\d{1,9}[.)])\s+(?=\S)")
-# The start of a line that may still become a fence, a rule, a heading, a list or a table.
+# The start of a line that may become a fence, a rule, a heading, a list or a table.
 _UNDECIDED = re.compile(r"\s*(#{1,6}|>|[-*_+]{0,3}|\d{0,9}[.)]?|`{1,2}|~{1,2}|(`{3,}|~{3,}).*|\|.*)\s*$", re.DOTALL)
 _RULE_COLUMNS = 40
 
 
 class MarkdownStream:
-    """Takes text as it comes; what is certain comes out as pieces, the rest waits in `tail`, as the model wrote it."""
+    """Turns streamed text into pieces. `tail` holds the uncertain rest, as the model wrote it."""
 
     def __init__(self, columns: Callable[[], int]) -> None:
         self._columns = columns
         self.tail = ""
-        self._begun = False  # whether the line's first piece is out
+        self._begun = False  # whether the first piece of the line is out
         self._style = self._indent = ""
         self._fence = ""
         self._code = Highlighter("")
@@ -45,15 +44,15 @@ class MarkdownStream:
         return out + self._part()
 
     def end(self) -> list[Piece]:
-        """Everything that was held back."""
+        """The pieces of all text that was held back."""
         line, self.tail = self.tail, ""
         out = self._whole(line) if line or self._begun else []
         if out and out[-1] == _NEWLINE:
-            del out[-1]  # the model wrote none
+            del out[-1]  # the model wrote no newline
         return out + self._end_table()
 
     def _whole(self, line: str) -> list[Piece]:
-        """The pieces of a line that has ended, from what is not out yet of it."""
+        """The pieces of the rest of a line that has ended."""
         if self._fence:
             return self._code_line(line)
         if self._begun:
@@ -66,7 +65,7 @@ class MarkdownStream:
         return [*self._end_table(), *self._block(line)]
 
     def _block(self, line: str) -> list[Piece]:
-        """The pieces of a whole line that is neither code nor a table."""
+        """The pieces of a whole line outside of code and tables."""
         if fence := _FENCE.match(line):
             self._fence, self._code = fence[1], Highlighter(fence[2])
             return [Piece(line, DIM, wraps=False), _NEWLINE]
@@ -76,7 +75,7 @@ class MarkdownStream:
         return [*opening, *self._inline(rest), self._end_line()]
 
     def _part(self) -> list[Piece]:
-        """What is certain of the line that has not ended."""
+        """The certain pieces of a line that has not ended."""
         if self._fence:
             return []
         out: list[Piece] = []
@@ -86,14 +85,14 @@ class MarkdownStream:
             opening, self.tail = self._open(self.tail)
             out = [*self._end_table(), *opening]
             self._begun = True
-        # A word that is not complete may still end the markup that seems to end before it.
+        # The next character may extend markup that seems to end here. So take only complete words.
         words = re.match(r".*[\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]", self.tail, re.DOTALL)
         pieces, used = inline(words[0] if words else "", self._style, whole=False)
         self.tail = self.tail[used:]
         return out + [piece._replace(indent=self._indent) for piece in pieces]
 
     def _open(self, line: str) -> tuple[list[Piece], str]:
-        """What a line begins with, and the rest of it; settles its style and indent."""
+        """The pieces of the block markup that begins a line, and its rest. Sets the style and the indent."""
         self._style = self._indent = ""
         if heading := _HEADING.match(line):
             self._style = f"{BOLD};{LINK}" if len(heading[1]) == 1 else BOLD
@@ -132,7 +131,7 @@ class MarkdownStream:
         return table(lines, self._columns() - 1)
 
     def _plain_table(self) -> list[Piece]:
-        """Lines that looked like a table and are none."""
+        """Lines that looked like a table, as plain lines."""
         lines: Sequence[str]
         lines, self._table = self._table, []
         return [piece for line in lines for piece in (*inline(line)[0], _NEWLINE)]

@@ -1,4 +1,4 @@
-"""Markdown on a terminal: pieces wrapped at words, and below no line that would have to be drawn again."""
+"""Rendered Markdown on a terminal, wrapped at words."""
 
 import copy
 import re
@@ -12,16 +12,18 @@ from specgen.render.markdown import MarkdownStream
 from specgen.render.terminal import columns, put, sanitize
 from specgen.render.text import THINKING, TextOutput
 
-# Blanks, a wide character (a line may end behind each), or a word.
+# Blanks, a wide character (a line may break after it), or a word.
 _WIDE = r"\u2e80-\u9fff\uac00-\ud7af\uff00-\uff60"
 _WORDS = re.compile(rf"\n|[^\S\n]+|[{_WIDE}]|[^\s{_WIDE}]+")
-# Rows this narrow are not indented.
+# Rows of a terminal of this many columns or fewer are not indented.
 _NARROW = 20
 
 
 class MarkdownOutput(TextOutput):
-    """Writes Markdown rendered. What is out stays as it is; behind it stands the tail, what is not certain yet as the
-    model wrote it, as far as it surely fits the cursor's row. Only the tail is ever erased.
+    """Writes rendered Markdown. Certain text never changes.
+
+    The tail after it is uncertain text, as the model wrote it, as far as it certainly fits the row. Only the tail is
+    erased.
     """
 
     def __init__(self, *where: Any, **how: Any) -> None:
@@ -35,7 +37,7 @@ class MarkdownOutput(TextOutput):
 
     def _reset(self) -> None:
         self._markdown = MarkdownStream(lambda: columns(self._screen))
-        self._written = Cursor()  # where what is certain ends
+        self._written = Cursor()  # the end of the certain text
         self._column = 0
         self._word: list[Piece] = []
         self._blank = ""
@@ -44,7 +46,7 @@ class MarkdownOutput(TextOutput):
         self._thought = ""
 
     def suspend(self) -> None:
-        """Erase the tail; it is written again with what follows."""
+        """Erase the tail. It is written again with the next text."""
         if self._tail:
             put(self._stdout, self._erase(columns(self._screen)))
         super().suspend()
@@ -72,7 +74,7 @@ class MarkdownOutput(TextOutput):
         self._show([*rest, *self._markdown.end()], last=True)
 
     def _show(self, pieces: list[Piece], *, last: bool = False) -> None:
-        """Write `pieces` in place of the tail, and the new tail behind them."""
+        """Replace the tail by `pieces` and the new tail."""
         across = columns(self._screen)
         out = _Row(across, self._written, self._column)
         for piece in pieces:
@@ -91,7 +93,7 @@ class MarkdownOutput(TextOutput):
         self.cursor, self._tail, self._tail_columns = cursor, tail, across
 
     def _erase(self, across: int) -> str:
-        """Takes the tail away; where the terminal has grown narrower than its row, it stays, on a row of its own."""
+        """The codes that erase the tail. If the terminal became narrower than its row, the tail stays."""
         if not self._tail:
             return ""
         if across < self._tail_columns and self._column + len(self._tail) >= across:
@@ -117,7 +119,7 @@ class MarkdownOutput(TextOutput):
                 self._word.append(piece._replace(text=part))
 
     def _end_word(self, out: "_Row") -> None:
-        """Write the word so far, on the next row where it does not fit this one."""
+        """Write the current word, on the next row if it does not fit this one."""
         if not self._word:
             return
         needed = sum(cell_len(piece.text) for piece in self._word)
@@ -132,7 +134,7 @@ class MarkdownOutput(TextOutput):
         self._word = []
 
     def _fitting(self, out: "_Row") -> str:
-        """As much of what is not certain yet as surely fits the rest of the row."""
+        """The part of the uncertain text that certainly fits the rest of the row."""
         held = self._blank + "".join(piece.text for piece in self._word) + self._markdown.tail.expandtabs()
         room = out.columns - 1 - out.column
         if not out.cursor.is_free or room <= 0:
@@ -142,7 +144,7 @@ class MarkdownOutput(TextOutput):
 
 
 class _Row:
-    """Text on its way out, and where it leaves the cursor."""
+    """Text to write, and the cursor after it."""
 
     def __init__(self, across: int, cursor: Cursor, column: int) -> None:
         self.columns = across

@@ -1,4 +1,4 @@
-"""Events for pipes and files: the text, byte for byte, and nothing drawn."""
+"""Events in pipes and files: the exact bytes of the text, and no drawing."""
 
 from typing import TextIO
 
@@ -8,9 +8,9 @@ from specgen.render.terminal import dim, put, put_exact
 
 
 class Plain:
-    """Text to `stdout` as UTF-8, notices and the summary to `stderr`.
+    """Writes text to `stdout` as UTF-8, notices and the summary to `stderr`.
 
-    Without `stream` the text is written when the answer ends, well or badly. `color` is for stderr alone.
+    Without `stream`, the text is written when the answer ends, after success or failure. `color` applies to stderr.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Plain:
                 self._started = None
 
     def close(self) -> None:
-        """Nothing was changed that would have to be put back."""
+        """Does nothing: there is nothing to restore."""
 
     def _release(self) -> None:
         text = "".join(self._held)

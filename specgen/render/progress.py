@@ -1,4 +1,4 @@
-"""Slow work shown on a terminal: a bar that knows how far it is, or a spinner; in a pipe only the notices."""
+"""Progress of slow work on a terminal, as a bar or a spinner; in a pipe only notices."""
 
 from typing import TextIO
 
@@ -28,7 +28,7 @@ _HOUR = 3600.0  # rich forgets samples after 30 s, and a record may take longer
 
 
 class _WhenKnown(ProgressColumn):
-    """Another column, shown only for work whose size is known."""
+    """A column that is shown only for work of known size."""
 
     def __init__(self, column: ProgressColumn) -> None:
         super().__init__(Column(no_wrap=True))
@@ -39,7 +39,7 @@ class _WhenKnown(ProgressColumn):
 
 
 class _Amount(DownloadColumn):
-    """The bytes so far, of the bytes in all where that is known."""
+    """The bytes so far, with the total if it is known."""
 
     def render(self, task: Task) -> Text:
         if task.total is not None:
@@ -48,12 +48,11 @@ class _Amount(DownloadColumn):
 
 
 class ProgressLine:
-    """Shows Progress and Notice events on `stream`, usually stderr. Nothing stays of the progress afterwards.
+    """Shows Progress and Notice events on `stream`, usually stderr. Ignores other events.
 
-    On a terminal it is one line: a bar with amount and rate, or a spinner where the size is unknown. It goes with
-    done == total, with close(), or when another piece of work begins. Elsewhere Progress shows nothing. A Notice is the
-    line `specgen: <text>` everywhere. Other events show nothing. Close it before anything else writes to the
-    terminal; it opens again by itself.
+    On a terminal, Progress is one line: a bar with amount and rate, or a spinner if the size is unknown. The line
+    disappears with done == total, with close(), or with other work. Elsewhere, Progress shows nothing. A Notice is a
+    line `specgen: <text>`. Close it before anything else writes to the terminal; it opens again by itself.
     """
 
     def __init__(self, stream: TextIO, *, color: ColorChoice = "auto") -> None:
@@ -113,15 +112,15 @@ class ProgressLine:
             *([_WhenKnown(TimeRemainingColumn(compact=True))] if wide else []),
             console=console,
             transient=True,
-            redirect_stdout=False,  # text must reach stdout itself, not a proxy that redraws it
+            redirect_stdout=False,  # text goes to stdout itself, not to a proxy
             redirect_stderr=False,
         )
 
 
 class RecordBar:
-    """A bar on `stream` over `total` records, None where nobody knows. It draws nothing where there is no terminal.
+    """A bar over `total` records (None: unknown) with the time left. It draws only on a terminal.
 
-    close() erases it, and the next show() brings it back: close it before anything else writes to the terminal.
+    Close it before anything else writes to the terminal. The next show() draws it again.
     """
 
     def __init__(self, stream: TextIO, total: int | None, done: int) -> None:
@@ -143,7 +142,7 @@ class RecordBar:
             *([TimeRemainingColumn(compact=True), TextColumn("left")] if known else []),
             console=console,
             transient=True,
-            refresh_per_second=1,  # drawing takes time from decoding
+            refresh_per_second=1,  # drawing costs decoding time
             speed_estimate_period=_HOUR,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -151,7 +150,7 @@ class RecordBar:
         self._bars.add_task("", total=total, completed=done)
 
     def show(self, done: int, tokens_per_second: float) -> None:
-        """`done` records have their result."""
+        """Draw `done` finished records."""
         if self._bars is not None:
             speed = f"{tokens_per_second:.1f} tok/s" if tokens_per_second else ""
             self._bars.update(self._bars.task_ids[0], completed=done, description=speed)

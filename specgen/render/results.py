@@ -1,4 +1,4 @@
-"""The results of `specgen map`: one line a record, and what all of them took."""
+"""Results of `specgen map`, one line per record, and their totals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ ADDED = ("output", "partial", "seed", "stats", "error", "record")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A record's `fields` and its answer, or the `error` that it got instead; `seed` is None where nothing is drawn."""
+    """The `fields` of a record with its answer, or with its `error`. `seed` is None without sampling."""
 
     fields: Mapping[str, Any]
     finished: Finished | None = None
@@ -22,7 +22,7 @@ class Result:
     seed: int | None = None
 
     def as_json(self) -> bytes:
-        """The fields of the record with `output` and `stats` added, or `error`, and `partial` where it was cut."""
+        """The fields of the record with `output` and `stats`, or with `error`, and `partial` for a cut answer."""
         added: dict[str, object] = {name: value for name, value in self.fields.items() if name not in ADDED}
         if hidden := {name: value for name, value in self.fields.items() if name in ADDED}:
             added["record"] = hidden
@@ -36,7 +36,7 @@ class Result:
         return json_line(added)
 
     def as_text(self) -> bytes:
-        """The answer in one line, so that line N answers record N: line breaks are spaces, an error is empty."""
+        """The answer on one line, so that line N answers record N. Line breaks become spaces; an error is empty."""
         text = self.finished.text if self.finished and not self.error else ""
         lines = [line.strip() for line in text.replace("\r", "\n").split("\n")]
         return " ".join(line for line in lines if line).encode("utf-8", "replace") + b"\n"
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass
 class Totals:
-    """What the records so far took together. `skipped` ones had their results already."""
+    """Totals of the records so far. `skipped` records had results already."""
 
     skipped: int = 0
     answered: int = 0
@@ -61,12 +61,12 @@ class Totals:
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens over the time of their rounds, prompts included."""
+        """Generated tokens per second of all answers, prefill included."""
         seconds = sum(each.elapsed_s for each in self.stats)
         return sum(each.generated_tokens for each in self.stats) / seconds if seconds else 0.0
 
     def summary(self, seconds: float) -> str:
-        """The exit summary, `seconds` after the first record was read."""
+        """The final summary, `seconds` after the first record was read."""
         counts = {"answered": self.answered, "failed": self.failed, "skipped": self.skipped}
         named = [f"{count} {name}" for name, count in counts.items() if count or name == "answered"]
         parts = [f"{', '.join(named)} in {seconds:.1f} s"]

@@ -1,4 +1,4 @@
-"""What a run gained, in a few words: the live line, and the summary after the text."""
+"""Statistics in words: the live line, and the summary after the text."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from specgen.core.events import Drafted, Finished, LoadedModel, Reason, Source, 
 SummaryForm = Literal["full", "short", "none"]
 
 _SEPARATOR = " · "
-_POSITIONS = 8  # what a lookup drafts beyond is too seldom to say a share of
+_POSITIONS = 8  # later positions are too rare for a rate
 _STOPPED: dict[Reason, str] = {
     "length": "stopped at the token limit",
     "context": "stopped: the context is full",
@@ -18,16 +18,16 @@ _STOPPED: dict[Reason, str] = {
 
 
 def live_line(stats: Stats, drafter: str, columns: int) -> str:
-    """The run so far in one line that is narrower than `columns`; what does not fit is left out."""
+    """The statistics so far on one line narrower than `columns`. Omits what does not fit."""
     parts = [*_in_short(stats, drafter), *([drafter] if drafter != "none" else [])]
     return _fold(parts, columns - 1)[0][: columns - 1]
 
 
 def summary(started: Started | None, finished: Finished, form: SummaryForm, columns: int | None = None) -> str:
-    """The closing summary, each line with its newline; "" for the form none.
+    """The summary after an answer, each line with its newline; "" for the form none.
 
-    Short is the speed and the acceptance; full adds where tokens and time went, the models and the seed of a sampled
-    run. Lines break between figures to fit `columns`; None is as wide as it takes.
+    short: speed and acceptance. full: also the distribution of tokens and time, the models, and the seed of a sampled
+    run. Lines break between figures to fit `columns`, unless that is None.
     """
     if form == "none":
         return ""
@@ -47,7 +47,7 @@ def summary(started: Started | None, finished: Finished, form: SummaryForm, colu
 
 
 def _in_short(stats: Stats, drafter: str) -> list[str]:
-    """The figures in few words: `length` is the mean acceptance length."""
+    """The main figures. `length` is the mean acceptance length."""
     tokens = _count(stats.generated_tokens, "token")
     return [tokens, *_speed(stats), *_speed_up(stats, drafter), *_acceptance(stats, drafter, "length")]
 
@@ -65,14 +65,14 @@ def _speed(stats: Stats) -> list[str]:
 
 
 def _speed_up(stats: Stats, drafter: str) -> list[str]:
-    """Against plain decoding; nothing where nothing is drafted or nothing was measured to compare with."""
+    """The speed-up over plain decoding; empty without drafting or without a measured plain round."""
     if drafter == "none" or stats.speed_up is None:
         return []
     return [f"{'~' if stats.speed_up_is_estimate else ''}{stats.speed_up:.1f}x"]
 
 
 def _acceptance(stats: Stats, drafter: str, length: str) -> list[str]:
-    """`length` is what to call the mean acceptance length."""
+    """The acceptance figures. `length` is the label of the mean acceptance length."""
     if drafter == "none" or not stats.rounds:
         return []
     if not stats.drafted_tokens:
@@ -81,7 +81,7 @@ def _acceptance(stats: Stats, drafter: str, length: str) -> list[str]:
 
 
 def _positions(stats: Stats) -> list[str]:
-    """Acceptance by what drafted and by position in the round."""
+    """Acceptance by source and by position in the round."""
     parts = [f"{source} {_share(each.accepted / each.drafted)} of {each.drafted}" for source, each in _drafted(stats)]
     if shares := stats.acceptance_by_position[:_POSITIONS]:
         parts.append(f"by position {' '.join(f'{100 * share:.0f}' for share in shares)} %")
@@ -93,7 +93,7 @@ def _drafted(stats: Stats) -> list[tuple[Source, Drafted]]:
 
 
 def _rounds(stats: Stats, drafter: str) -> list[str]:
-    """How many rounds accepted how many tokens, what was in vain, and where the time went."""
+    """Histogram of accepted lengths, rejected tokens, and shares of time."""
     if drafter == "none" or not stats.elapsed_s:
         return []
     parts = [f"accept lengths {' '.join(counts)}"] if (counts := _histogram(stats.accepted_lengths)) else []
@@ -105,7 +105,7 @@ def _rounds(stats: Stats, drafter: str) -> list[str]:
 
 
 def _histogram(counts: Sequence[int]) -> list[str]:
-    """`length:rounds`, long lengths by octaves; what never was is left out."""
+    """`length:rounds` for each length that occurred. Lengths above 4 are grouped by octaves."""
     octaves: dict[str, int] = {}
     for length, count in enumerate(counts):
         first = 1 << ((length - 1).bit_length() - 1) if length > 4 else 0
@@ -133,7 +133,7 @@ def _model(model: LoadedModel) -> str:
 
 
 def _fold(parts: list[str], columns: int | None) -> list[str]:
-    """`parts` joined into as few lines as fit; a part that is too wide alone begins a line and breaks at spaces."""
+    """`parts` joined into as few lines as possible. A part wider than a line breaks at spaces."""
     lines: list[str] = []
     for part in parts:
         if lines and (columns is None or len(lines[-1]) + len(_SEPARATOR) + len(part) <= columns):

@@ -1,4 +1,4 @@
-"""Markdown tables, laid out when they are complete."""
+"""Layout of complete Markdown tables."""
 
 import io
 import re
@@ -23,12 +23,12 @@ _STYLES = {
 
 
 def is_delimiter(line: str) -> bool:
-    """Whether `line` is what stands below a table's header."""
+    """Whether `line` is the delimiter row below a table's header."""
     return re.fullmatch(r"[\s|:-]*-[\s|:-]*", line) is not None
 
 
 def table(lines: Sequence[str], columns: int) -> list[Piece]:
-    """The table of `lines`, at most `columns` wide: the header, the delimiter, the rows."""
+    """The table of `lines` (header, delimiter, rows), at most `columns` wide."""
     header, delimiter, *rows = [_cells(line) for line in lines]
     laid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for at in range(max(map(len, (header, *rows)))):

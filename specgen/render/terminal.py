@@ -1,4 +1,4 @@
-"""What a stream is and can do: a terminal, its width, its colours, its characters."""
+"""Properties of streams (terminal, width, colours), and safe text for them."""
 
 import os
 import stat
@@ -10,12 +10,12 @@ ColorChoice = Literal["auto", "always", "never"]
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody sits at `stream`; a closed one, which Python may have as None, is no terminal."""
+    """Whether `stream` is a terminal. A closed stream, which Python may represent by None, is none."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def is_pipe(stream: TextIO) -> bool:
-    """Whether another program reads `stream`; what it shows, if anything, may be on the user's terminal."""
+    """Whether `stream` is a pipe. Its reader may show the text on the user's terminal."""
     try:
         return stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode)
     except (OSError, ValueError):
@@ -23,12 +23,12 @@ def is_pipe(stream: TextIO) -> bool:
 
 
 def can_draw(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal that understands cursor codes."""
+    """Whether `stream` is a terminal with cursor codes."""
     return is_terminal(stream) and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 
 def wants_color(stream: TextIO, choice: ColorChoice) -> bool:
-    """Whether to colour what is written to `stream`. NO_COLOR beats FORCE_COLOR, an explicit choice beats both."""
+    """Whether to colour text for `stream`. An explicit choice precedes NO_COLOR, which precedes FORCE_COLOR."""
     if choice != "auto":
         return choice == "always"
     if os.environ.get("NO_COLOR"):
@@ -37,7 +37,7 @@ def wants_color(stream: TextIO, choice: ColorChoice) -> bool:
 
 
 def columns(stream: TextIO) -> int:
-    """The width of the terminal behind `stream`, 80 where it cannot be told."""
+    """The width of the terminal `stream`, 80 if unknown."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):
@@ -62,7 +62,7 @@ def dim(text: str, color: bool) -> str:
 
 
 def put(stream: TextIO, text: str) -> None:
-    """Write `text` at once; characters that the stream's encoding lacks are replaced, never an error."""
+    """Write `text` and flush. Replaces characters that the encoding of the stream lacks."""
     encoding = stream.encoding or "utf-8"
     try:
         text.encode(encoding)
@@ -73,18 +73,18 @@ def put(stream: TextIO, text: str) -> None:
 
 
 def put_exact(stream: TextIO, text: str) -> None:
-    """Write `text` at once as UTF-8, whatever the stream's encoding and newlines. Raises BrokenPipeError."""
+    """Write `text` as UTF-8 without newline translation, and flush. Raises BrokenPipeError."""
     stream.buffer.write(text.encode("utf-8", "replace"))
     stream.buffer.flush()
 
 
-# Overrides and isolates reorder the text around them, so that it reads differently from what it says (Trojan Source).
+# Overrides and isolates reorder the text around them, so that it misleads the reader (Trojan Source).
 BIDI_CONTROLS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 
 
 def _visible(code: int) -> str:
     if code < 0x20:
-        return chr(0x2400 + code)  # the Control Pictures block mirrors C0
+        return chr(0x2400 + code)  # the block Control Pictures mirrors C0
     if code == 0x7F:
         return "\u2421"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
@@ -97,9 +97,9 @@ _TABLE = {code: _visible(code) for code in (*_CONTROLS, *BIDI_CONTROLS)} | dict.
 
 
 def sanitize(text: str) -> str:
-    """`text` with every control character but newline and tab made visible, and everything else untouched.
+    """`text` with visible control characters, except newline and tab.
 
-    ESC becomes U+241B (␛), C1 controls and bidi overrides become `\\x9b` and `\\u202e`, a lone surrogate becomes
-    U+FFFD. `\\r\\n` is a newline; any other `\\r` is shown, because it would let text overwrite what stands before it.
+    ESC becomes U+241B (␛). C1 controls and bidi overrides become `\\x9b` and `\\u202e`. A lone surrogate becomes
+    U+FFFD. `\\r\\n` becomes a newline; another `\\r` becomes visible, because it would overwrite the text before it.
     """
     return text.replace("\r\n", "\n").translate(_TABLE)

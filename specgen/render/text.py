@@ -1,4 +1,4 @@
-"""Model text on its way to stdout: made safe and coloured on a terminal, byte for byte elsewhere."""
+"""Output of model text: sanitized and coloured on a terminal, exact bytes elsewhere."""
 
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -13,11 +13,10 @@ _LEGEND: tuple[Source, ...] = ("draft", "lookup", "forced", "corrected", "bonus"
 
 
 class TextOutput:
-    """Writes the text of one answer after the other to `stdout`, and follows the cursor while it does.
+    """Writes the text of answers to `stdout` and follows the cursor.
 
-    Without `stream` the text is written by end(). `screen` is the terminal that the text may appear on; `make_room`
-    is called before text that does not surely stay on the cursor's row. `thinking` shows what a model thinks aloud, on
-    a terminal alone.
+    Without `stream`, end() writes the text. `screen` is the terminal that may show the text. `make_room` is called
+    before text that may leave the row of the cursor. `thinking` shows thinking, only on a terminal.
     """
 
     def __init__(
@@ -49,9 +48,9 @@ class TextOutput:
             self._release()
 
     def end(self) -> bool:
-        """Write what was held back, end the last line on a terminal, be ready for the next answer.
+        """Write the text that was held back, and end the last line on a terminal.
 
-        True if a pipe's reader may have left the cursor behind the text.
+        True if the reader of a pipe may have left the cursor after the text.
         """
         self._release()
         self._finish()
@@ -62,7 +61,7 @@ class TextOutput:
         return line_is_open
 
     def suspend(self) -> None:
-        """Continue in column 0: another program has the terminal meanwhile."""
+        """Continue in column 0, since another program gets the terminal."""
         self.cursor = Cursor()
 
     def _release(self) -> None:
@@ -75,7 +74,7 @@ class TextOutput:
         self._put("".join(text for text, _ in safe), "".join(self._paint(text, span) for text, span in safe))
 
     def _finish(self) -> None:
-        """Write what waits for text that will not come."""
+        """Write a carriage return that was held back."""
         if self._carriage_return:
             self._put(sanitize(self._carriage_return), sanitize(self._carriage_return))
             self._carriage_return = ""
@@ -91,7 +90,7 @@ class TextOutput:
             put_exact(self._stdout, painted)
 
     def _sanitize(self, text: str) -> str:
-        """Holds back a final carriage return: its newline may come with the next text."""
+        """Sanitized `text`. Holds back a final carriage return, since its newline may be next."""
         text = self._carriage_return + text
         self._carriage_return = "\r" if text.endswith("\r") else ""
         return sanitize(text.removesuffix("\r"))
@@ -105,10 +104,10 @@ class TextOutput:
 
 
 def legend(color: bool) -> str:
-    """The sources of text, each painted as its text is."""
+    """The sources of text, each in its colour."""
     return ", ".join(f"\x1b[{_SOURCES[source]}m{source}\x1b[0m" if color else source for source in _LEGEND)
 
 
 def appears_on_screen(stdout: TextIO) -> bool:
-    """Whether text written to `stdout` may show on the user's terminal: tee and cat put a pipe's text there."""
+    """Whether text may appear on the user's terminal. For a pipe, tee and cat put it there."""
     return is_terminal(stdout) or is_pipe(stdout)

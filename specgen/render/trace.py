@@ -1,4 +1,4 @@
-"""Every round written down: a file of JSON lines beside what a renderer shows."""
+"""Trace of every round as JSON lines in a file, for --trace."""
 
 import contextlib
 import json
@@ -10,15 +10,17 @@ from typing import BinaryIO, Self
 
 from specgen.core.errors import BadFile, SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Renderer, Started, Step
+from specgen.core.files import resolved
+from specgen.core.words import reason
 
 SCHEMA = 1
 
 
 class Trace:
-    """A file that every round is appended to, at once; None writes nothing.
+    """Appends every round to a file; None writes nothing.
 
-    What the file holds already stays. It is opened by the constructor, which raises BadFile. Where writing fails later,
-    the answer goes on without it, and leaving the context raises BadFile.
+    The constructor opens the file and raises BadFile. If writing fails later, the answer continues, and leaving the
+    context raises BadFile.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -29,11 +31,10 @@ class Trace:
         self._began = 0.0
         if path is not None:
             try:
-                self._file = path.expanduser().open("ab")
-            except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user there is not
-                reason = getattr(error, "strerror", None) or error
+                self._file = resolved(path).open("ab")
+            except OSError as error:
                 raise BadFile(
-                    f"cannot write a trace to {path}: {reason}", hint="check the path and its permissions"
+                    f"cannot write a trace to {path}: {reason(error)}", hint="check the path and its permissions"
                 ) from error
 
     def __enter__(self) -> Self:
@@ -43,16 +44,16 @@ class Trace:
         self._close()
         if self._failure is not None and not isinstance(error, SpecgenError | KeyboardInterrupt):
             raise BadFile(
-                f"the trace in {self._path} is not whole: {self._failure.strerror}",
-                hint="the text is; make room, or trace to another file",
+                f"the trace in {self._path} is incomplete: {reason(self._failure)}",
+                hint="the text is complete; free disk space, or trace to another file",
             ) from self._failure
 
     def along(self, renderer: Renderer) -> Renderer:
-        """`renderer`, with every event that it shows written down, too."""
+        """`renderer`, with a trace of every event."""
         return _TracingRenderer(renderer, self) if self._path is not None else renderer
 
     def write(self, event: Event) -> None:
-        """Write down one event; Progress is none of the trace's business."""
+        """Write one event, except Progress."""
         match event:
             case Started():
                 self._answer, self._round, self._began = self._answer + 1, 0, time.perf_counter()
@@ -84,7 +85,7 @@ class Trace:
     def _close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            with contextlib.suppress(OSError):  # it flushes what it could not write before
+            with contextlib.suppress(OSError):  # closing flushes, and fails again
                 file.close()
 
 
@@ -102,7 +103,7 @@ class _TracingRenderer:
 
 
 def _round(step: Step) -> dict[str, object]:
-    """`picked` is the target's own token, None where an end or a stop string cut the round before it."""
+    """`picked` is the target's own token; None if an end token or a stop string came first."""
     return {
         "proposed": [
             {"source": source, "token": token}

@@ -87,7 +87,7 @@ def test_a_block_that_is_cut_is_shown_and_said_to_be() -> None:
     assert block.missing is None
     assert not enough
     (notice,) = [event for event in shown.events if isinstance(event, Notice)]
-    assert "not whole" in notice.text
+    assert "incomplete" in notice.text
 
 
 def test_without_a_block_nothing_is_shown_and_nothing_lost() -> None:

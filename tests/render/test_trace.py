@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_opened_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.skipif(not FULL.exists(), reason="no full device here")
 def test_a_full_disk_costs_the_trace_and_not_the_text() -> None:
     out = Pipe()
-    with pytest.raises(BadFile, match="the trace in /dev/full is not whole: No space left"):
+    with pytest.raises(BadFile, match="the trace in /dev/full is incomplete: No space left"):
         show_all(FULL, out, run("all of it"))
     assert out.written == b"all of it"
 
