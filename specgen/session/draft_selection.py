@@ -49,7 +49,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class DraftChoice:
     """The chosen draft, None for lookup. `why` is a sentence for the user, or empty.
 
     `comparison` is as in Candidate, where the choice computed it.
@@ -60,20 +60,20 @@ class Chosen:
     comparison: tuple[Tokenizer, int] | None = None
 
 
-def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[Chosen]:
+def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[DraftChoice]:
     """The draft for `--draft auto`. Only small files are downloaded.
 
     A curated draft is not compared here; open_pair compares the tokens of every draft.
     """
     pair = pair_of_target(target.ref)
     if pair and pair.draft is None:
-        return Chosen(None, f"lookup drafts for {target.ref.name}: {pair.why}")
+        return DraftChoice(None, f"lookup drafts for {target.ref.name}: {pair.why}")
     if pair and pair.draft and is_verified(pair):
         try:
             draft = yield from find(pair.draft, offline=options.offline)
             if draft.is_complete or not _is_offline(options):
                 bundled = pair.draft.source.startswith(BUNDLED)
-                return Chosen(draft, "" if bundled else _because(target, draft, pair.why))
+                return DraftChoice(draft, "" if bundled else _explain(target, draft, pair.why))
         except SpecgenError:  # not cached, or gone from the hub: look for another draft
             pass
     for origin, search in (("cached", _cached), ("hub", _on_hub)):
@@ -83,11 +83,11 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
             assert best.comparison is not None  # noqa: S101
             words = f"a smaller model of its family, {'in the cache' if origin == 'cached' else 'on the hub'}"
             words += f" (~{best.speed_up:.1f}x for {best.expected.rate:.0%} accepted, {best.expected.basis})"
-            return Chosen(best.checkpoint, _because(target, best.checkpoint, words), best.comparison)
+            return DraftChoice(best.checkpoint, _explain(target, best.checkpoint, words), best.comparison)
     # For a local file lookup is the expected choice: do not print a notice every time.
     tells = options.verbose or target.commit is not None
     why = f"lookup drafts for {target.ref.name}: no smaller model with its tokens was found"
-    return Chosen(None, why if tells else "")
+    return DraftChoice(None, why if tells else "")
 
 
 def why_hub_is_skipped(target: Checkpoint, options: EngineOptions) -> str | None:
@@ -103,7 +103,7 @@ def _is_offline(options: EngineOptions) -> bool:
     return options.offline or bool(constants.is_offline_mode())
 
 
-def _because(target: Checkpoint, draft: Checkpoint, why: str) -> str:
+def _explain(target: Checkpoint, draft: Checkpoint, why: str) -> str:
     """The sentence that names the draft, the reason, and the size and licence of a download."""
     sentence = f"{draft.ref.name} drafts for {target.ref.name}: {why.rstrip('.')}"
     if draft.is_complete:
@@ -121,7 +121,7 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     pair = pair_of_target(target.ref)
     if pair and pair.draft:
         unverified = None if is_verified(pair) else "its licence and sizes are not verified: name it with --draft"
-        found.append((yield from _fetched(target, pair.draft, "curated", unverified, options, device)))
+        found.append((yield from _find_and_assess(target, pair.draft, "curated", unverified, options, device)))
     for search in (_beside, _cached, _on_hub):
         for candidate in (yield from search(target, options, device)):
             if candidate.ref.source not in [each.ref.source for each in found if each.rejected is None]:
@@ -198,11 +198,11 @@ def _on_hub(target: Checkpoint, options: EngineOptions, device: torch.device) ->
         return []
     found: list[Candidate] = []
     for ref in siblings:
-        found.append((yield from _fetched(target, ref, "hub", None, options, device)))
+        found.append((yield from _find_and_assess(target, ref, "hub", None, options, device)))
     return _sorted(found)
 
 
-def _fetched(
+def _find_and_assess(
     target: Checkpoint,
     ref: ModelRef,
     origin: Origin,
