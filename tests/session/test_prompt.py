@@ -66,13 +66,14 @@ def test_an_answer_that_the_template_rewrites_cannot_be_continued() -> None:
 
 
 @pytest.mark.parametrize(
-    ("contents", "opened"),
+    ("contents", "opened", "off"),
     [
-        (["hello"], False),
-        (["hello", "<think>the fox"], True),
-        (["hello", "<think>the fox</think> jumps"], False),
-        (["<think>", "the fox"], False),
+        (["hello"], False, False),
+        (["hello", "<think>the fox"], True, False),
+        (["hello", "<think>the fox</think> jumps"], False, True),
+        (["<think>", "the fox"], False, True),
     ],
 )
-def test_thinking_that_is_open_is_told(contents: Sequence[str], opened: bool) -> None:
-    assert chat_prompt(tokenizer(THINKING), turns(*contents)).thinking == Tags("<think>", "</think>", opened=opened)
+def test_thinking_that_is_open_or_over_is_told(contents: Sequence[str], opened: bool, off: bool) -> None:
+    expected = Tags("<think>", "</think>", opened=opened, off=off)
+    assert chat_prompt(tokenizer(THINKING), turns(*contents)).thinking == expected
