@@ -95,7 +95,7 @@ class Tokenizer:
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer | None":
         """Read the tokenizer of a model folder. Returns None without a tokenizer.json. Raises BadFile."""
-        if not (path / "tokenizer.json").is_file():
+        if not (path / "tokenizer.json").exists():
             return None
         backend = _read_backend(path / "tokenizer.json")
         config_file, older_file = path / "tokenizer_config.json", path / "special_tokens_map.json"

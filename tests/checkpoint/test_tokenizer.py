@@ -1,6 +1,7 @@
 """Every comparison is with transformers' AutoTokenizer, on tokenizers small enough to make here."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,11 @@ def test_token_ids_have_a_limit(tmp_path: Path) -> None:
     assert tokenizer is not None
     with pytest.raises(BadFile, match="the tokenizer has the token id 4294967295, over 16777216"):
         tokenizer.vocabulary()
+
+
+def test_a_tokenizer_that_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    for make in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo):
+        make(tmp_path / "tokenizer.json")
+        with pytest.raises(BadFile, match=r"cannot read .*tokenizer\.json: not a regular file"):
+            Tokenizer.from_folder(tmp_path)
+        (tmp_path / "tokenizer.json").unlink()

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from specgen.checkpoint.config import MAX_LAYERS
 from specgen.checkpoint.gguf.header import Header, open_header
+from specgen.core.errors import BadFile
 
 # Architecture of llama.cpp -> model_type of the hub. Mistral's models are written as llama.
 _FAMILIES = {
@@ -85,6 +87,12 @@ def read_config(path: Path) -> dict[str, Any] | str:
 
 def _config(header: Header) -> dict[str, Any]:
     architecture = header.values.get("general.architecture")
+    layers = header.values.get(f"{architecture}.block_count")
+    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
+        raise BadFile(
+            f"{header.path}: {architecture}.block_count is {layers}, not a whole number from 1 to {MAX_LAYERS}",
+            hint="download it again",
+        )
     if architecture not in _FAMILIES:
         raise _UnsupportedError(f"the GGUF architecture {architecture!r}")
     given = _values_under(header, f"{architecture}.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import gguf
 import pytest
 
+from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
 from specgen.core.errors import BadFile, SpecgenError, UnsupportedModel
 from tests import fakes
@@ -97,3 +98,13 @@ def test_counts_beyond_the_file_are_refused(tmp_path: Path, at: int) -> None:
     path.write_bytes(data[:at] + struct.pack("<Q", 1 << 60) + data[at + 8 :])
     with pytest.raises(BadFile, match=r"is not a complete GGUF file"):
         small(str(path))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "unheard-of"])
+def test_an_impossible_number_of_layers_is_named(tmp_path: Path, architecture: str) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", architecture)
+    writer.add_block_count(1_000_000_000)
+    path = finish(writer, tmp_path / "m.gguf").path
+    says = f"{architecture}.block_count is 1000000000, not a whole number from 1 to 2000"
+    with pytest.raises(BadFile, match=says):
+        read_config(path)
