@@ -45,9 +45,9 @@ def _recommended(name: str, value: object) -> float | int:
 
 def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end an answer: of generation_config.json, else config.json, and of the chat template. Raises BadFile."""
-    for file, config in ((_FILE, checkpoint.generation_config), ("config.json", checkpoint.config)):
+    for config in (checkpoint.generation_config, checkpoint.config):
         if (stated := config.get("eos_token_id")) is not None:
-            found = _ids(file, stated)
+            found = {stated} if isinstance(stated, int) else set(stated)
             break
     else:
         eos = tokenizer.token_id(tokenizer.special_tokens.get("eos_token", ""))
@@ -58,16 +58,6 @@ def end_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> frozenset[int]:
         found |= gguf_end_ids(checkpoint.header, tokenizer)
     turn = _end_of_turn(tokenizer)
     return frozenset(found if turn is None else found | {turn})
-
-
-def _ids(file: str, stated: object) -> set[int]:
-    """The token ids of an `eos_token_id`: one number, or a list of them."""
-    found = set()
-    for each in stated if isinstance(stated, list) else [stated]:
-        if isinstance(each, bool) or not isinstance(each, int | float) or not float(each).is_integer():
-            raise BadFile(f"{file}: eos_token_id is {stated!r}", hint="write a token id or a list of token ids there")
-        found.add(int(each))
-    return found
 
 
 def _end_of_turn(tokenizer: Tokenizer) -> int | None:

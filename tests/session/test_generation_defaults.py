@@ -56,10 +56,9 @@ def test_the_user_wins_over_the_model_and_the_model_over_greedy(
     assert resolve_sampling(choice, recommended) == expected
 
 
-def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
+def test_a_whole_number_may_be_written_as_a_float() -> None:
     params = resolve_sampling(CHOSEN, QWEN | {"top_k": 50.0, "top_p": 1})
     assert (params.top_k, type(params.top_k), params.top_p, type(params.top_p)) == (50, int, 1.0, float)
-    assert end_ids(checkpoint(tmp_path, {}, {"eos_token_id": [5.0, 6]}), fakes.tokenizer(None)) == {5, 6}
 
 
 @pytest.mark.parametrize(
@@ -90,9 +89,9 @@ def test_a_value_that_makes_no_sense_is_named_and_can_be_overridden(name: str, v
 
 @pytest.mark.parametrize("value", ["</s>", True, 1.5, float("nan"), float("inf"), [1, None], [[1]], {"id": 1}])
 def test_an_end_token_that_makes_no_sense_is_named(tmp_path: Path, value: object) -> None:
-    with pytest.raises(BadFile, match=r"^generation_config\.json: eos_token_id is "):
+    with pytest.raises(BadFile, match=r"generation_config\.json: eos_token_id is "):
         end_ids(checkpoint(tmp_path, {}, {"eos_token_id": value}), fakes.tokenizer(None))
-    with pytest.raises(BadFile, match=r"^config\.json: eos_token_id is "):
+    with pytest.raises(BadFile, match=r"/config\.json: eos_token_id is "):
         end_ids(checkpoint(tmp_path, {"eos_token_id": value}, {}), fakes.tokenizer(None))
 
 

@@ -179,7 +179,7 @@ def test_the_command_exits_with_8_where_nothing_fits(free: Any) -> None:
     free(1_000_000)
     outcome = invoke("plan", "-m", "stories")
     assert outcome.code == 8
-    assert outcome.text.endswith("verdict   does not fit; nor would less of it\n")
+    assert outcome.text.endswith("verdict   does not fit; no smaller setting fits either\n")
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_weights_are_downloaded(
@@ -254,7 +254,7 @@ def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch:
     compared = loading.compare_tokenizers
     monkeypatch.setattr(loading, "compare_tokenizers", lambda *given: (compared(*given), finished.set())[0])
 
-    def slow(*_: object) -> Iterator[Progress]:
+    def slow(*_: object, **__: object) -> Iterator[Progress]:
         yield Progress("loading", 0, 10)
         finished.wait(10)
         for _ in range(1_000_000):  # until somebody stops it
