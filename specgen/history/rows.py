@@ -40,6 +40,7 @@ _STATS: Mapping[str, tuple[type, ...]] = {
     "acceptance_rate": _NUMBER,
     "mean_acceptance_length": _NUMBER,
     "speed_up": (int, float, _NULL),
+    "speed_up_is_estimate": (bool,),
 }
 
 
@@ -155,8 +156,6 @@ def _has(table: Any, field: str, kinds: tuple[type, ...]) -> bool:
         if not isinstance(table, dict) or name not in table:
             return False
         table = table[name]
-    return (
-        isinstance(table, kinds)
-        and not isinstance(table, bool)
-        and (not isinstance(table, float) or math.isfinite(table))
-    )
+    if isinstance(table, bool):
+        return bool in kinds
+    return isinstance(table, kinds) and not (isinstance(table, float) and not math.isfinite(table))

@@ -28,7 +28,7 @@ class FirstBlock:
         if isinstance(event, Started):
             self._reset()
         elif isinstance(event, Step):
-            event = replace(event, spans=tuple(self._cut(event.spans)))
+            event = replace(event, spans=tuple(self._complete_lines(event.spans)))
         elif isinstance(event, Finished):
             if last := self._end_line():
                 self._renderer.show(Step((), tuple(last)))
@@ -56,7 +56,7 @@ class FirstBlock:
         self._closed = False
         self._code: list[str] = []
 
-    def _cut(self, spans: tuple[Span, ...]) -> list[Span]:
+    def _complete_lines(self, spans: tuple[Span, ...]) -> list[Span]:
         """The code lines that `spans` completes. The start of a line waits, since it may be a fence."""
         cut: list[Span] = []
         for span in spans:

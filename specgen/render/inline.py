@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 BOLD, ITALIC, CODE, STRUCK, LINK, DIM = "1", "3", "36", "9", "4", "2"
 # Characters after which an opening mark without an end counts as plain text.
-_MOST_HELD = 200
+_MAX_HELD = 200
 
 
 class Piece(NamedTuple):
@@ -36,10 +36,10 @@ _OPENING = re.compile(r"`|\*(?=[^\s*]|\*[^\s])|(?<!\w)_(?=\S)|~~(?=\S)|\[(?![^\]
 _SPECIAL = re.compile(r"[\\`*_~\[]")
 
 
-def inline(text: str, style: str = "", *, whole: bool = True) -> tuple[list[Piece], int]:
+def inline(text: str, style: str = "", *, complete: bool = True) -> tuple[list[Piece], int]:
     """The pieces of `text`, and the number of its characters that they cover.
 
-    Unless `text` is the `whole` rest of the line, markup that may be incomplete is left out.
+    Unless `text` is the `complete` rest of the line, markup that may be incomplete is left out.
     """
     pieces: list[Piece] = []
     at = plain = 0
@@ -47,7 +47,7 @@ def inline(text: str, style: str = "", *, whole: bool = True) -> tuple[list[Piec
         at = special.start()
         found = _INLINE.match(text, at)
         if found is None:
-            if not whole and _OPENING.match(text, at) and len(text) - at < _MOST_HELD:
+            if not complete and _OPENING.match(text, at) and len(text) - at < _MAX_HELD:
                 break
             run = re.compile(r"(.)\1*").match(text, at)
             at = run.end() if run else at + 1

@@ -29,7 +29,7 @@ class MarkdownStream:
     def __init__(self, columns: Callable[[], int]) -> None:
         self._columns = columns
         self.tail = ""
-        self._begun = False  # whether the first piece of the line is out
+        self._line_begun = False  # whether the first piece of the line is out
         self._style = self._indent = ""
         self._fence = ""
         self._code = Highlighter("")
@@ -40,22 +40,22 @@ class MarkdownStream:
         *lines, self.tail = (self.tail + text).split("\n")
         out: list[Piece] = []
         for line in lines:
-            out += self._whole(line)
-        return out + self._part()
+            out += self._complete_line(line)
+        return out + self._incomplete_line()
 
     def end(self) -> list[Piece]:
         """The pieces of all text that was held back."""
         line, self.tail = self.tail, ""
-        out = self._whole(line) if line or self._begun else []
+        out = self._complete_line(line) if line or self._line_begun else []
         if out and out[-1] == _NEWLINE:
             del out[-1]  # the model wrote no newline
         return out + self._end_table()
 
-    def _whole(self, line: str) -> list[Piece]:
+    def _complete_line(self, line: str) -> list[Piece]:
         """The pieces of the rest of a line that has ended."""
         if self._fence:
             return self._code_line(line)
-        if self._begun:
+        if self._line_begun:
             return [*self._inline(line), self._end_line()]
         if line.lstrip().startswith("|"):
             self._table.append(line)
@@ -65,33 +65,33 @@ class MarkdownStream:
         return [*self._end_table(), *self._block(line)]
 
     def _block(self, line: str) -> list[Piece]:
-        """The pieces of a whole line outside of code and tables."""
+        """The pieces of a complete line outside of code and tables."""
         if fence := _FENCE.match(line):
             self._fence, self._code = fence[1], Highlighter(fence[2])
             return [Piece(line, DIM, wraps=False), _NEWLINE]
         if _RULE.match(line):
             return [Piece("─" * min(_RULE_COLUMNS, self._columns() - 1), DIM, wraps=False), _NEWLINE]
-        opening, rest = self._open(line)
+        opening, rest = self._block_markup(line)
         return [*opening, *self._inline(rest), self._end_line()]
 
-    def _part(self) -> list[Piece]:
+    def _incomplete_line(self) -> list[Piece]:
         """The certain pieces of a line that has not ended."""
         if self._fence:
             return []
         out: list[Piece] = []
-        if not self._begun:
+        if not self._line_begun:
             if _UNDECIDED.match(self.tail):
                 return []
-            opening, self.tail = self._open(self.tail)
+            opening, self.tail = self._block_markup(self.tail)
             out = [*self._end_table(), *opening]
-            self._begun = True
+            self._line_begun = True
         # The next character may extend markup that seems to end here. So take only complete words.
         words = re.match(r".*[\s\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]", self.tail, re.DOTALL)
-        pieces, used = inline(words[0] if words else "", self._style, whole=False)
+        pieces, used = inline(words[0] if words else "", self._style, complete=False)
         self.tail = self.tail[used:]
         return out + [piece._replace(indent=self._indent) for piece in pieces]
 
-    def _open(self, line: str) -> tuple[list[Piece], str]:
+    def _block_markup(self, line: str) -> tuple[list[Piece], str]:
         """The pieces of the block markup that begins a line, and its rest. Sets the style and the indent."""
         self._style = self._indent = ""
         if heading := _HEADING.match(line):
@@ -114,7 +114,7 @@ class MarkdownStream:
         return [piece._replace(indent=self._indent) for piece in inline(text, self._style)[0]]
 
     def _end_line(self) -> Piece:
-        self._begun, self._style, self._indent = False, "", ""
+        self._line_begun, self._style, self._indent = False, "", ""
         return _NEWLINE
 
     def _code_line(self, line: str) -> list[Piece]:

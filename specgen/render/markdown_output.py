@@ -78,10 +78,10 @@ class MarkdownOutput(TextOutput):
         across = columns(self._screen)
         out = _Row(across, self._written, self._column)
         for piece in pieces:
-            self._lay(piece, out)
+            self._add(piece, out)
         if last:
             self._end_word(out)
-        tail = "" if last else self._fitting(out)
+        tail = "" if last else self._visible_tail(out)
         if not out.painted and tail == self._tail:
             return
         cursor = copy.copy(out.cursor)
@@ -100,7 +100,7 @@ class MarkdownOutput(TextOutput):
             return "\n"
         return f"\x1b[{len(self._tail)}D\x1b[K"
 
-    def _lay(self, piece: Piece, out: "_Row") -> None:
+    def _add(self, piece: Piece, out: "_Row") -> None:
         if not piece.wraps:
             self._end_word(out)
             out.write(piece.text, piece.style)
@@ -133,7 +133,7 @@ class MarkdownOutput(TextOutput):
             out.write(piece.text, piece.style)
         self._word = []
 
-    def _fitting(self, out: "_Row") -> str:
+    def _visible_tail(self, out: "_Row") -> str:
         """The part of the uncertain text that certainly fits the rest of the row."""
         held = self._blank + "".join(piece.text for piece in self._word) + self._markdown.tail.expandtabs()
         room = out.columns - 1 - out.column

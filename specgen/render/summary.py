@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from specgen.core.events import Drafted, Finished, LoadedModel, Reason, Source, Started, Stats
+from specgen.core.words import plural
 
 SummaryForm = Literal["full", "short", "none"]
 
@@ -37,7 +38,7 @@ def summary(started: Started | None, finished: Finished, form: SummaryForm, colu
     if form == "short":
         groups = [[*_in_short(stats, drafter), *stopped]]
     else:
-        speed = [f"{_count(stats.generated_tokens, 'token')} in {_seconds(stats.elapsed_s)}", *_speed(stats)]
+        speed = [f"{plural(stats.generated_tokens, 'token')} in {_seconds(stats.elapsed_s)}", *_speed(stats)]
         speed += [f"{figure} plain decoding" for figure in _speed_up(stats, drafter)]
         speed += [f"first token {_seconds(stats.time_to_first_token_s)}"] if stats.generated_tokens else []
         acceptance = _acceptance(stats, drafter, "mean acceptance length")
@@ -48,12 +49,8 @@ def summary(started: Started | None, finished: Finished, form: SummaryForm, colu
 
 def _in_short(stats: Stats, drafter: str) -> list[str]:
     """The main figures. `length` is the mean acceptance length."""
-    tokens = _count(stats.generated_tokens, "token")
+    tokens = plural(stats.generated_tokens, "token")
     return [tokens, *_speed(stats), *_speed_up(stats, drafter), *_acceptance(stats, drafter, "length")]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _seconds(value: float) -> str:
@@ -98,7 +95,7 @@ def _rounds(stats: Stats, drafter: str) -> list[str]:
         return []
     parts = [f"accept lengths {' '.join(counts)}"] if (counts := _histogram(stats.accepted_lengths)) else []
     if stats.drafted_tokens:
-        parts.append(f"{_count(stats.drafted_tokens - stats.accepted_tokens, 'token')} drafted in vain")
+        parts.append(f"{plural(stats.drafted_tokens - stats.accepted_tokens, 'token')} drafted in vain")
     spent = {"draft": stats.draft_s, "verify": stats.verify_s, "other": stats.other_s}
     shares = [f"{_share(seconds / stats.elapsed_s)} {name}" for name, seconds in spent.items()]
     return [*parts, f"time {', '.join(shares)}"]

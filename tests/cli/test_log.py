@@ -1,6 +1,7 @@
 """specgen log, stats and templates, with stdout and stderr apart."""
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,45 @@ def failure(outcome: Outcome) -> str:
 
 
 # log
+
+
+@pytest.mark.parametrize("id", [99, 10**30])
+def test_an_id_of_any_size_that_is_no_answer(id: int) -> None:  # noqa: A002
+    add("why?")
+    for arguments in (("show", id), ("delete", 1, id, "--yes")):
+        outcome = invoke("log", *arguments)
+        assert outcome.code == 2
+        assert f"there is no answer {id}" in failure(outcome)
+    assert len(table(invoke("log", "--limit", 10**30))) == 2
+
+
+def test_a_damaged_row_is_named_and_can_be_deleted() -> None:
+    add("why?")
+    add("how?")
+    with sqlite3.connect(location()) as database:
+        database.execute("UPDATE answers SET stats = replace(stats, '1.5', 'Infinity') WHERE id = 1")
+    database.close()
+    for arguments in (("log",), ("log", "show", 1), ("stats",), ("log", "search", "why")):
+        outcome = invoke(*arguments)
+        assert outcome.code == 10
+        assert "answer 1 in " in failure(outcome)
+        assert "is damaged: see 'stats.speed_up'; delete it: specgen log delete 1" in outcome.err
+    assert invoke("log", "delete", 1, "--yes").code == 0
+    assert invoke("stats").code == 0
+
+
+def test_a_deletion_that_another_program_holds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.history.store._BUSY_S", 0.01)
+    add("SECRET")
+    reader = sqlite3.connect(location(), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM answers").fetchall()
+    outcome = invoke("log", "delete", 1, "--yes")
+    reader.close()
+    assert outcome.code == 10
+    assert "deleted 1 answer, but another program reads " in failure(outcome)
+    assert invoke("log").code == 0
+    assert not any(b"SECRET" in file.read_bytes() for file in location().parent.iterdir())
 
 
 def test_the_latest_are_listed() -> None:

@@ -36,6 +36,7 @@ STATS = {
     "acceptance_rate": 0.75,
     "mean_acceptance_length": 2.5,
     "speed_up": 1.5,
+    "speed_up_is_estimate": False,
 }
 
 

@@ -101,7 +101,7 @@ class _Request(_Body):
     max_tokens: Count = None
     n: int | None = None
     # Not OpenAI's, but what servers of open models share.
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
     min_p: Share = None
     repetition_penalty: Annotated[Finite, Field(ge=0.01)] | None = None
     logit_bias: object = None
