@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from specgen.core.errors import BadFile
@@ -33,25 +34,30 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 _WORDS = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
 
 
-def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Raise BadFile, naming `path` and the key, for a value of the wrong type or an impossible size."""
+def check_config(config: Mapping[str, Any], path: Path, names: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raise BadFile, naming `path` and the key, for a value of the wrong type or an impossible size.
+
+    `names` maps a key to its name in the file, where that differs.
+    """
     for key, kinds in _TYPES.items():
         value = config.get(key)
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
-            raise _bad(path, key, value, " or ".join(_WORDS[kind] for kind in kinds))
+            raise _bad(path, names.get(key, key), value, " or ".join(_WORDS[kind] for kind in kinds))
     for key, kind in (("architectures", str), ("eos_token_id", int)):
         items = config.get(key)
         if isinstance(items, list) and not all(isinstance(item, kind) for item in items):
-            raise _bad(path, key, items, f"a list with only {'texts' if kind is str else 'whole numbers'}")
+            raise _bad(
+                path, names.get(key, key), items, f"a list with only {'texts' if kind is str else 'whole numbers'}"
+            )
     for key, largest in _SIZES.items():
         value = config.get(key)
         for item in value if isinstance(value, list) else [value]:
             if item is not None and (not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= largest):
-                raise _bad(path, key, item, f"a whole number from 1 to {largest}")
+                raise _bad(path, names.get(key, key), item, f"a whole number from 1 to {largest}")
     for key in _POSITIVE:
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf):
-            raise _bad(path, key, value, "a number above 0")
+            raise _bad(path, names.get(key, key), value, "a number above 0")
     if isinstance(nested := config.get("text_config"), dict):
         check_config(nested, path)
 

@@ -1,5 +1,6 @@
-"""Where a model runs and in which number format."""
+"""The device and the number format of a model."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,17 +12,19 @@ from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.kernels.linear import packs
 
 _DTYPES = {Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16, Dtype.FLOAT32: torch.float32}
-# What must stay free on a GPU beside the weights, for the KV cache and activations.
+# Largest share of a GPU's free memory for weights. The rest is for the KV cache and activations.
 _HEADROOM = 0.8
-# Weights of fewer bytes stay in a processor's caches, where reading them costs nothing that int8 could save.
+# Weights of fewer bytes stay in a processor's caches, so int8 would save no time.
 _SMALL = 1 << 26
+# torch's number of CPU threads belongs to a thread; `before` is the one that `use_threads` replaced there.
+_threads = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A device and the dtype of activations and caches.
 
-    `int8` multiplies in int8, else weights have the dtype. `spread` lets accelerate place the layers on several GPUs.
+    `int8`: weights are int8, not of `dtype`. `spread`: accelerate distributes the layers over several GPUs.
     """
 
     device: torch.device
@@ -31,7 +34,7 @@ class Placement:
 
 
 def choose_device(device: Device) -> torch.device:
-    """The device asked for, or the fastest there is. Raises DeviceUnavailable."""
+    """The requested device, for `auto` the fastest available one. Raises DeviceUnavailable."""
     available: dict[Device, Callable[[], bool]] = {
         Device.CUDA: torch.cuda.is_available,
         Device.MPS: torch.backends.mps.is_available,
@@ -43,18 +46,28 @@ def choose_device(device: Device) -> torch.device:
     if not available[device]():
         found = ", ".join(name.value for name, is_there in available.items() if is_there())
         raise DeviceUnavailable(
-            f"no {device} device is available to this installation of torch", hint=f"there is: {found}"
+            f"no {device} device is available to this installation of torch", hint=f"available: {found}"
         )
     return torch.device(device.value)
 
 
-def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> Placement:
-    """How to load weights of `weight_bytes` bytes; `lean`: into our own decoder, the only one that knows int8.
+def use_threads(count: int | None) -> None:
+    """Compute with `count` CPU threads in this thread; None undoes earlier calls."""
+    before: int | None = getattr(_threads, "before", None)
+    if count is not None:
+        _threads.before = before or torch.get_num_threads()
+        torch.set_num_threads(count)
+    elif before:
+        torch.set_num_threads(before)
+        _threads.before = None
 
-    `auto` on a CPU is int8, where it is exact, for what is large enough to gain from it, else float32: speculative and
-    plain decoding then agree to the last token. Without int8 by the user's own wish it is the fastest, bfloat16 where
-    the processor has it. On an accelerator it is bfloat16 (float16 where that GPU has none). Raises UsageError,
-    DeviceUnavailable.
+
+def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> Placement:
+    """How to load weights of `weight_bytes` bytes. `lean`: the lean decoder runs them, the only one with int8.
+
+    `auto` on a CPU is int8 for models of 64 MB and more on the lean decoder, otherwise float32, so that speculative
+    and plain decoding agree to the last token. `--quant none` there is bfloat16 on processors with bfloat16 products.
+    `auto` on an accelerator is bfloat16, on a GPU without it float16. Raises UsageError, DeviceUnavailable.
     """
     if _wants_int8(device, options, weight_bytes, lean=lean):
         return Placement(device, torch.float32, int8=True)
@@ -82,13 +95,11 @@ def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int,
     if options.quant is Quant.NONE:
         return False
     if device.type != "cpu":
-        raise UsageError(f"int8 runs on a CPU, and the device is {device.type}", hint="leave out --quant")
+        raise UsageError(f"int8 runs only on a CPU, and the device is {device.type}", hint="omit --quant")
     if options.dtype not in (Dtype.AUTO, Dtype.FLOAT32):
-        raise UsageError(
-            f"int8 computes in float32 beside its matrices, not in {options.dtype}", hint="leave out --dtype"
-        )
+        raise UsageError(f"int8 computes the rest in float32, not in {options.dtype}", hint="omit --dtype")
     if not lean:
-        raise UsageError("a model that runs on transformers cannot run in int8", hint="leave out --quant")
+        raise UsageError("a model that runs on transformers cannot run in int8", hint="omit --quant")
     if choose_kernel() is None:
-        raise DeviceUnavailable("no int8 kernel is exact on this processor", hint="leave out --quant")
+        raise DeviceUnavailable("no int8 kernel works on this processor", hint="omit --quant")
     return True

@@ -16,7 +16,7 @@ from specgen.core.events import Event, Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.interface import NoDrafter
-from specgen.nn.device import Placement, choose_device, place
+from specgen.nn.device import Placement, choose_device, place, use_threads
 from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
@@ -92,8 +92,7 @@ def open_pair(
     exception ends the loading.
     """
     resolved = yield from resolve_pair(target, draft, options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     if evict:
         resolved = replace(resolved, plan=(yield from evict(resolved.plan)))
     resolved = yield from _drop_large_draft(resolved, options)

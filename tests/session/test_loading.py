@@ -4,8 +4,9 @@ import threading
 from typing import Any
 
 import pytest
+import torch
 
-from specgen.core.events import Notice
+from specgen.core.events import Failed, Notice
 from specgen.core.types import Dtype, EngineOptions, Quant
 from specgen.hub.cache import complete_models
 from specgen.session import loading
@@ -64,3 +65,12 @@ def test_hashes_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "loaded_model", hash_slowly)
     list(Session("stories", "none", FLOAT32).open())
     assert done.is_set()
+
+
+def test_threads_hold_for_their_pair_only(checkpoints: Any) -> None:
+    before = torch.get_num_threads()
+    for wanted in (before + 1, before + 2, None):
+        session = Session(str(checkpoints.target("llama")), "none", EngineOptions(threads=wanted))
+        assert [event for event in session.generate("x", max_new_tokens=1) if isinstance(event, Failed)] == []
+        assert torch.get_num_threads() == (wanted or before)
+        session.close()

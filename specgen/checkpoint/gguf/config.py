@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from specgen.checkpoint.config import MAX_LAYERS
+from specgen.checkpoint.config import check_config
 from specgen.checkpoint.gguf.header import Header, open_header
-from specgen.core.errors import BadFile
 
 # Architecture of llama.cpp -> model_type of the hub. Mistral's models are written as llama.
 _FAMILIES = {
@@ -79,20 +78,28 @@ class _UnsupportedError(Exception):
 
 def read_config(path: Path) -> dict[str, Any] | str:
     """The config of the model in `path`, or the reason why it cannot be converted. Raises BadFile."""
+    header = open_header(path)
+    _check_counts(header, path)
     try:
-        return _config(open_header(path))
+        return _config(header)
     except _UnsupportedError as reason:
         return str(reason)
 
 
+def _check_counts(header: Header, path: Path) -> None:
+    """Raise BadFile for counts that no model has, for which transformers would allocate memory.
+
+    Models without attention store heads of 0.
+    """
+    prefix = f"{header.values.get('general.architecture')}."
+    names = {name: prefix + key for key, name in _KEYS.items()}
+    counts = {name: header.values.get(key) for name, key in names.items()}
+    known = {name: count for name, count in counts.items() if isinstance(count, int)}
+    check_config({name: count for name, count in known.items() if count or name == "num_hidden_layers"}, path, names)
+
+
 def _config(header: Header) -> dict[str, Any]:
     architecture = header.values.get("general.architecture")
-    layers = header.values.get(f"{architecture}.block_count")
-    if isinstance(layers, int) and not 1 <= layers <= MAX_LAYERS:
-        raise BadFile(
-            f"{header.path}: {architecture}.block_count is {layers}, not a whole number from 1 to {MAX_LAYERS}",
-            hint="download it again",
-        )
     if architecture not in _FAMILIES:
         raise _UnsupportedError(f"the GGUF architecture {architecture!r}")
     given = _values_under(header, f"{architecture}.")

@@ -1,4 +1,4 @@
-"""What a transformers cache holds, and how to get it back to a prefix of that."""
+"""A transformers cache that rolls back to a prefix of its tokens."""
 
 import copy
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from specgen.core.tokens import Tokens
 
 
 class RunnerCache:
-    """A transformers cache, the tokens it holds, and roll-back to any prefix that can be had without recomputing.
+    """A transformers cache and the tokens in it.
 
-    Attention caches are cropped. Recurrent states (Mamba, hybrids) cannot be, so a copy is kept from before tokens
-    that may be rejected; rolling back restores it, and what was accepted since is fed again.
+    Attention caches are cropped. Recurrent states (Mamba, hybrids) cannot be cropped, so a copy is kept before tokens
+    that may be rejected. Rolling back restores the copy; the tokens accepted since then are fed again.
     """
 
     def __init__(self, create: Callable[[], Any]) -> None:
@@ -20,12 +20,12 @@ class RunnerCache:
         self._saved: tuple[Tokens, Any] | None = None
         self._reset()
         self.croppable = bool(self.states.is_croppable)
-        """Whether the cache can be cropped; a recurrent one is saved and restored."""
+        """Whether the cache can be cropped. A recurrent one is saved and restored."""
 
     def _reset(self) -> None:
         self.states = self._create()
         if self.states.is_croppable:
-            # Sliding layers then keep what a crop may need until the next crop.
+            # Then sliding layers keep the states that a crop may need.
             self.states.activate_past_recording()
         self._tokens = Tokens()
         self._saved = None
@@ -34,17 +34,17 @@ class RunnerCache:
         return len(self._tokens)
 
     def drop(self) -> None:
-        """Forget everything, as after an exception in a forward pass."""
+        """Drop all states, for example after an exception in a forward pass."""
         self._reset()
 
     def roll_back(self, tokens: Tokens, limit: int) -> None:
-        """Keep the longest prefix of `tokens`, at most `limit` long, that can be kept."""
+        """Keep the longest possible prefix of `tokens`, of at most `limit` tokens."""
         keep = min(tokens.common_prefix(self._tokens), limit)
         surplus = len(self._tokens) - keep
         if self.croppable and all(_can_crop(layer, surplus) for layer in self.states.layers):
             for layer in self.states.layers:
                 if layer.is_initialized:
-                    # Also without a surplus: sliding layers let go of what they recorded.
+                    # Also without a surplus, so that sliding layers drop the states they recorded.
                     layer.crop(-surplus)
             self._tokens = tokens.prefix(keep)
         elif surplus:
@@ -58,16 +58,16 @@ class RunnerCache:
         self.states = copy.deepcopy(states)
 
     def save(self) -> None:
-        """Remember this state, to come back to when what is fed next is rejected."""
+        """Keep a copy of this state, to restore if the next tokens are rejected."""
         self._saved = (self._tokens, copy.deepcopy(self.states))
 
     def fed(self, tokens: Tokens) -> None:
-        """The states now hold `tokens`."""
+        """Record that the states hold `tokens`."""
         self._tokens = tokens
 
 
 def _can_crop(layer: Any, surplus: int) -> bool:
-    """Whether `surplus` tokens can be taken off: a sliding layer may have let go of what would be needed then."""
+    """Whether `surplus` tokens can be cropped: a sliding layer may have dropped the states needed then."""
     if not getattr(layer, "is_sliding", False) or not layer.is_initialized:
         return True
     length, window = layer.get_seq_length(), layer.sliding_window

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from specgen.checkpoint.checkpoint import Checkpoint
-from specgen.core.errors import UnsupportedModel
+from specgen.core.errors import BadFile, UnsupportedModel
 from specgen.core.events import Finished, Notice
 from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
@@ -222,6 +222,16 @@ def test_a_header_that_is_not_understood_is_left_to_transformers(
 ) -> None:
     checkpoint = write_gguf(tmp_path / "m.gguf", made(tmp_path, MODELS["llama"]), **more)
     assert read_checkpoint_architecture(checkpoint) == reason
+
+
+@pytest.mark.parametrize("key", ["block_count", "attention__head_count", "embedding_length"])
+@pytest.mark.parametrize("architecture", ["llama", "other"])
+def test_an_impossible_count_names_the_file_and_the_key(tmp_path: Path, architecture: str, key: str) -> None:
+    checkpoint = write_gguf(tmp_path / "m.gguf", made(tmp_path, MODELS["llama"]), **{key: 1_000_000_000})
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes().replace(b"llama", architecture.encode()))
+    name = f"{architecture}.{key.replace('__', '.')}"
+    with pytest.raises(BadFile, match=rf"m\.gguf: {name} is 1000000000, not a whole number from 1 to"):
+        read_checkpoint_architecture(checkpoint)
 
 
 def test_a_block_that_no_layer_reads_is_refused(tmp_path: Path) -> None:
