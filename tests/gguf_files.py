@@ -24,7 +24,7 @@ _PERMUTED = ("llama", "granite", "smollm3")
 def write_gguf(
     path: Path, folder: Path, kind: gguf.GGMLQuantizationType = F32, tokenizer: bool = False, **more: Any
 ) -> Checkpoint:
-    """The checkpoint in `folder` as one file, its matrices of `kind`; `more` adds to the header or overrides it."""
+    """Write the checkpoint in `folder` as one file, with matrices of `kind`. `more` overrides header values."""
     config = json.loads((folder / "config.json").read_text())
     names = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     arch = _ARCHITECTURES.get(config["model_type"]) or names[config["model_type"]]
@@ -139,7 +139,7 @@ def _changed(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> torch.T
 
 
 def _llama3_factors(config: dict[str, Any], rope: dict[str, Any]) -> np.ndarray:
-    """By what llama.cpp divides the frequencies, as convert_hf_to_gguf.py computes it."""
+    """The divisors of the rotary frequencies, as convert_hf_to_gguf.py computes them."""
     size, original = config["head_dim"], rope["original_max_position_embeddings"]
     low, high = original / rope["low_freq_factor"], original / rope["high_freq_factor"]
     factors = []

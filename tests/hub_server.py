@@ -37,7 +37,7 @@ CARD = "---\nlicense: apache-2.0\ntags:\n- test\n---\n# A model\n"
 
 
 def write_model(folder: Path, *, shards: int = 1, size: int = 400_000) -> Path:
-    """A folder with the files of a model of `size` bytes of weights. No tensor in it makes sense."""
+    """A folder with the files of a model of `size` bytes of weights. Its tensors are meaningless."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "generation_config.json").write_text('{"temperature": 0.5}')
@@ -74,7 +74,7 @@ class Repository:
 
 @dataclass
 class HubServer:
-    """What is published, what goes wrong, and what was asked."""
+    """The published repositories, the faults to simulate, and the requests received."""
 
     env: dict[str, str] = field(default_factory=dict)
     cache: Path = Path()
@@ -128,7 +128,7 @@ class HubServer:
 
 
 def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """The fixture: an empty hub, an empty cache, and a client that uses both and does not wait between retries."""
+    """The fixture: an empty hub, an empty cache, and a client that does not wait between tries."""
     from huggingface_hub import close_session, constants
 
     hub = HubServer(cache=tmp_path / "hf" / "hub")
@@ -157,7 +157,7 @@ def serve_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
 
 
 def half_downloaded(hub: HubServer) -> int:
-    """The bytes in the cache of files that are not whole yet."""
+    """The cached bytes of incomplete files."""
     sizes = [0]
     for path in hub.cache.rglob("*.incomplete"):
         with suppress(FileNotFoundError):  # finished meanwhile

@@ -68,6 +68,12 @@ def render(
     raise UnsupportedModel("the model's chat template fails: it takes too long, or too much memory", hint=_HINT)
 
 
+def start_renderer() -> None:
+    """Start the rendering process, which takes about 60 ms, before it is needed. Ignores a failure."""
+    with suppress(SpecgenError):
+        _RENDERER.start()
+
+
 class _Renderer:
     """The rendering process, started at the first use and after it was killed. Any thread may ask it."""
 
@@ -75,10 +81,15 @@ class _Renderer:
         self._process: subprocess.Popen[str] | None = None
         self._lock = Lock()
 
+    def start(self) -> None:
+        """Start the process. Raises SpecgenError."""
+        with self._lock:
+            self._running()
+
     def ask(self, request: dict[str, Any]) -> dict[str, str] | None:
         """The reply, None if the process had to be killed. An exception such as KeyboardInterrupt kills it, too."""
         with self._lock:
-            process = self._start()
+            process = self._running()
             assert process.stdin is not None  # noqa: S101
             assert process.stdout is not None  # noqa: S101
             timer = Timer(_TIMEOUT_S, process.kill)
@@ -110,7 +121,7 @@ class _Renderer:
                     pipe.close()
         process.wait()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _running(self) -> "subprocess.Popen[str]":
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()

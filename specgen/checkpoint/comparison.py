@@ -10,7 +10,7 @@ from specgen.core.errors import SpecgenError
 from specgen.hub.files import is_non_commercial, is_small, is_tokenizer
 from specgen.hub.snapshot import Snapshot
 
-_TOLD = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
+_COMPARED = ("architecture", "layers", "hidden_size", "vocabulary", "context_length", "licence")
 _NAMES = {"hidden_size": "hidden size", "context_length": "context length"}
 
 
@@ -30,18 +30,18 @@ def compare(old: Checkpoint, new: Checkpoint) -> list[ModelChange]:
         *_summaries(summarize(old), summarize(new)),
         *_weights(old, new),
         *_tokenizers(old, new),
-        *_others(old, new),
+        *_other_files(old, new),
     ]
 
 
 def _summaries(old: ModelSummary, new: ModelSummary) -> Iterator[ModelChange]:
-    for name in _TOLD:
+    for name in _COMPARED:
         before, after = getattr(old, name), getattr(new, name)
         both_known = before is not None and after is not None  # one of them may lack its weights
         if before != after and (both_known or name == "licence"):
             what = _NAMES.get(name, name)
             nc = " (not for commercial use)" if name == "licence" and is_non_commercial(after) else ""
-            yield ModelChange(what, _shown(before), _shown(after) + nc, risky=name in ("licence", "architecture"))
+            yield ModelChange(what, _format(before), _format(after) + nc, risky=name in ("licence", "architecture"))
 
 
 def _weights(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
@@ -60,7 +60,7 @@ def _weight_hashes(checkpoint: Checkpoint) -> dict[str, str | None]:
 
 def _tokenizers(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     """The change of the tokenizer, with the lowest id that differs if both vocabularies can be read."""
-    if not old.is_gguf and all(_same(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
+    if not old.is_gguf and all(_same_file(old, new, name) for name in _small_names(old, new) if is_tokenizer(name)):
         return
     try:
         ours, theirs = _tokenizer(old), _tokenizer(new)
@@ -94,9 +94,9 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     return read_tokenizer(checkpoint.header)
 
 
-def _others(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
+def _other_files(old: Checkpoint, new: Checkpoint) -> Iterator[ModelChange]:
     for name in _small_names(old, new):
-        if not is_tokenizer(name) and not _same(old, new, name):
+        if not is_tokenizer(name) and not _same_file(old, new, name):
             states = ["none" if not (each.path / name).is_file() else "its text" for each in (old, new)]
             yield ModelChange(name, states[0], "another text" if states == ["its text"] * 2 else states[1])
 
@@ -107,12 +107,12 @@ def _small_names(old: Checkpoint, new: Checkpoint) -> list[str]:
     return sorted({path.name for each in (old, new) for path in each.path.iterdir() if is_small(path.name)})
 
 
-def _same(old: Checkpoint, new: Checkpoint, name: str) -> bool:
+def _same_file(old: Checkpoint, new: Checkpoint, name: str) -> bool:
     files = [each.path / name for each in (old, new)]
     if not all(file.is_file() for file in files):
         return not any(file.is_file() for file in files)
     return files[0].read_bytes() == files[1].read_bytes()
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -41,11 +41,16 @@ def local_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
 
 def _smaller_kin(target: Checkpoint) -> Callable[[Checkpoint], bool]:
     """Whether a checkpoint is complete, has the target's `model_type`, and is smaller. A damaged one is not."""
-    kind, size = _kind(_config(target)), _bytes(target)
+    kind, size = _model_type(_config(target)), _weight_bytes(target)
 
     def is_smaller(other: Checkpoint) -> bool:
         try:
-            return kind is not None and other.is_complete and _bytes(other) < size and _kind(_config(other)) == kind
+            return (
+                kind is not None
+                and other.is_complete
+                and _weight_bytes(other) < size
+                and _model_type(_config(other)) == kind
+            )
         except (SpecgenError, OSError):
             return False
 
@@ -61,19 +66,19 @@ def hub_siblings(ref: ModelRef, most: int) -> list[ModelRef]:
     size = _size(name)
     if size is None:
         return []
-    stem = name[: _matched(name).start()]
+    stem = name[: _size_match(name).start()]
     try:
         listed = [str(model.id) for model in api().list_models(author=owner, search=stem.rstrip("-_."), limit=200)]
         siblings = _smaller(ref, listed, size)[:most]
-        return siblings if ref.file is None else [found for each in siblings if (found := _like(ref, each))]
+        return siblings if ref.file is None else [found for each in siblings if (found := _sibling_file(ref, each))]
     except Exception as error:
         raise explain(error, ref) from error
 
 
-def _like(ref: ModelRef, sibling: ModelRef) -> ModelRef | None:
+def _sibling_file(ref: ModelRef, sibling: ModelRef) -> ModelRef | None:
     """`sibling` with the file whose name differs from that of `ref` only by the size; None without exactly one."""
-    shape = _shape(ref.file or "")
-    names = [name for name in api().list_repo_files(sibling.source) if _shape(name) == shape]
+    shape = _without_size(ref.file or "")
+    names = [name for name in api().list_repo_files(sibling.source) if _without_size(name) == shape]
     return replace(sibling, file=names[0]) if len(names) == 1 else None
 
 
@@ -82,7 +87,7 @@ def _smaller(ref: ModelRef, listed: list[str], size: float) -> list[ModelRef]:
     smaller = {
         number: listed_id
         for listed_id in listed
-        if listed_id.startswith(f"{owner}/") and _shape(listed_id) == _shape(ref.source)
+        if listed_id.startswith(f"{owner}/") and _without_size(listed_id) == _without_size(ref.source)
         if (number := _size(listed_id.partition("/")[2])) is not None and number < size
     }
     return [ModelRef(smaller[number]) for number in sorted(smaller)]
@@ -98,7 +103,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     return {} if isinstance(config, str) else config
 
 
-def _bytes(checkpoint: Checkpoint) -> int:
+def _weight_bytes(checkpoint: Checkpoint) -> int:
     """The size of the weights in bytes. Weights of a .gguf file count two bytes a parameter."""
     if not checkpoint.is_gguf:
         return checkpoint.weight_bytes
@@ -107,7 +112,7 @@ def _bytes(checkpoint: Checkpoint) -> int:
     return 2 * int(read_header(checkpoint.header)["parameters"])
 
 
-def _matched(name: str) -> re.Match[str]:
+def _size_match(name: str) -> re.Match[str]:
     found = _SIZE.search(name)
     assert found is not None, "only names with a size come here"  # noqa: S101
     return found
@@ -119,12 +124,12 @@ def _size(name: str) -> float | None:
     return float(found[1]) * _SCALES[found[2].lower()] if found else None
 
 
-def _shape(source: str) -> str:
+def _without_size(source: str) -> str:
     """A name with its size replaced by #."""
     return _SIZE.sub("#", source, count=1).lower()
 
 
-def _kind(config: dict[str, Any]) -> str | None:
+def _model_type(config: dict[str, Any]) -> str | None:
     nested = config.get("text_config")
     kind = config.get("model_type") if not isinstance(nested, dict) else nested.get("model_type")
     return kind if isinstance(kind, str) else None

@@ -54,7 +54,7 @@ def url_of(model: str, name: str, commit: str) -> str:
 _TRY_AGAIN = "try again: finished files are kept"
 
 # Exception or HTTP status of the hub -> error class, message, hint. The first match wins.
-_ANSWERS: tuple[tuple[type[Exception] | int, type[SpecgenError], str, str], ...] = (
+_ERRORS: tuple[tuple[type[Exception] | int, type[SpecgenError], str, str], ...] = (
     (
         errors.GatedRepoError,
         AccessDenied,
@@ -121,7 +121,7 @@ def _reason(error: Exception) -> tuple[type[SpecgenError], str, str]:
     match error:
         case errors.HfHubHTTPError():
             status = error.response.status_code
-            for fits, kind, message, hint in _ANSWERS:
+            for fits, kind, message, hint in _ERRORS:
                 if fits == status or (isinstance(fits, type) and isinstance(error, fits)):
                     return kind, message, hint
             reason = f"{{hub}} answered {status} for {{ref}}", "try again later"

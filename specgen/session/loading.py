@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from specgen.checkpoint.chat_template import start_renderer
 from specgen.checkpoint.checkpoint import Checkpoint, check_backend, fetch_all, fetch_weights, find
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
@@ -178,6 +179,7 @@ def _cannot_verify(target: Checkpoint) -> Notice:
 
 def _compare(resolved: ResolvedPair, options: EngineOptions, check_prompt: PromptCheck | None) -> tuple[Tokenizer, int]:
     """Compare the tokenizers, and check the prompt where the context length is known before loading."""
+    start_renderer()
     tokenizer, shared = resolved.comparison or compare_tokenizers(resolved.target, resolved.draft, options)
     if check_prompt and resolved.plan.longest:
         check_prompt(tokenizer, resolved.plan.longest)

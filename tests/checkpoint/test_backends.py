@@ -1,4 +1,4 @@
-"""Checkpoints that are quantized already, on a machine without the packages that they need."""
+"""Quantized checkpoints on a machine without the packages that they need."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ hub = pytest.fixture(serve_hub)
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The packages that are there; none at first."""
+    """The installed packages; none at first."""
     names: set[str] = set()
     monkeypatch.setattr(backends, "find_spec", lambda name: name if name in names else None)
     return names

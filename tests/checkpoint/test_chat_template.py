@@ -1,4 +1,4 @@
-"""The renderings are compared with transformers' apply_chat_template; the templates are in the spirit of real ones."""
+"""Chat templates like those of real models, rendered and compared with transformers' apply_chat_template."""
 
 import os
 import signal
@@ -129,7 +129,7 @@ def test_rendered_as_transformers_does(template: str, turns: list[tuple[str, str
 
 
 def outcome(apply: Any, template: str, turns: list[tuple[str, str]], prompt: bool) -> str:
-    """The rendering, or a word for a refusal, whose text has a test of its own."""
+    """The rendered text, or "refused". Another test checks the text of refusals."""
     try:
         return str(apply(template, turns, prompt))
     except (UsageError, TemplateError):

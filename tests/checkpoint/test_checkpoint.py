@@ -1,4 +1,4 @@
-"""Models on this disk: folders and .gguf files, and texts that name neither."""
+"""Models on disk: folders, .gguf files, and names of neither."""
 
 import json
 import subprocess

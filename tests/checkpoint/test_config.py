@@ -1,4 +1,4 @@
-"""Values of config.json and generation_config.json that no model has."""
+"""Impossible values in config.json and generation_config.json."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where a model came from: hashes of hub files, of local files, licences."""
+"""Provenance: hashes of hub files and local files, and licences."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ hub = pytest.fixture(serve_hub)
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The names of the files that are read to be hashed; even small hashes are kept on disk, in a new place."""
+    """The names of the files read for hashing. Hashes of small files are stored on disk too, in a new folder."""
     names: list[str] = []
     digest = hashlib.file_digest
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What one token stands for, in the kinds of vocabularies that there are."""
+"""The bytes of a token in every kind of vocabulary."""
 
 from tokenizers import AddedToken, Tokenizer, decoders, models
 

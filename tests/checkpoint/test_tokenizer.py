@@ -28,7 +28,7 @@ TEXTS = [
 
 
 def byte_level_bpe() -> Backend:
-    """In the manner of Llama 3: byte-level BPE with a BOS post-processor."""
+    """A tokenizer like Llama 3's: byte-level BPE with a BOS post-processor."""
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -50,7 +50,7 @@ BYTE_LEVEL = Tokenizer(byte_level_bpe())
 
 
 def sentencepiece_bpe() -> Backend:
-    """In the manner of Llama 2: BPE over characters, unknown ones as bytes, a space written ▁."""
+    """A tokenizer like Llama 2's: BPE over characters, unknown ones as bytes, a space as ▁."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"helowrdtan,!"]
     merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "hello"), ("▁", "w"), ("▁", "t")]
     pieces += ["".join(merge) for merge in merges]
@@ -87,7 +87,7 @@ def word_piece() -> Backend:
 
 
 def folder(path: Path, backend: Backend, config: dict[str, Any] | None = None, **files: object) -> Path:
-    """A model folder with `backend`; `files` are named without their ending .json."""
+    """A model folder with `backend`. `files` are named without .json."""
     backend.save(str(path / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"} | (config or {})
     for name, content in {"config": {"model_type": "llama"}, "tokenizer_config": config, **files}.items():

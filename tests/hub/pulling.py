@@ -1,4 +1,4 @@
-"""Getting models from the hub of the tests, in this process."""
+"""Download models from the test hub in this process."""
 
 from specgen.checkpoint.checkpoint import Checkpoint, fetch_weights, find
 from specgen.core.progress import follow

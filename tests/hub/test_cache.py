@@ -1,4 +1,4 @@
-"""The Hugging Face cache: what is in it, and deleting some of it."""
+"""List and delete models in the Hugging Face cache."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that are made, which take no time here."""
+    """The waits between tries, recorded instead of slept."""
     made: list[float] = []
     monkeypatch.setattr(transfer, "RETRY_WAITS_S", (1.0, 2.0, 4.0))
     monkeypatch.setattr(Meter, "pause", lambda _, seconds: made.append(seconds))
@@ -44,12 +44,12 @@ def blobs(hub: HubServer) -> list[Path]:
 
 
 def starts(hub: HubServer) -> list[int]:
-    """From which byte on the weights were asked for, each time."""
+    """The first byte of each request for the weights."""
     return [int((request.range or "bytes=0-")[6:-1]) for request in hub.asked("cdn", "GET")]
 
 
 def expire(hub: HubServer) -> None:
-    """The addresses of large files that were given so far are refused from now on."""
+    """Expire the URLs of large files that the hub has given so far."""
     hub.signature = f"{hub.signature}1"
 
 
@@ -79,7 +79,7 @@ def test_a_hub_that_stays_away_is_said_and_given_up(hub: HubServer, folder: Path
         follow(fetch_weights(checkpoint, offline=False), events.append)
     assert waits == [1.0, 2.0, 4.0]
     assert [event for event in events if isinstance(event, Notice)] in (
-        [],  # it was over before anybody looked
+        [],  # the download ended before the first look
         [Notice(f"the connection to {hub.url} broke off; trying again for a minute")],
     )
     assert blobs(hub) == []
@@ -278,7 +278,7 @@ def test_a_mirror_is_what_hf_endpoint_says(hub: HubServer, folder: Path) -> None
 
 @pytest.fixture
 def read_only(hub: HubServer) -> Iterator[Callable[[], None]]:
-    """From its call on the cache is as on a disk that is mounted read-only, whoever runs this."""
+    """Calling the result makes the cache read-only, also for root."""
     locked: list[str] = []
     writes = {"os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate", "os.chmod", "os.utime"}
 

@@ -1,4 +1,4 @@
-"""Models of the hub, by the real client against a hub on this machine."""
+"""Models of the hub, with the real client and a local hub."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 @pytest.fixture(autouse=True)
 def silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Nothing that happens here may reach the terminal: it all comes as events and errors."""
+    """No test may print to the terminal: everything comes as events and errors."""
     yield
     assert capfd.readouterr() == ("", "")
 
@@ -234,7 +234,7 @@ def test_offline_misses_small_files_too(hub: HubServer, folder: Path) -> None:
 
 
 def test_a_cache_that_another_tool_filled(hub: HubServer, folder: Path) -> None:
-    """Other tools leave no list of the commit's files: then what is there must do."""
+    """Other tools store no list of the commit's files. The cached files must suffice."""
     hub.publish("org/m", folder)
     whole()
     from huggingface_hub import _tree_cache
@@ -273,7 +273,7 @@ def test_a_hub_that_is_down_and_nothing_cached(hub: HubServer, folder: Path) -> 
 
 
 def test_a_hub_that_refuses_what_is_cached(hub: HubServer, folder: Path) -> None:
-    """A token that ran out, a repository that is gone: what is here still works."""
+    """The cached copy works after a token expired or a repository was deleted."""
     hub.publish("org/m", folder)
     online = whole("org/m@main")
     hub.repositories["org/m"].refusal = (401, "GatedRepo")

@@ -1,4 +1,4 @@
-"""What is read of a GGUF header, and what a damaged one does."""
+"""GGUF headers, complete and damaged."""
 
 from contextlib import suppress
 from pathlib import Path

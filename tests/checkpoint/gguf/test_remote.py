@@ -37,13 +37,13 @@ def write(path: Path) -> None:
 
 
 def ranges(hub: HubServer) -> list[tuple[int, int]]:
-    """From which byte to which one parts of files were asked for; a whole file is (0, -1)."""
+    """The first and last byte of each requested range; (0, -1) is a whole file."""
     asked = [(request.range or "bytes=0--1").removeprefix("bytes=") for request in hub.asked("cdn", "GET")]
     return [(int(first), int(last)) for first, _, last in (text.partition("-") for text in asked)]
 
 
 def left_behind(hub: HubServer) -> list[str]:
-    """What is in the cache of the file's first half, or of its weights."""
+    """The cached bytes of the file's first half, or of its weights."""
     files = (path for path in hub.cache.rglob("*") if path.is_file() and not path.is_symlink())
     return [path.name for path in files if path.suffix == ".incomplete" or path.stat().st_blocks * 512 > WEIGHTS // 2]
 

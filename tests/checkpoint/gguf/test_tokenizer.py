@@ -1,4 +1,4 @@
-"""Tokenizers out of GGUF headers: the ids of the tokenizer.json they came from, or of transformers' conversion."""
+"""Tokenizers from GGUF headers give the ids of the original tokenizer.json, or of transformers' conversion."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ LLAMA3 = (
 
 
 def with_numbers() -> Tokenizer:
-    """The tokenizer of fakes.py, whose last token is two digits, which not every split lets be one."""
+    """The tokenizer of fakes.py with a last token of two digits, which some pre-tokenizers split."""
     content = json.loads(fakes.backend().to_str())
     model = content["model"]
     index = model["vocab"].pop("".join(model["merges"].pop()))
@@ -154,7 +154,7 @@ PIECES += ["\u2581\u2581", "\u2581\u2581\u2581", "1", "2", "12", "\n", ".", "<",
 
 
 def sentencepiece(folder: Path, architecture: str, more: tuple[str, ...] = (), **values: Any) -> Path:
-    """A vocabulary with bytes, control and user-defined tokens, and scores that are no order of ids."""
+    """A vocabulary with bytes, control and user-defined tokens, and scores in another order than the ids."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES, *more]
     writer = gguf.GGUFWriter(folder / "m.gguf", architecture)
     kinds = [2, 3, 3, *[6] * 256, *[1] * (len(PIECES) - 2), 4, 3, *[3] * len(more)]
