@@ -1,4 +1,4 @@
-"""The loop: propose, verify, emit. One round is one forward pass of the target."""
+"""The decoding loop: propose, verify, emit. One round is one forward pass of the target."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from specgen.nn.interface import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one forward pass of the target settled.
+    """The result of one forward pass of the target.
 
-    `context` ends with `tokens`. `drafted_tokens` and `drafted_sources` have every drafted token and its source,
-    accepted or not. `finish` is set in the last round, `notice` where the controller has something to say. Times are in
-    seconds. `scores` has one for each of `tokens` where they were asked for.
+    context: the whole text so far, which ends with `tokens`. drafted_tokens, drafted_sources: all drafted tokens with
+    their sources, accepted or not. draft_s, verify_s: seconds. finish: the reason to stop, in the last round only.
+    notice: a line for the user. scores: one for each of `tokens`, if log-probabilities were requested.
     """
 
     context: Tokens
@@ -37,7 +37,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When to stop: at the first of `end_ids`, or when the context has `length` tokens, for `reason`."""
+    """When to stop: at the first of `end_ids`, or with `reason` when the context has `length` tokens."""
 
     length: int
     reason: Reason
@@ -53,11 +53,11 @@ def decode(
     controller: Controller,
     logprobs: int | None = None,
 ) -> Iterator[Round]:
-    """Generate after `context` until `limits` says stop; the caller may close the generator after any round.
+    """Generate after `context` until `limits`. The caller may close the generator after any round.
 
-    The tokens are those that `sampler` picks from the target's logits one by one: speculative decoding (Leviathan et
-    al. 2023, Chen et al. 2023) with the acceptance rule of verify.py. `len(context)` must be below `limits.length`.
-    With `logprobs` rounds have scores, and so many of the likeliest tokens in each.
+    Speculative decoding (Leviathan et al. 2023, Chen et al. 2023) with the acceptance rule of verify.py: the tokens are
+    those that `sampler` picks from the target's logits without a draft. `len(context)` must be below `limits.length`.
+    With `logprobs` rounds have scores with that many likeliest tokens each. Raises NonFiniteLogits.
     """
     finish: Reason | None = None
     clock = controller.clock
@@ -73,7 +73,7 @@ def decode(
         verified_at = clock()
         notice = controller.observe(verdict, drafted_at - start, verified_at - drafted_at)
         tokens, sources = verdict.tokens, verdict.sources
-        # The end token cuts an accepted run before any limit is looked at.
+        # The end token counts before the limit.
         end = next((i for i, token in enumerate(tokens) if token in limits.end_ids), None)
         if end is not None:
             tokens, sources, finish = tokens[: end + 1], sources[: end + 1], "end"

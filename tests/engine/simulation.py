@@ -145,3 +145,20 @@ def simulate(
     )
     assert tokens_of(done) == said.answer
     return Run(done, clock.now - start, draft.fed)
+
+
+def fixed_seconds(said: Text, machine: Machine, k: int) -> float:
+    """The seconds of `simulate(said, machine, k)`, from the costs alone, in a thousandth of the time."""
+    seconds, at, target_new, draft_new = 0.0, 0, len(said.prompt), len(said.prompt)
+    while at < len(said.answer):
+        length = min(k, len(said.answer) - at - 1)
+        for new in [draft_new, *[1] * (length - 1)][:length]:
+            seconds += machine.draft(new)
+        seconds += machine.target(target_new + length)
+        accepted = 0
+        while accepted < length and said.guesses[at + accepted] == said.answer[at + accepted]:
+            accepted += 1
+        at += accepted + 1
+        # After a wholly accepted proposal the draft has read neither its last token nor the bonus token.
+        target_new, draft_new = 1, 2 if accepted == length else 1
+    return seconds

@@ -1,8 +1,8 @@
-"""Gumbel noise that is a function of (seed, position, token id), and of nothing else.
+"""Gumbel noise as a pure function of (seed, position, token id).
 
-A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): every value is hashed
-from its coordinates by the finalizer of splitmix64 (Steele et al. 2014), so that any subset of tokens, on any device,
-in any order, draws the same noise.
+A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). Each value is a hash of
+its coordinates by the finalizer of splitmix64 (Steele et al. 2014). So any subset of tokens gets the same noise, in any
+order, on any device.
 """
 
 import torch
@@ -22,20 +22,20 @@ def _mix(value: int) -> int:
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits; torch has no unsigned arithmetic on every device."""
+    """The int64 with the same 64 bits. Not every device has unsigned arithmetic in torch."""
     return value - (1 << 64) if value >> 63 else value
 
 
 def _shift(value: torch.Tensor, bits: int) -> torch.Tensor:
-    """A logical right shift of int64; torch's own copies the sign."""
+    """A logical right shift of int64. The shift of torch is arithmetic: it copies the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def gumbel(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel noise, float32, for the token `ids` (int64, any shape) at a position of the context.
 
-    g = -log(E) with E exponential, E = -log(1 - u). A u from 53 bits keeps its precision near 0, where the large
-    values that win come from; near 1 it is held below 1, where E would be infinite.
+    g = -log(E) with E exponential, E = -log(1 - u). u has 53 bits, which keep its precision near 0, where the large
+    values come from. u is limited to below 1, where E would be infinite.
     """
     return _noise(_key(seed, position), ids)
 
@@ -47,7 +47,7 @@ def gumbel_rows(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _key(seed: int, position: int) -> int:
-    """What `seed` and `position` add to the hash of an id, as a signed integer of 64 bits."""
+    """The part of the hash that `seed` and `position` determine, as a signed 64-bit integer."""
     return _signed(_mix((_mix(seed * _GOLDEN + 1 & _MASK) + position * _GOLDEN) & _MASK))
 
 

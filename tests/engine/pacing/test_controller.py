@@ -14,7 +14,19 @@ from specgen.engine.drafters.interface import Drafter, DraftPlan
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.pacing.controller import AdaptiveController
-from tests.engine.simulation import UNLIMITED, Clock, Cost, Machine, Run, Text, flat, simulate, sloped, text
+from tests.engine.simulation import (
+    UNLIMITED,
+    Clock,
+    Cost,
+    Machine,
+    Run,
+    Text,
+    fixed_seconds,
+    flat,
+    simulate,
+    sloped,
+    text,
+)
 from tests.fakes import TableModel, rounds, tokens_of
 
 LENGTH = 1200
@@ -49,7 +61,14 @@ def texts(profile: str, *, confident: bool) -> list[Text]:
 def best_fixed(profile: str, machine: str) -> float:
     """The time of the best draft length in hindsight, none included."""
     said = texts(profile, confident=True)
-    return min(sum(simulate(each, MACHINES[machine], k).seconds for each in said) for k in (0, 1, 2, 3, 4, 5, 7))
+    return min(sum(fixed_seconds(each, MACHINES[machine], k) for each in said) for k in (0, 1, 2, 3, 4, 5, 7))
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 5])
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_time_of_a_fixed_draft_length_follows_from_the_costs(machine: str, k: int) -> None:
+    said = text(PROFILES["0.8"][:150], prompt=20)
+    assert fixed_seconds(said, MACHINES[machine], k) == pytest.approx(simulate(said, MACHINES[machine], k).seconds)
 
 
 @pytest.mark.parametrize("confident", [True, False])
@@ -68,7 +87,7 @@ def test_noise_does_not_mislead_it(profile: str) -> None:
         return Machine(noisy(BOUND.target, 1), noisy(BOUND.draft, 2))
 
     said = texts(profile, confident=True)
-    best = min(sum(simulate(each, busy(), k).seconds for each in said) for k in (0, 1, 2, 3, 4, 5, 7))
+    best = min(sum(fixed_seconds(each, busy(), k) for each in said) for k in (0, 1, 2, 3, 4, 5, 7))
     assert best / sum(simulate(each, busy(), None).seconds for each in said) >= 0.95
 
 

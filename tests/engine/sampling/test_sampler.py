@@ -348,9 +348,9 @@ def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, broken:
 
 
 def test_the_first_of_equal_logits_is_picked() -> None:
-    rows = torch.randint(0, 3, (50, 40_000), generator=torch.Generator().manual_seed(0)).float()
+    rows = torch.randint(0, 3, (8, 5_000), generator=torch.Generator().manual_seed(0)).float()
     first = [int((row == row.max()).nonzero()[0]) for row in rows]
-    assert Sampler(SamplingParams(), 1).pick(rows, Tokens([1]), [2] * 49) == first
+    assert Sampler(SamplingParams(), 1).pick(rows, Tokens([1]), [2] * 7) == first
 
 
 @pytest.mark.parametrize("top_k", [0, 7])
