@@ -1,4 +1,4 @@
-"""A chat: what is fed again, what is kept, and what the model reads in the end."""
+"""Conversation: which tokens are fed again, which turns are kept, and the ids that the model reads."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ ASSISTANT = "<|start|>assistant\n"
 
 
 class Answers(_Fake):
-    """A model that answers the n-th turn with the n-th script, whatever was said before."""
+    """A model that answers the n-th turn with the n-th script."""
 
     def __init__(self, *scripts: Sequence[int], turn: Callable[[list[int]], int] | None = None) -> None:
         super().__init__(VOCAB)
@@ -97,7 +97,7 @@ def test_three_turns_of_a_real_model_reuse_the_cache(checkpoints: Any, architect
 
 
 def test_a_conversation_reads_what_the_template_writes(tmp_path: Path) -> None:
-    """With ids that encoding the text would give, the context is the template's own encoding."""
+    """If the generated ids are those of the encoded text, the context is the encoded template."""
     target = Answers(ended("hello world"), ended("the fox"))
     conversation = Conversation(fake_session(target, folder=tmp_path), system="be kind")
     list(conversation.say("hi"))
@@ -110,7 +110,7 @@ def test_a_conversation_reads_what_the_template_writes(tmp_path: Path) -> None:
 
 
 def test_generated_ids_are_kept(tmp_path: Path) -> None:
-    """The letters of a word one by one, which nobody would encode so."""
+    """The letters of a word one by one: encoding the word gives other ids."""
     letters = [encode(letter)[0] for letter in "hello"]
     assert encode("hello") != letters
     target = Answers([*letters, 0], ended("the fox"))
@@ -149,7 +149,7 @@ def test_an_interrupted_answer_is_kept(tmp_path: Path, how: str) -> None:
 
 
 def test_a_stop_string_is_no_part_of_the_history(tmp_path: Path) -> None:
-    """Nobody saw it, so the next turn's context must not have it, nor the tokens that made it."""
+    """The user did not see it, so the next context contains neither its text nor its tokens."""
     target = Answers(ended("the fox. user: me"), ended("the dog"))
     conversation = Conversation(fake_session(target, folder=tmp_path), stop=["user:"])
     assert answered(list(conversation.say("hi"))) == "the fox. "
@@ -238,7 +238,7 @@ FORGETFUL = (
 
 @pytest.mark.parametrize("template", [STRIPPING, FORGETFUL])
 def test_a_template_that_rewrites_history_is_followed(tmp_path: Path, template: str) -> None:
-    """As templates do that strip an answer, or take the thinking out of it."""
+    """Some templates strip an answer, or remove its thinking."""
     target = Answers(ended("  let me think. the fox "), ended(" well. the dog  "), ended("so"))
     session = fake_session(target, folder=tmp_path, chat_template=template)
     conversation = Conversation(session)
@@ -300,7 +300,7 @@ def test_the_options_hold_for_every_turn(tmp_path: Path) -> None:
 
 
 def test_a_drafted_conversation_is_the_plain_one(checkpoints: Any) -> None:
-    """Three turns with every drafter; the lookup drafter and the draft's cache live on between them."""
+    """Three turns with every drafter. The lookup drafter and the draft's cache survive between turns."""
     said = []
     for draft in ("none", "lookup", str(checkpoints.draft("mistral"))):
         session = Session(str(checkpoints.target("mistral")), draft, EngineOptions(threads=1))
@@ -378,7 +378,7 @@ def test_the_oldest_turns_go_when_the_context_fills_up(tmp_path: Path) -> None:
 
 
 class Letters(_Fake):
-    """Says `a` for ever."""
+    """A model that repeats `a`."""
 
     def __init__(self) -> None:
         super().__init__(VOCAB)
@@ -389,7 +389,7 @@ class Letters(_Fake):
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_plain_text_that_fills_the_context_goes_on_without_its_beginning(tmp_path: Path, raw: bool) -> None:
-    """One answer may fill the context: no whole turn can go, and the text goes on all the same."""
+    """One answer may fill the context. Then no whole turn can be dropped, and the text is cut."""
     template = CHAT_TEMPLATE if raw else None
     session = fake_session(Letters(), folder=tmp_path, context_length=100, chat_template=template)
     conversation = Conversation(session, raw=raw)

@@ -1,4 +1,4 @@
-"""Which draft a target gets, against a hub on this machine with several small checkpoints."""
+"""The choice of a draft, with a local hub of small checkpoints."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ CURATED_DRAFT = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 
 @pytest.fixture(scope="module")
 def swapped(checkpoints: Any) -> Path:
-    """A model in whose vocabulary two tokens have changed places."""
+    """A model with two tokens of the vocabulary swapped."""
     folder = Path(checkpoints.make("swapped", "llama", num_hidden_layers=1))
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
@@ -50,7 +50,7 @@ def swapped(checkpoints: Any) -> Path:
 
 @pytest.fixture
 def published(hub: HubServer, checkpoints: Any, swapped: Path) -> HubServer:
-    """A target with a draft that fits, and models that are no draft for it."""
+    """A target with a fitting draft and several unfit models."""
     large = checkpoints.make("family-7b", "llama", **LAYERS["family-7b"])
     small = checkpoints.make("family-1b", "llama", **LAYERS["family-1b"])
     hub.publish(TARGET, large)
@@ -66,7 +66,7 @@ def published(hub: HubServer, checkpoints: Any, swapped: Path) -> HubServer:
 
 
 def opened(target: str, **options: Any) -> tuple[str | None, list[str]]:
-    """The draft that a session opens by itself, and what it says."""
+    """The draft that a session chooses, and its notices."""
     chosen = EngineOptions(quant=Quant.NONE, dtype=Dtype.FLOAT32, **options)
     with Session(target, options=chosen) as session:
         told = [event.text for event in session.open() if isinstance(event, Notice)]
@@ -257,7 +257,7 @@ def test_the_prediction_follows_the_formula() -> None:
 
 @pytest.fixture
 def room_for_a_small_draft(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target is here, and beside it its draft of one layer fits, but none of eight."""
+    """The target is downloaded. Its draft of one layer fits beside it; drafts of eight layers do not."""
     opened(TARGET)
     figures = json.loads(invoke("plan", "-m", TARGET, *IN_FLOAT32, "--json").text)
     assert figures["models"][1]["id"] == "fam/Tiny-1B-Instruct"

@@ -1,4 +1,4 @@
-"""What a model's own files recommend, and how far that goes against what the user says."""
+"""The recommendations of a model's files, and how the user overrides them."""
 
 import json
 from pathlib import Path
@@ -156,5 +156,5 @@ def test_a_model_that_names_no_end_token_has_none(tmp_path: Path) -> None:
     ],
 )
 def test_the_templates_own_end_of_turn_ends_an_answer(tmp_path: Path, template: str, expected: set[int]) -> None:
-    """Not every generation_config.json names it."""
+    """Some generation_config.json omit it."""
     assert end_ids(checkpoint(tmp_path, {"eos_token_id": 5}), fakes.tokenizer(template)) == expected

@@ -1,4 +1,4 @@
-"""What a pair takes of memory: foretold, checked, and refused with what would fit."""
+"""The memory of a pair: predicted, checked, and refused with alternatives that fit."""
 
 import json
 import threading
@@ -41,7 +41,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Say how much memory is free."""
+    """Set the free memory in bytes."""
 
     def say(count: int) -> None:
         monkeypatch.setattr(planning, "free_memory", lambda _: count)
@@ -210,7 +210,7 @@ def gguf_pair(hub: HubServer, checkpoints: Any, tmp_path: Path, monkeypatch: pyt
 
 
 def bytes_asked(hub: HubServer) -> int:
-    """Of GGUF files, for all requests together."""
+    """The requested bytes of GGUF files, summed over all requests."""
     ranges = [request.range for request in hub.asked("cdn", "GET")]
     assert all(ranges), "a whole file was asked for"
     parts = [(text or "").removeprefix("bytes=").split("-") for text in ranges]

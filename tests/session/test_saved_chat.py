@@ -1,4 +1,4 @@
-"""A chat in a file: what is saved is loaded, and what is no chat is refused with a line."""
+"""Saved chats: a saved chat loads unchanged, and other files are refused in one line."""
 
 import json
 from dataclasses import replace

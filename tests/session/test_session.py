@@ -1,4 +1,4 @@
-"""Session: how a generation begins, ends, fails, and is left in the middle."""
+"""Session: the start, the end, the failure and the early close of a generation."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from specgen import Session
-from specgen.core.errors import DraftMismatch, OutOfMemory, PromptTooLong, UsageError
+from specgen.core.errors import BadFile, DraftMismatch, OutOfMemory, PromptTooLong, UsageError
 from specgen.core.events import Failed, Finished, Notice, Progress, Started, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
@@ -20,7 +20,7 @@ PROMPT_IDS = encode(PROMPT)
 
 
 def speaking(folder: Path, text: str, *, k: int = 4, right: bool = True, **options: Any) -> Session:
-    """A session whose target answers PROMPT with `text`, then the end token, drafted by an oracle or a fool."""
+    """A session whose target answers PROMPT with `text` and the end token. `right`: every proposal is accepted."""
     answer = [*encode(text), 0]
     target = Speaker(answer, len(PROMPT_IDS))
     drafter = oracle(answer, len(PROMPT_IDS)) if right else always_wrong(answer, len(PROMPT_IDS), target.vocab_size)
@@ -76,7 +76,7 @@ def test_the_time_of_a_slow_reader_is_in_no_statistics(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("k", [0, 1, 3, 7])
 @pytest.mark.parametrize("stop", ["lazy", "y d", "quick", "the", "t", "s"])
 def test_a_stop_string_ends_the_answer_before_it(tmp_path: Path, stop: str, k: int) -> None:
-    """Over tokens, inside a token and inside an accepted run, where it cuts the run."""
+    """Across tokens, inside a token and inside an accepted run, which it cuts."""
     text = "quick brown lazy dogs, the fox"
     events = list(speaking(tmp_path, text, k=k).generate(PROMPT, raw=True, stop=["not there", stop]))
     assert finished(events).reason == "stop"
@@ -122,7 +122,7 @@ def test_no_tokens_at_all_are_refused(tmp_path: Path, new: int) -> None:
 
 
 def test_an_empty_stop_string_is_refused(tmp_path: Path) -> None:
-    """It stands in every text, so it would end every answer before its first letter."""
+    """It occurs in every text, so every answer would be empty."""
     events = list(speaking(tmp_path, "the fox").generate(PROMPT, raw=True, stop=["", "dog"]))
     assert isinstance(events[-1], Failed)
     assert isinstance(events[-1].error, UsageError)
@@ -165,6 +165,16 @@ def test_the_end_token_of_the_chat_template_ends_an_answer(tmp_path: Path) -> No
     """Also where config.json names another."""
     (tmp_path / "config.json").write_text('{"eos_token_id": 319}')
     assert finished(list(speaking(tmp_path, "the fox").generate(PROMPT, raw=True))).reason == "end"
+
+
+def test_a_recommendation_that_makes_no_sense_ends_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "top_k": 50.0, "temperature": 1e999}')
+    (failed,) = speaking(tmp_path, "the fox").generate(PROMPT, raw=True)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, BadFile)
+    assert failed.error.message == "generation_config.json: temperature cannot be inf"
+    events = speaking(tmp_path, "the fox").generate(PROMPT, raw=True, sampling=SamplingChoice(temperature=0.0))
+    assert finished(list(events)).text == "the fox"
 
 
 def test_a_prompt_is_put_into_the_chat_template(tmp_path: Path) -> None:
@@ -334,7 +344,7 @@ class Failing(TorchDispatchMode):
 def test_an_exception_anywhere_leaves_the_session_as_new(
     checkpoints: Any, reference: Any, architecture: str, draft: str, runner: str, request: pytest.FixtureRequest
 ) -> None:
-    """Also between two layers, when some have cached what others have not."""
+    """Also between two layers, when only some have cached the new tokens."""
     if runner == "transformers":
         request.getfixturevalue("through_transformers")
     new = 10

@@ -1,4 +1,4 @@
-"""/draft in a chat whose pair another process keeps."""
+"""A new draft for a pair that the background process has loaded."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_another_draft_goes_on_with_the_target_that_is_loaded(
 
 
 def either(session: Session) -> PairOpener:
-    """The fake, and models that are loaded."""
+    """Opens the fake pair, and loads any other model."""
 
     def opening(target: ModelRef, *rest: Any) -> Generator[Event, None, Pair]:
         return (opening_of(session) if target.source == "fake" else loading.open_pair)(target, *rest)

@@ -1,4 +1,4 @@
-"""A session whose pair is kept by another process: what it says, and what it does when that process cannot."""
+"""The client of the background process: its events, and its fallback to this process."""
 
 import contextlib
 import json
@@ -164,7 +164,7 @@ def path(runtime: Path) -> Path:
 
 
 def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket whose server was killed; one that does not answer; one of somebody else's."""
+    """The socket of a killed server, of one that does not answer, and of another user."""
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         with warm() as caller:
@@ -209,7 +209,7 @@ def speaking(folder: Path, script: str = TEXT) -> Session:
 
 @pytest.mark.parametrize("breaks", range(1, 8))
 def test_an_answer_that_broke_off_goes_on_where_it_was(tmp_path: Path, breaks: int) -> None:
-    """What was drafted until then, and how it fell into rounds, makes no difference."""
+    """The continuation does not depend on the draft or on the rounds so far."""
     whole = list(speaking(tmp_path).generate("hello", raw=True, max_new_tokens=20))
     shown = ShownAnswer()
     seen = [event for event in whole if isinstance(event, Step)][:breaks]
