@@ -10,6 +10,7 @@ import typer
 from specgen.cli.option_values import default, typed
 from specgen.cli.ui import confirm
 from specgen.config import templates
+from specgen.config.pairs import canonical_name
 from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError
 from specgen.core.words import did_you_mean
@@ -70,7 +71,9 @@ def current(context: typer.Context, name: str, words: Sequence[str]) -> Template
     options = dict(base.options)
     for option, parameter in _options(context):
         if typed(context, parameter):
-            options[option] = _toml_value(context.params[parameter])
+            value = _toml_value(context.params[parameter])
+            # A template is used from any folder.
+            options[option] = canonical_name(value) if option in ("model", "draft") else value
     return Template(
         name,
         about=base.about,

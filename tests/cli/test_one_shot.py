@@ -301,6 +301,15 @@ def test_a_template_is_saved_and_used(run: Any, data: Path) -> None:
     assert answers()[0].stats["generated_tokens"] == 8
 
 
+def test_a_template_finds_its_model_from_any_folder(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(target.parent)
+    assert invoke("-m", f"./{target.name}", "-d", "lookup", "-n", 2, "--save", "ask", "{input}").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert invoke("-t", "ask", "it").code == 0
+
+
 def test_what_is_typed_beats_the_template(run: Any) -> None:
     run("--temp", 0.5, "-k", "auto", "--save", "ask", "-s", "Be brief.")
     started = json.loads(invoke("-t", "ask", "--temp", 0.9, "-s", "Go.", "it", "-k", 2, "--json").text.splitlines()[0])
