@@ -14,6 +14,7 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import UnsupportedModel
 from specgen.core.events import Stats
 from specgen.core.types import Dtype
+from specgen.core.words import first_line
 
 TRANSFORMERS = "transformers"
 _LOOKUP_TOKENS = 10  # the value in transformers' documentation of prompt lookup
@@ -107,9 +108,8 @@ def _load(checkpoint: Checkpoint, dtype: Dtype, device: torch.device) -> Any:
                 checkpoint.path, local_files_only=True, use_safetensors=True, dtype=dtype.value
             )
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedModel(
-            f"{checkpoint.ref}: the transformers peer cannot load it: {reason}", hint="leave out --peer"
+            f"{checkpoint.ref}: the transformers peer cannot load it: {first_line(error)}", hint="leave out --peer"
         ) from error
     # Replaces the model's recommendations: greedy, no penalties, no end token.
     model.generation_config = transformers.GenerationConfig(do_sample=False)  # type: ignore[no-untyped-call]

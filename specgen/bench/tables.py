@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from specgen.core.words import plural
 from specgen.render.terminal import align
 
 Figures = Mapping[str, Any]
@@ -76,7 +77,7 @@ def _head(report: Figures) -> ReportTable:
         f"{cores}{memory}{accelerator}",
         *models,
         f"suite {settings['suite']}, {settings['max_new_tokens']} new tokens, {drawn},"
-        f" k {_k(settings['engine']['num_draft_tokens'])}, {_count(settings['repeat'], 'repetition')}",
+        f" k {_k(settings['engine']['num_draft_tokens'])}, {plural(settings['repeat'], 'repetition')}",
     ]
     return ReportTable([], tuple(lines))
 
@@ -220,10 +221,6 @@ def _interval(interval: Sequence[float] | None) -> str:
 
 def _k(value: int | None) -> str:
     return "auto" if value is None else str(value)
-
-
-def _count(amount: int, noun: str) -> str:
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
 def _model(model: Figures) -> str:

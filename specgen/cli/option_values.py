@@ -11,7 +11,7 @@ import typer
 from specgen.config import settings
 from specgen.config.settings import Setting, Settings, Source
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.core.types import AUTO, LOOKUP, NONE
+from specgen.core.types import AUTO, LOOKUP, NONE, SAMPLING_RANGES, check_sampling
 
 # A measurement must not depend on settings for answers. Only settings that open the pair apply.
 _MEASURING = ("bench", "check")
@@ -158,6 +158,12 @@ class ValueReader:
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         """The checked value. Raises Typer's BadParameter, and UsageError."""
+        read = self._read(value, param, ctx)
+        if param.name in SAMPLING_RANGES and read is not None:
+            check_sampling(param.name, read)
+        return read
+
+    def _read(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None or (self._many and not value):
             return () if self._many else None
         if self._many and self._kind == list[str] and isinstance(value, list | tuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 from specgen.cli.chat.chat import Chat, draft_name, model_name, short
 from specgen.cli.inputs import read_text
 from specgen.core.errors import BadFile, SpecgenError, UsageError
+from specgen.core.words import plural
 from specgen.render.clipboard import copy
 from specgen.session import saved_chat
 from specgen.session.saved_chat import SavedChat
@@ -60,7 +61,7 @@ def load(chat: Chat, argument: str) -> None:
     chat.file = path
     turns = sum(message.role == "user" for message in saved.messages)
     last = f"; the last was: {short(conversation.question)}" if conversation.question else ""
-    chat.tell(f"loaded {turns} turn{'' if turns == 1 else 's'}{last}")
+    chat.tell(f"loaded {plural(turns, 'turn')}{last}")
 
 
 def copy_answer(chat: Chat, argument: str) -> None:  # noqa: ARG001

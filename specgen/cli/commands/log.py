@@ -10,6 +10,7 @@ import typer
 from specgen.cli.ui import confirm, print_json
 from specgen.core.errors import UsageError
 from specgen.core.types import BUNDLED, Message, ModelRef
+from specgen.core.words import plural
 
 if TYPE_CHECKING:
     from specgen.history.rows import LoggedAnswer
@@ -128,7 +129,7 @@ def delete(
         for each in wanted:
             if not answers.has(each):
                 raise _unknown(each)
-        what = "all answers" if all_ else _count(len(wanted))
+        what = "all answers" if all_ else plural(len(wanted), "answer")
         if not confirm(f"Delete {what}?", yes=yes, needs=f"deleting {what}"):
             typer.echo("Nothing was deleted.", err=True)
             raise typer.Exit(1)
@@ -136,7 +137,7 @@ def delete(
     if json:
         print_json({"deleted": deleted})
     else:
-        typer.echo(f"deleted {_count(deleted)}")
+        typer.echo(f"deleted {plural(deleted, 'answer')}")
 
 
 @app.command()
@@ -216,10 +217,6 @@ def _unknown(id: int | None) -> UsageError:  # noqa: A002
     if id is None:
         return UsageError("the history is empty", hint="specgen run, chat and map log their answers")
     return UsageError(f"there is no answer {id}", hint="specgen log lists the answers")
-
-
-def _count(number: int) -> str:
-    return f"{number} answer" if number == 1 else f"{number} answers"
 
 
 def _data(answer: "LoggedAnswer") -> dict[str, Any]:

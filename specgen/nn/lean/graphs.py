@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 import torch
 
 from specgen.core.errors import SpecgenError
+from specgen.core.words import first_line
 
 Step = Callable[[], tuple[torch.Tensor, ...]]
 """A forward pass that reads only buffers with fixed addresses. It may run any number of times."""
@@ -51,7 +52,7 @@ class Graphs:
             try:
                 return self._capture(step)
             except RuntimeError as error:  # torch has no narrower class; OutOfMemoryError is one too
-                self._fault = _first_line(error)
+                self._fault = first_line(error)
                 if self._reported:
                     warnings.warn(f"CUDA graphs fail from here on, which is slower: {self._fault}", stacklevel=2)
         return step
@@ -99,7 +100,7 @@ def compiled(step: Step) -> Step:
         raise
     except Exception as error:
         raise SpecgenError(
-            f"torch.compile fails on this model: {_first_line(error)}", hint="run it without --compile"
+            f"torch.compile fails on this model: {first_line(error)}", hint="run it without --compile"
         ) from error
     return fast
 
@@ -116,7 +117,3 @@ def choose_capture(device: torch.device, *, compile_steps: bool) -> Callable[[],
 def _compiled_graphs() -> Capture:
     graphs = CudaGraphs()
     return lambda step: graphs(compiled(step))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

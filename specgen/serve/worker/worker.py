@@ -11,6 +11,7 @@ import torch
 
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, failing
+from specgen.core.words import plural
 from specgen.serve.api.errors import ApiError, ServerEnding, api_error
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.worker.queue import FairQueue
@@ -64,7 +65,7 @@ class Job:
         """Say how many answers come before this one, where that has changed."""
         if ahead not in (0, self.ahead):
             self.ahead = ahead
-            self.put(Progress(f"waiting for {ahead} other answer{'' if ahead == 1 else 's'}"))
+            self.put(Progress(f"waiting for {plural(ahead, 'other answer')}"))
 
 
 class Worker:
