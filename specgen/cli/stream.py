@@ -128,8 +128,11 @@ class Echo:
 
 
 def _in_foreground() -> bool:
-    """Whether stdin is a terminal that this process may change: a background job would be stopped for that."""
-    if sys.platform == "win32" or not is_terminal(sys.stdin):
+    """Whether this process may change the terminal of stdin.
+
+    A background job would be stopped for that. If stdout is a pipe, a pager may use the terminal.
+    """
+    if sys.platform == "win32" or not is_terminal(sys.stdin) or not is_terminal(sys.stdout):
         return False
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
@@ -137,17 +140,20 @@ def _in_foreground() -> bool:
         return False
 
 
+@contextlib.contextmanager
+def owned_terminal(clean: Callable[[], None]) -> Iterator[Suspension]:
+    """Echo no keys, and call `clean` before Ctrl-Z stops the process. Draw in `drawing()` of the result."""
+    with Echo() as echo, Suspension(clean, echo) as suspension:
+        yield suspension
+
+
 def play(events: Iterator[Event], renderer: Renderer, stop: Callable[[], None]) -> Finished | Failed:
     """Show every event and return the last one. `stop` asks the generation to end, see Session.stop."""
     last: Event | None = None
     try:
-        with (
-            Interrupt(stop) as interrupt,
-            Echo() as echo,
-            Suspension(lambda: renderer.show(Suspended()), echo) as suspension,
-        ):
+        with Interrupt(stop) as interrupt, owned_terminal(lambda: renderer.show(Suspended())) as terminal:
             for event in events:
-                with suspension.drawing():
+                with terminal.drawing():
                     renderer.show(event)
                 if isinstance(event, Step):
                     interrupt.streams()

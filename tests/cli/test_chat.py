@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +350,45 @@ def test_on_a_dumb_terminal_there_are_no_escapes_in_an_answer(tmp_path: Path) ->
     answer = json.loads(saved.read_text(encoding="utf-8"))["messages"][1]["content"]
     assert answer in typist.sent.getvalue().replace("\r\n", "\n")
     assert "\x1b[1m" not in typist.sent.getvalue()
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="jobs need a shell")
+def test_ctrl_z_and_keys_typed_ahead_leave_the_answer_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = tmp_path / "chat.json"
+    monkeypatch.setenv("PS1", "$ ")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("CHAT", f"{sys.executable} -m specgen chat -m stories --seed 1 -n 250")
+    monkeypatch.setenv("PROMPT_TOOLKIT_NO_CPR", "1")
+    child = pexpect.spawn("bash", ["--norc", "--noediting", "-i"], dimensions=(60, 80), encoding="utf-8", timeout=60)
+    child.logfile_read = io.StringIO()
+    child.expect_exact("$ ")
+    child.send("$CHAT\r")
+    child.expect_exact(READY)
+    child.send("Once upon a time\r")
+    child.expect_exact("tok/s")
+    child.send("\x1a")
+    child.expect_exact("Stopped")
+    child.expect_exact("$ ")
+    child.send("fg\r")
+    child.expect_exact("tok/s")
+    child.send("typed ahead")
+    child.expect_exact(READY)
+    child.expect_exact("typed ahead")
+    child.send(f"\x15/save {saved}\r")
+    child.expect_exact(READY)
+    child.sendeof()
+    child.expect_exact("$ ")
+    child.close(force=True)
+    screen = Screen(80, 60)
+    pyte.Stream(screen).feed(child.logfile_read.getvalue())
+    rows = [row for row in screen.rows() if row]
+    stopped = next(number for number, row in enumerate(rows) if "Stopped" in row)
+    again = next(number for number, row in enumerate(rows) if row.endswith("$ fg"))
+    answer = json.loads(saved.read_text(encoding="utf-8"))["messages"][1]["content"]
+    before = rows[next(n for n, row in enumerate(rows) if row.startswith("> Once")) + 1 : stopped]
+    end = next(number for number, row in enumerate(rows) if "250 tokens" in row)
+    shown = " ".join(" ".join([*before, *rows[again + 2 : end]]).split())
+    assert " ".join(answer.split()) in shown
 
 
 @in_process

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from specgen.cli.stream import play
+from specgen.cli.stream import owned_terminal, play
 from specgen.core.errors import SpecgenError
-from specgen.core.events import Event, Failed, Finished, LoadedModel, Renderer
+from specgen.core.events import Event, Failed, Finished, LoadedModel, Renderer, Suspended
 from specgen.core.types import ModelRef
 from specgen.render.terminal import ColorChoice, is_terminal, sanitize
 from specgen.session.conversation import Conversation
@@ -110,8 +110,10 @@ class Chat:
     def show(self, events: Iterator[Event]) -> None:
         """Show the progress of opening a pair. Raises SpecgenError."""
         try:
-            for event in events:
-                self._renderer.show(event)
+            with owned_terminal(lambda: self._renderer.show(Suspended())) as terminal:
+                for event in events:
+                    with terminal.drawing():
+                        self._renderer.show(event)
         finally:
             self._renderer.close()
 

@@ -63,6 +63,7 @@ def line_editor(completions: Callable[[], dict[str, list[str] | None]]) -> Calla
         multiline=True,
         prompt_continuation=_CONTINUATION,
         tempfile_suffix=".md",
+        enable_suspend=True,  # Ctrl-Z
     )
 
     def read() -> str:

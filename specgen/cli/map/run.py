@@ -10,7 +10,7 @@ from typing import Any
 
 from specgen.cli.map.records import Record, Records
 from specgen.cli.map.results import Results
-from specgen.cli.stream import check_complete
+from specgen.cli.stream import check_complete, owned_terminal
 from specgen.core.errors import TERMINATED, BadFile, Incomplete, PromptTooLong, SomeFailed, UsageError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
@@ -46,7 +46,7 @@ class Mapper:
         self._bar = RecordBar(sys.stderr, None, 0)
         began = time.monotonic()
         try:
-            with _ended_by_sigterm():
+            with _ended_by_sigterm(), owned_terminal(self._clean) as self._terminal:
                 rest = self._without_result(iter(records), totals)
                 first = next(rest, None)
                 if first is not None:
@@ -87,15 +87,17 @@ class Mapper:
     def _work(self, first: Record, rest: Iterator[Record], totals: Totals) -> None:
         record: Record | None = first
         while record is not None:
-            self._bar.show(totals.skipped + totals.answered + totals.failed, totals.tokens_per_second)
+            with self._terminal.drawing():
+                self._bar.show(totals.skipped + totals.answered + totals.failed, totals.tokens_per_second)
             result = self._answer(record)
-            if self.results.shares_terminal:
-                self._bar.close()
-            self.results.write(record.digest, result)
-            totals.add(result)
-            if result.error is not None and not self.results.as_json:
-                self._bar.close()
-                self._say(f"record {totals.skipped + totals.answered + totals.failed}: {result.error}")
+            with self._terminal.drawing():
+                if self.results.shares_terminal:
+                    self._bar.close()
+                self.results.write(record.digest, result)
+                totals.add(result)
+                if result.error is not None and not self.results.as_json:
+                    self._bar.close()
+                    self._say(f"record {totals.skipped + totals.answered + totals.failed}: {result.error}")
             record = next(rest, None)
 
     def _answer(self, record: Record) -> Result:
@@ -140,6 +142,10 @@ class Mapper:
             self._told.add(event.text)
             self._bar.close()
         self._progress.show(event)
+
+    def _clean(self) -> None:
+        self._progress.close()
+        self._bar.close()
 
     def _say(self, text: str) -> None:
         print(f"specgen: {sanitize(text)}", file=sys.stderr, flush=True)  # noqa: T201
