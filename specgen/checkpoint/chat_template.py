@@ -25,6 +25,10 @@ _MEMORY = 1 << 30
 # Characters of a rendered conversation beyond four times the length of its messages.
 _MAX_LENGTH = 1 << 22
 _HINT = "use another revision of the model"
+# Messages of this many characters cannot be the reason why a template takes too long.
+_SHORT = 10_000
+# Templates that took too long with short messages: they are not tried again.
+_ENDLESS: set[str] = set()
 
 
 def render(
@@ -50,9 +54,10 @@ def render(
         **special_tokens,
         **variables,
     }
-    longest = _MAX_LENGTH + 4 * sum(len(message.content) for message in messages)
+    length = sum(len(message.content) for message in messages)
+    longest = _MAX_LENGTH + 4 * length
     limits = {"cpu_s": _CPU_S, "memory": _MEMORY + 16 * longest, "longest": longest}
-    reply = _RENDERER.ask({"template": template, "context": context} | limits)
+    reply = None if template in _ENDLESS else _RENDERER.ask({"template": template, "context": context} | limits)
     match reply:
         case {"text": text}:
             return str(text)
@@ -65,6 +70,8 @@ def render(
             raise UnsupportedModel(f"the model's chat template cannot be read: {why}", hint=_HINT)
         case {"failed": why}:
             raise UnsupportedModel(f"the model's chat template fails: {why}", hint=_HINT)
+    if length < _SHORT:
+        _ENDLESS.add(template)
     raise UnsupportedModel("the model's chat template fails: it takes too long, or too much memory", hint=_HINT)
 
 

@@ -115,7 +115,7 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     )
     found = Checkpoint(ref, path, commit)
     if ref.file is not None:
-        _check_gguf(found.header)
+        check_gguf(found.header)
     return found
 
 
@@ -176,7 +176,7 @@ def _looks_like_path(text: str) -> bool:
 
 def _local(ref: ModelRef, path: Path) -> Checkpoint:
     if path.is_file():
-        _check_gguf(path)
+        check_gguf(path)
         return Checkpoint(ref, path)
     if not path.is_dir():
         raise BadFile(f"{path} is neither a folder nor a regular file", hint="give the model's folder, or a .gguf file")
@@ -190,7 +190,8 @@ def _local(ref: ModelRef, path: Path) -> Checkpoint:
     return Checkpoint(ref, path)
 
 
-def _check_gguf(path: Path) -> None:
+def check_gguf(path: Path) -> None:
+    """Raise BadFile or UnsupportedModel unless `path` is a whole model in a readable GGUF format."""
     check_parts(path.name)
     check_format(path)
     from specgen.checkpoint.gguf.header import check_model  # noqa: PLC0415  0.3 s, only for GGUF

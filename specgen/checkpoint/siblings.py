@@ -6,11 +6,12 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.checkpoint import Checkpoint, check_gguf
 from specgen.core.errors import SpecgenError
 from specgen.core.types import ModelRef
 from specgen.hub.cache import cached_models
 from specgen.hub.client import api, explain
+from specgen.hub.files import is_gguf_name
 
 # The size in a name: 7B, 1.5B, 135M, 0.6b.
 _SIZE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
@@ -34,7 +35,7 @@ def local_siblings(target: Checkpoint) -> Iterator[Checkpoint]:
         beside = sorted(islice(target.path.absolute().parent.iterdir(), _MOST_ENTRIES))
     except OSError:
         return
-    paths = (path for path in beside if path.suffix == ".gguf" or (path / "config.json").is_file())
+    paths = (path for path in beside if is_gguf_name(path.name) or (path / "config.json").is_file())
     found = (Checkpoint(ModelRef(str(path)), path) for path in paths if path != target.path.absolute())
     yield from filter(_smaller_kin(target), found)
 
@@ -45,6 +46,8 @@ def _smaller_kin(target: Checkpoint) -> Callable[[Checkpoint], bool]:
 
     def is_smaller(other: Checkpoint) -> bool:
         try:
+            if other.is_gguf:
+                check_gguf(other.path)
             return (
                 kind is not None
                 and other.is_complete

@@ -225,6 +225,15 @@ def test_a_hostile_template_ends_in_one_line(attack: str, monkeypatch: pytest.Mo
     assert ours("{{ messages[0].content }}", TURNS) == TURNS[0][1], "the next template is rendered"
 
 
+def test_an_endless_template_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specgen.checkpoint.chat_template._CPU_S", 1.0)
+    template = "{{ 11 ** 1000000000 }}"
+    for _ in range(2):
+        with pytest.raises(UnsupportedModel, match="it takes too long"):
+            ours(template, TURNS)
+        monkeypatch.setattr("specgen.checkpoint.chat_template._RENDERER.ask", lambda _: pytest.fail("asked again"))
+
+
 def test_ctrl_c_ends_a_template_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.checkpoint.chat_template._CPU_S", 600.0)
     signalled = Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -232,7 +241,7 @@ def test_ctrl_c_ends_a_template_that_never_ends(monkeypatch: pytest.MonkeyPatch)
     try:
         signalled.start()
         with pytest.raises(KeyboardInterrupt):
-            ours(ATTACKS["an integer"], TURNS)
+            ours("{{ 12 ** 1000000000 }}", TURNS)
     finally:
         signal.signal(signal.SIGINT, before)
     assert ours("{{ messages[0].content }}", TURNS) == TURNS[0][1]

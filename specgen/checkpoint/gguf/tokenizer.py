@@ -108,6 +108,7 @@ _PRE_TOKENIZERS: Mapping[str, _PreTokenizer] = {
     "deepseek-r1-qwen": _PreTokenizer(_QWEN2),
     "tekken": _PreTokenizer(_TEKKEN, whole_words=True, bos=True),
     "gpt-4o": _PreTokenizer(_GPT4O),
+    "llama4": _PreTokenizer(_GPT4O),
 }
 
 
