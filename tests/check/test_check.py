@@ -12,7 +12,7 @@ from specgen.bench.suites import SuitePrompt
 from specgen.check.check import CheckResult, CheckSettings, CheckStarted, check, check_pair
 from specgen.check.difference import GeneratedText, compare
 from specgen.check.report import difference_line, real_differences, report_data, summary
-from specgen.core.errors import UsageError
+from specgen.core.errors import UnsupportedModel, UsageError
 from specgen.core.events import Stats
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingParams
@@ -264,3 +264,10 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
         next(check(settings(drafters=("magic",))))
     with pytest.raises(UsageError, match="a prompt is empty"):
         next(check(settings(texts=(" ",))))
+
+
+def test_a_target_that_computes_nan_passes_no_check(tmp_path: Path) -> None:
+    target = TableModel(VOCAB, seed=1)
+    target.table[:, 5] = torch.nan
+    with pytest.raises(UnsupportedModel, match="the target model computes no usable scores"):
+        checks(pair(tmp_path, target, TableModel(VOCAB, seed=1)))

@@ -13,7 +13,7 @@ from specgen.core.events import Failed, Finished, Notice, Progress, Started, Ste
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.engine.pacing.controller import FixedController
-from tests.fakes import Speaker, always_wrong, encode, fake_session, oracle, steps, tokens_of
+from tests.fakes import VOCAB, Speaker, TableModel, always_wrong, encode, fake_session, oracle, steps, tokens_of
 
 PROMPT = "the lazy dog"
 PROMPT_IDS = encode(PROMPT)
@@ -411,3 +411,13 @@ def test_a_sampled_run_is_the_plain_run_of_its_seed(
     )
     assert tokens_of(events) == expected
     assert any(isinstance(event, Step) for event in events[-3:-1])
+
+
+@pytest.mark.parametrize("sampling", [SamplingChoice(), SamplingChoice(temperature=1.0)], ids=str)
+def test_logits_that_are_nan_end_an_answer_with_a_line(tmp_path: Path, sampling: SamplingChoice) -> None:
+    target = TableModel(VOCAB, seed=1)
+    target.table[PROMPT_IDS[-1]] = torch.nan
+    *_, failed = fake_session(target, folder=tmp_path).generate(PROMPT, raw=True, sampling=sampling)
+    assert isinstance(failed, Failed)
+    assert failed.error.exit_code == 11
+    assert "its logits are NaN or infinite" in str(failed.error)
