@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken
@@ -20,6 +21,7 @@ from specgen.session.conversation import Conversation
 from specgen.session.prompt import chat_prompt
 from specgen.session.session import Session
 from tests.fakes import CHAT_TEMPLATE, Speaker, TableModel, fake_session, steps, tokenizer
+from tests.serve.running import running
 
 END = 0
 HI = [Message("user", "hi")]
@@ -237,3 +239,22 @@ def test_a_failure_is_still_a_failure(tmp_path: Path) -> None:
     session = session_of(reasoning("text"), "x", tmp_path)
     (failed,) = session.generate("hi", constraint=Constraint("regex", "(a"))
     assert isinstance(failed, Failed)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_api_answers_by_the_schema_after_the_thinking(stream: bool, tmp_path: Path) -> None:
+    made = reasoning("special")
+    session = session_of(made, '\nhm {"a": no}[/THINK]{"a": 12}', tmp_path)
+    schema = {"name": "a", "schema": json.loads(SCHEMA)}
+    asked: dict[str, Any] = {
+        "model": "fake",
+        "messages": [{"role": "user", "content": "hi"}],
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+    with running(session, tmp_path) as server, server.openai() as client:
+        if stream:
+            chunks = list(client.chat.completions.create(**asked, stream=True))
+            content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        else:
+            content = client.chat.completions.create(**asked).choices[0].message.content or ""
+    assert content == '{"a": 12}'
