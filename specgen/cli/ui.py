@@ -1,19 +1,22 @@
 """User interaction of commands: questions, editor, JSON output, suggestions for misspelt names."""
 
+import contextlib
 import importlib
 import json
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import typer
 
 from specgen.cli import commands
 from specgen.cli.completion import model_names
+from specgen.cli.stream import owned_terminal
 from specgen.core.errors import DownloadFailed, ModelNotFound, NotCached, UsageError
+from specgen.core.events import Event
 from specgen.core.types import ModelRef
 from specgen.core.words import nearest
 from specgen.render.terminal import is_terminal, put, sanitize
@@ -52,6 +55,24 @@ def warn(text: str) -> None:
 def print_json(data: object) -> None:
     """Print one value over several lines. Control characters and non-ASCII characters are escaped."""
     typer.echo(json.dumps(data, indent=2, default=str))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[Event], None]]:
+    """A function that shows progress and notices on stderr. Progress is erased at the end, and at Ctrl-Z."""
+    from specgen.render.progress import ProgressLine  # noqa: PLC0415 - rich takes 0.1 s
+
+    line = ProgressLine(sys.stderr)
+
+    def show(event: Event) -> None:
+        with terminal.drawing():
+            line.show(event)
+
+    try:
+        with owned_terminal(line.close) as terminal:
+            yield show
+    finally:
+        line.close()
 
 
 def open_editor(path: Path) -> None:

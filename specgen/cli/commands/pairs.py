@@ -1,14 +1,13 @@
 """specgen pairs: list the curated pairs, or rank the drafts for a target."""
 
 import dataclasses
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.completion import models
 from specgen.cli.options import grouped
-from specgen.cli.ui import print_json
+from specgen.cli.ui import print_json, progress
 from specgen.core.types import BUNDLED, LOOKUP, Device, EngineOptions
 
 
@@ -107,18 +106,14 @@ def _rank(target: str, options: EngineOptions, *, json: bool) -> None:
     from specgen.core.events import Notice
     from specgen.core.progress import follow
     from specgen.nn.device import choose_device
-    from specgen.render.progress import ProgressLine
     from specgen.session.draft_selection import rank_drafts, why_hub_is_skipped
 
-    line = ProgressLine(sys.stderr)
-    try:
-        checkpoint = follow(find(resolve(target), offline=options.offline), line.show)
+    with progress() as show:
+        checkpoint = follow(find(resolve(target), offline=options.offline), show)
         bundled = checkpoint.ref.source.startswith(BUNDLED)
         if not bundled and (why := why_hub_is_skipped(checkpoint, options)):
-            line.show(Notice(f"the hub was not searched for drafts: {why}"))
-        candidates = follow(rank_drafts(checkpoint, options, choose_device(options.device)), line.show)
-    finally:
-        line.close()
+            show(Notice(f"the hub was not searched for drafts: {why}"))
+        candidates = follow(rank_drafts(checkpoint, options, choose_device(options.device)), show)
     rows = [_candidate(candidate) for candidate in candidates]
     if json:
         print_json({"target": checkpoint.ref.name, "candidates": rows})

@@ -1,13 +1,12 @@
 """specgen plan: the memory that a pair needs."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from specgen.cli.default_model import named_model
 from specgen.cli.options import ModelOptions, grouped
-from specgen.cli.ui import print_json
+from specgen.cli.ui import print_json, progress
 from specgen.core.errors import OutOfMemory
 
 
@@ -29,21 +28,17 @@ def command(
 
     from specgen.config.pairs import resolve, resolve_draft
     from specgen.core.progress import follow
-    from specgen.render.progress import ProgressLine
     from specgen.session.draft_selection import smaller_draft
     from specgen.session.loading import resolve_pair
     from specgen.session.memory_plan import what_fits
 
     options = models.engine()
-    line = ProgressLine(sys.stderr)
-    try:
-        prepared = follow(resolve_pair(resolve(target), resolve_draft(models.draft), options), line.show)
+    with progress() as show:
+        prepared = follow(resolve_pair(resolve(target), resolve_draft(models.draft), options), show)
         plan = prepared.plan
         alternatives = [] if plan.fits else what_fits(plan, options)
-        if plan.draft and not plan.fits and (smaller := follow(smaller_draft(plan, options), line.show)):
+        if plan.draft and not plan.fits and (smaller := follow(smaller_draft(plan, options), show)):
             alternatives.append(f"--draft {smaller}")
-    finally:
-        line.close()
     by_model = "hybrid" if options.lookup else "model"
     figures = _figures(plan) | {"drafter": prepared.drafter if plan.draft is None else by_model}
     figures["target_alone_fits"], figures["would_fit"] = plan.without_draft.fits, alternatives

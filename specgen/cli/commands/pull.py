@@ -1,6 +1,5 @@
 """specgen pull: download models."""
 
-import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from specgen.cli.completion import models
 from specgen.cli.options import grouped
+from specgen.cli.ui import progress
 from specgen.core.errors import UsageError
 from specgen.core.types import ModelRef
 
@@ -46,7 +46,6 @@ def command(
     from specgen.config.pairs import find_pair
     from specgen.core.progress import follow
     from specgen.hub import pins
-    from specgen.render.progress import ProgressLine
 
     refs: list[ModelRef] = []
     for model in models:
@@ -56,14 +55,9 @@ def command(
         if len(refs) > 1 or refs[0].revision:
             raise UsageError("--revision is for one MODEL", hint="write org/name@revision for each")
         refs = [replace(refs[0], revision=revision)]
-    line = ProgressLine(sys.stderr)
-    try:
-        checkpoints = [
-            follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), line.show) for ref in refs
-        ]
-        follow(fetch_all(checkpoints, offline=offline), line.show)
-    finally:
-        line.close()
+    with progress() as show:
+        checkpoints = [follow(find(ref, offline=offline, trust_remote_code=trust_remote_code), show) for ref in refs]
+        follow(fetch_all(checkpoints, offline=offline), show)
     for ref, checkpoint in zip(refs, checkpoints, strict=True):
         if ref.revision is not None and checkpoint.commit is not None:
             old = pins.pin_of(ref.source)

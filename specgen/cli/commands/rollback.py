@@ -1,12 +1,12 @@
 """specgen rollback: use the previous commit of a model."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from specgen.cli.completion import cached
 from specgen.cli.options import grouped
+from specgen.cli.ui import progress
 from specgen.core.types import ModelRef
 
 
@@ -27,12 +27,8 @@ def command(
     """
     from specgen.checkpoint.update import roll_back
     from specgen.core.progress import follow
-    from specgen.render.progress import ProgressLine
 
     ref = ModelRef.parse(model)
-    line = ProgressLine(sys.stderr)
-    try:
-        before, after = follow(roll_back(ref, offline=offline), line.show)
-    finally:
-        line.close()
+    with progress() as show:
+        before, after = follow(roll_back(ref, offline=offline), show)
     typer.echo(f"{ref.name} {before[:8]} -> {after[:8]}")

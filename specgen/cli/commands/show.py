@@ -1,14 +1,13 @@
 """specgen show: details of a model."""
 
 import dataclasses
-import sys
 from typing import Annotated
 
 import typer
 
 from specgen.cli.completion import models
 from specgen.cli.options import grouped
-from specgen.cli.ui import print_json
+from specgen.cli.ui import print_json, progress
 from specgen.core.types import LOOKUP, ModelRef
 
 
@@ -41,15 +40,11 @@ def command(
     from specgen.core.progress import follow
     from specgen.core.words import format_bytes
     from specgen.hub import pins
-    from specgen.render.progress import ProgressLine
     from specgen.render.terminal import sanitize
 
     pair = find_pair(model)
-    line = ProgressLine(sys.stderr)
-    try:
-        checkpoint = follow(find(pair.target if pair else ModelRef.parse(model), offline=offline), line.show)
-    finally:
-        line.close()
+    with progress() as show:
+        checkpoint = follow(find(pair.target if pair else ModelRef.parse(model), offline=offline), show)
     summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
     pin = pins.pin_of(checkpoint.ref.source) if checkpoint.commit else None
     if pin:
