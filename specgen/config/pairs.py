@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
-
-import tomli
 
 from specgen.core.files import canonical_path
 from specgen.core.types import AUTO, LOOKUP, NONE, ModelPair, ModelRef
@@ -30,6 +27,10 @@ class KnownModel:
 
 @cache
 def _tables() -> Mapping[str, Mapping[str, Any]]:
+    from importlib.resources import files  # noqa: PLC0415 - most commands name no curated pair
+
+    import tomli  # noqa: PLC0415 - as above
+
     return tomli.loads(files("specgen.config").joinpath("pairs.toml").read_text(encoding="utf-8"))
 
 
@@ -94,9 +95,8 @@ def canonical_name(model: str) -> str:
 
     Processes in other folders understand it, and two spellings of a path become one name.
     """
-    if model in (AUTO, LOOKUP, NONE) or find_pair(model):
-        return model
-    return str(canonical_path(model) or model)
+    path = None if model in (AUTO, LOOKUP, NONE) else canonical_path(model)
+    return str(path) if path and find_pair(model) is None else model
 
 
 def resolve(model: str) -> ModelRef:
