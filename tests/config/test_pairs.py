@@ -1,4 +1,4 @@
-"""pairs.toml held to its schema, and the names that it gives."""
+"""The schema of pairs.toml, and the names of pairs."""
 
 import datetime
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Where settings come from, and what a file may not say."""
+"""Sources of settings, and invalid files."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from specgen.core.errors import BadFile, UsageError
 
 @pytest.fixture(autouse=True)
 def nothing_set(no_user_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even what keeps tests from leaving a process behind."""
+    """No settings, not even the one that keeps tests from leaving a process behind."""
     monkeypatch.delenv("SPECGEN_KEEP_ALIVE")
 
 

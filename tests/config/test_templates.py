@@ -1,4 +1,4 @@
-"""Templates: the file, the places, and what is wrong with them."""
+"""Templates: files, variables, and their errors."""
 
 from pathlib import Path
 

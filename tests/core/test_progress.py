@@ -1,4 +1,4 @@
-"""Jobs in threads that report one progress, stop when nobody listens, and hand on their failure."""
+"""Jobs in threads: one progress for all, stopping, and failures."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Tokens against plain lists: many views of a few logs, each checked after every operation."""
+"""Tokens compared to plain lists after every operation."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ IDS = st.lists(st.integers(0, 2), max_size=4)  # three ids only: prefixes then a
 
 
 class Views(RuleBasedStateMachine):
-    """Every view ever made beside the list it stands for."""
+    """Every view so far with its list of ids."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def test_a_returned_list_is_the_callers_own() -> None:
 
 
 def test_contexts_of_one_log_share_it() -> None:
-    """What makes a call cost its new tokens and not the conversation: nothing before the branch is compared."""
+    """A call costs its new tokens, not the conversation: nothing before the branch is compared."""
 
     class Counted(int):
         compared = 0

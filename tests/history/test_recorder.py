@@ -1,4 +1,4 @@
-"""The recorder: what it stores of a conversation, and what a history that fails costs."""
+"""The recorder: how it stores conversations, and a history that cannot be written."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -48,7 +48,7 @@ def said(number: int) -> list[str]:
 
 
 def stored(text: str) -> int:
-    """How often the database has `text`."""
+    """Number of occurrences of `text` in the database."""
     with History(location()) as log:
         log._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return location().read_bytes().count(text.encode())

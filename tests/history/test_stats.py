@@ -1,4 +1,4 @@
-"""Acceptance over time: what is added up, and when it has drifted down."""
+"""Acceptance over time: sums, and declines."""
 
 import random
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def test_nothing_drafted_has_no_rate() -> None:
 
 
 def test_a_million_tokens_take_longer_without_speculation_by_the_speed_up() -> None:
-    """90 tokens in 2 s, 1.5 times as fast as plain decoding."""
+    """An answer of 90 tokens in 2 s, with a speed-up of 1.5."""
     (trend,) = by_pair([SAMPLE], NOW).values()
     with_it, without = trend.per_million(Prices(per_hour=3.0))
     assert with_it.hours == pytest.approx(1e6 / 90 * 2 / 3600)

@@ -1,4 +1,4 @@
-"""The history: what is kept, what is found again, and what a process that dies leaves behind."""
+"""The history: storing, finding, deleting, damaged rows, and several processes."""
 
 import signal
 import sqlite3

@@ -1,4 +1,4 @@
-"""Streams for renderers to write to: a pipe that keeps its bytes, and a terminal that shows what a person would see."""
+"""Streams for renderers: a pipe that keeps its bytes, and an emulated terminal."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from wcwidth import wcwidth
 
 
 class Pipe(io.TextIOWrapper):
-    """Not a terminal. `written` is what came out of it."""
+    """A pipe. `written` has its bytes."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self._bytes = io.BytesIO()
@@ -20,8 +20,8 @@ class Pipe(io.TextIOWrapper):
 
 
 class Screen(pyte.HistoryScreen):
-    """Two things that xterm does and pyte does not: any cursor movement forgets that the last column is full, and a
-    wide character that would stand half over the margin goes to the next row.
+    """pyte with two behaviours of xterm: a cursor movement cancels the pending wrap at the margin, and a wide
+    character that does not fit goes to the next row.
     """
 
     def __init__(self, columns: int, lines: int) -> None:
@@ -78,7 +78,7 @@ class _Wire(io.RawIOBase):
 
 
 class Terminal(io.TextIOWrapper):
-    """A stream to `screen`; two of them may share it, as stdout and stderr do. `sent` is what came out of this one."""
+    """A stream to `screen`, which two streams may share as stdout and stderr. `sent` has the bytes of this one."""
 
     def __init__(self, screen: Screen, encoding: str = "utf-8") -> None:
         self.screen = screen

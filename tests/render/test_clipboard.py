@@ -1,4 +1,4 @@
-"""Text to the clipboard: by a tool, else by the terminal, else a plain refusal."""
+"""The clipboard: by a tool, by the terminal, or an error."""
 
 import base64
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.render.streams import Pipe
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No clipboard but what the test puts there: tools come from `tmp_path` alone."""
+    """No clipboard tools except those of the test in `tmp_path`."""
     for name in ("TMUX", "WAYLAND_DISPLAY", "DISPLAY", "WSL_DISTRO_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSH_CONNECTION", "here")

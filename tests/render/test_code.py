@@ -1,4 +1,4 @@
-"""Only the first fenced block of an answer, however its text comes in pieces."""
+"""The first fenced block of an answer, for any pieces of text."""
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ class Shown:
 
 
 def extract(*pieces: str) -> tuple[Shown, FirstBlock, list[int]]:
-    """What a renderer is shown of an answer in `pieces`; and after how many of them it was enough."""
+    """The events that a renderer gets for `pieces`, and the number of pieces until the block was closed."""
     shown, enough = Shown(), []
     block = FirstBlock(shown, lambda: enough.append(count))
     block.show(STARTED)

@@ -39,7 +39,7 @@ TEXTS = {
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second goes by between any two events, so that the live line is always up to date."""
+    """A clock with one second between events, so that the live line is always redrawn."""
     monkeypatch.setattr("specgen.render.live.monotonic", count().__next__)
 
 
@@ -55,7 +55,7 @@ def show(renderer: Renderer, events: list[Event]) -> None:
 
 
 def plainly(text: str, columns: int) -> list[str]:
-    """The rows of a terminal that shows `text` and nothing else."""
+    """The rows of a terminal that shows only `text`."""
     out = Terminal(Screen(columns, 10))
     out.write(sanitize(text))
     out.flush()
@@ -106,7 +106,10 @@ def test_one_terminal_shows_the_text_and_then_the_summary(
 
 
 def check_every_step(out: Terminal, renderer: Renderer, text: str, size: int) -> int:
-    """Stream `text`; after every step the screen is the text, with at most the live line below. How often it was."""
+    """Stream `text` and check the screen after every step: the text, and at most the live line below.
+
+    Returns the number of steps with a live line.
+    """
     so_far, drawn = "", 0
     for event in run(text, size)[:-1]:
         renderer.show(event)
@@ -210,7 +213,7 @@ def test_text_to_a_file_is_exact_and_the_live_line_is_on_the_terminal(terminals:
 
 
 def test_text_to_a_pipe_leaves_its_reader_the_line_it_writes(terminals: Terminals) -> None:
-    """As in `specgen run | tee file`: the reader shows the text on the same terminal, a moment later."""
+    """As in `specgen run | tee file`, where the reader shows the text on the same terminal a moment later."""
     text = "ab\n\tcd\n\n" * 12 + PROSE
     shown, err = terminals()
     read, write = os.pipe()

@@ -1,4 +1,4 @@
-"""Markdown on a terminal: rendered as it comes, the same however it is cut, and no line lost."""
+"""Streamed Markdown on a terminal: the same for any pieces of text, and no line lost."""
 
 import os
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ Emoji 🎉 and **unclosed"""
 
 
 def show(stdout: Any, stderr: Any, spans: Sequence[Span], **how: Any) -> None:
-    """One answer, one step a span."""
+    """One answer with one step per span."""
     options: dict[str, Any] = {"json": False, "stream": True, "quiet": False, "stats": False, "markdown": True} | how
     renderer = make_renderer(stdout=stdout, stderr=stderr, summary="none", **options)
     renderer.show(STARTED)
@@ -79,7 +79,7 @@ def cut(text: str, size: int) -> list[Span]:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 40, 10_000])
 @pytest.mark.parametrize("lines", [5, 60])
 def test_what_is_shown_does_not_depend_on_how_the_text_comes(terminals: Any, size: int, lines: int) -> None:
-    """Also when the answer is taller than the screen: everything is in the scrollback."""
+    """An answer taller than the screen is complete in the scrollback."""
     stdout, stderr = terminals(40, lines)
     show(stdout, stderr, cut(TEXT, size))
     assert "\n".join(stdout.screen.rows()) == AT_40
@@ -100,7 +100,7 @@ def test_styles(terminals: Any) -> None:
 
 
 def test_half_a_word_shows_at_once_and_is_drawn_in_place(terminals: Any) -> None:
-    """What is not certain yet stands there as the model wrote it, and gives way to what it becomes."""
+    """Uncertain text appears as the model wrote it, until its markup replaces it."""
     stdout, stderr = terminals()
     renderer = make_renderer(
         stdout=stdout, stderr=stderr, json=False, stream=True, quiet=True, stats=False, markdown=True

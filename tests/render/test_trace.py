@@ -30,7 +30,7 @@ def show_all(path: Path, out: Pipe, events: Iterable[Event], failure: Exception 
 
 
 def traced(path: Path, *events: Event) -> bytes:
-    """What a pipe gets of `events`, traced to `path`."""
+    """The bytes in a pipe for `events` that are traced to `path`."""
     show_all(path, out := Pipe(), events)
     return out.written
 
