@@ -1,4 +1,4 @@
-"""The interface between the decoding loop and a model: token ids in, logits out."""
+"""The interface of a model for the decoding loop: token ids in, logits out."""
 
 from typing import Protocol
 
@@ -10,14 +10,13 @@ from specgen.core.tokens import Tokens
 class LanguageModel(Protocol):
     """A causal language model whose cache is invisible.
 
-    Every call passes the whole context. The model keeps what it has computed for the longest prefix that the
-    context shares with the last call, rolls back what differs, and feeds the rest. After an exception nothing is
-    kept, so the next call is right whatever happened.
+    Every call passes the whole context. The model keeps its cache for the longest common prefix with the last call,
+    rolls back the rest, and feeds the new tokens. An exception drops the cache, so the next call is right.
     """
 
     @property
     def vocab_size(self) -> int:
-        """The width of a row of logits. Ids from here on cannot be fed."""
+        """The number of logits in a row. Ids are below it."""
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         """float32 [last, vocab]: the scores after each of the final `last` positions of `tokens`.
@@ -27,10 +26,10 @@ class LanguageModel(Protocol):
 
 
 class Runner(LanguageModel, Protocol):
-    """A `LanguageModel` with its weights, as loading.py opens one.
+    """A loaded `LanguageModel`.
 
-    `can_verify` is False where a rejected token cannot be taken back: then nothing may be drafted. `context_length` is
-    how many tokens the model was made to read, None where nothing says so.
+    `can_verify` is False if the model cannot roll back a rejected token. Then nothing may be drafted. `context_length`
+    is in tokens, None for a model without a limit.
     """
 
     @property

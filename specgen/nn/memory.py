@@ -1,6 +1,6 @@
-"""What a model takes of its device's memory, foretold from its config and the headers of its files, and what is free.
+"""Predicts the memory of a model from its config and file headers, and measures the free memory.
 
-Nothing of the weights need be here. docs/models.md says what is counted, and how near it comes to what was measured.
+The weights need not be downloaded. docs/models.md lists what is counted, and compares predictions with measurements.
 """
 
 import math
@@ -21,13 +21,13 @@ from specgen.nn.lean.attention import BLOCK
 from specgen.nn.lean.model import CHUNK, FIRST
 from specgen.nn.lean.weights import EMBEDDING, tensor_shapes
 
-# Beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
+# Bytes beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
 _BESIDE_INT8 = 16
-# Copies of a piece of weights in float32 while it is rounded: itself, over its scale, and rounded.
+# Bytes for each weight that is being rounded: three float32 copies, plain, scaled and rounded.
 _ROUNDED = 3 * 4
-# A tokenizer in memory over its file.
+# Memory of a tokenizer as a multiple of its file size.
 _TOKENIZER = 10
-# What libraries keep for their threads and kernels.
+# Bytes that libraries allocate for threads and kernels.
 _SCRATCH = 32_000_000
 _BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 _CGROUP = Path("/sys/fs/cgroup")
@@ -35,9 +35,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """In bytes. `weights` and `tokenizer` stay. `cache` is that of a full context. `loading` is taken for a moment
-    beside the weights while they are read, `passing` while a piece of a prompt is read. `layers` is a count, 0 where
-    nobody says.
+    """The memory of a model in bytes.
+
+    `weights` and `tokenizer` are permanent. `cache` is that of a full context. `loading` is temporary while weights are
+    read, `passing` while a prompt is read. `layers` is a count, 0 if unknown.
     """
 
     weights: int
@@ -49,7 +50,7 @@ class Footprint:
 
 
 def peak(footprints: Sequence[Footprint]) -> int:
-    """The most bytes that these models take together: they are loaded one after the other, and then run in turn."""
+    """The peak memory in bytes of models that are loaded one after the other, and then run in turn."""
     weights = _SCRATCH + sum(each.weights + each.tokenizer for each in footprints)
     running = sum(each.cache for each in footprints) + max(each.passing for each in footprints)
     return weights + max(running, *(each.loading for each in footprints))
@@ -58,7 +59,7 @@ def peak(footprints: Sequence[Footprint]) -> int:
 def footprint(
     checkpoint: Checkpoint, architecture: Architecture | str, placement: Placement, context: int
 ) -> Footprint:
-    """What a model takes with `context` tokens in its cache; `architecture` is a reason where transformers runs it."""
+    """The memory of a model with `context` tokens in its cache. `architecture` is a reason if transformers runs it."""
     if isinstance(architecture, str):
         return _of_transformers(checkpoint, placement, context)
     matrices = [
@@ -84,14 +85,14 @@ def footprint(
 
 
 def context_limit(checkpoint: Checkpoint, architecture: Architecture | str) -> int | None:
-    """The longest context of a model in tokens, None where its config names none."""
+    """The longest context of a model in tokens, None if its config has no limit."""
     if not isinstance(architecture, str):
         return architecture.context_length
     return _number(_config(checkpoint), "max_position_embeddings", "n_positions") or None
 
 
 def free_memory(device: torch.device) -> int:
-    """The bytes that are free on a device now; of a CPU no more than the limit of this process's control group."""
+    """The free bytes of a device, on a CPU within the limit of this process's control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -103,7 +104,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _free_in_group(otherwise: int) -> int:
-    """What a container may still take (cgroup v2): its limit less what is in use and cannot be dropped."""
+    """The free bytes of a container (cgroup v2): its limit less the memory that cannot be reclaimed."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
@@ -115,12 +116,12 @@ def _free_in_group(otherwise: int) -> int:
 
 
 def _is_view(checkpoint: Checkpoint, placement: Placement) -> bool:
-    """Whether the embedding stays in its file, mapped: such pages are the system's, which drops them at need."""
+    """Whether the embedding stays a mapped file, whose pages the system can reclaim."""
     return placement.device.type == "cpu" and not checkpoint.is_gguf
 
 
 def _tokenizer(checkpoint: Checkpoint, placement: Placement) -> int:
-    """Other devices' memory holds none. Of a GGUF file nothing is counted: it is small beside its weights."""
+    """The bytes of a tokenizer, 0 on other devices than a CPU. In a GGUF file it is small beside the weights."""
     file = checkpoint.path / "tokenizer.json"
     return _TOKENIZER * file.stat().st_size if placement.device.type == "cpu" and file.is_file() else 0
 
@@ -131,8 +132,8 @@ def _matrix(shape: tuple[int, ...], placement: Placement) -> int:
 
 
 def _loading(shapes: list[tuple[int, ...]], placement: Placement) -> int:
-    """Of int8: a matrix before it is packed, or a packed blank of each size, whichever is more. Else a copy of the
-    largest matrix, from which it is laid out anew or sent to the device."""
+    """Temporary bytes. In int8: an unpacked matrix, or a packed blank of each size, whichever is larger. Otherwise a
+    copy of the largest matrix, to change its layout or send it to the device."""
     largest = max(math.prod(shape) for shape in shapes)
     if placement.int8:
         packing = largest + _ROUNDED * min(largest, PIECE)
@@ -142,7 +143,7 @@ def _loading(shapes: list[tuple[int, ...]], placement: Placement) -> int:
 
 
 def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int) -> Footprint:
-    """By the size of the files, and a cache of all layers: more than a model with windows or states will take."""
+    """An upper bound from the size of the files, with a cache as if every layer attended to all tokens."""
     config = _config(checkpoint)
     weights = checkpoint.weight_bytes
     if "quantization_config" not in config:
@@ -166,7 +167,7 @@ def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int)
 
 
 def _config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """The config of a model's text part on top of the whole."""
+    """The whole config, updated with that of the text part."""
     top = checkpoint.config
     nested = top.get("text_config")
     return {**top, **nested} if isinstance(nested, dict) else top

@@ -12,7 +12,7 @@ from specgen.nn.lean.families import FAMILIES, Family, Norms
 from specgen.nn.lean.read_config import Unsupported, flag, positive, whole_number
 from specgen.nn.lean.rope import Rope, read_ropes
 
-# Keys that change what transformers computes, or caches, also where a family's own code does not read them.
+# Keys that change the computation or the cache of transformers, even if the code of a family does not read them.
 _FOREIGN = (
     "quantization_config",
     "compression_config",
@@ -22,7 +22,7 @@ _FOREIGN = (
     "layer_types",
     "sliding_window",
 )
-# What the optional keys are worth to a family that does not read them.
+# Values of the optional keys for a family that does not read them.
 _NEUTRAL: Mapping[str, Any] = {
     "attention_bias": False,
     "mlp_bias": False,
@@ -47,7 +47,7 @@ _ACTIVATIONS: Mapping[Any, Literal["silu", "gelu_tanh"]] = {
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """What differs between the layers of one model: `window` keys are seen (None: all), `rope` None turns nothing."""
+    """One layer's properties: attention sees `window` keys (None: all); `rope` None is a layer without positions."""
 
     window: int | None
     rope: Rope | None
@@ -55,7 +55,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Everything that the lean decoder must know of a model, besides its weights. Sizes are counts of numbers."""
+    """All properties of a model besides its weights. Sizes are dimensions of vectors."""
 
     vocab_size: int
     context_length: int
@@ -68,15 +68,15 @@ class Architecture:
     norms: Norms
     norm_eps: float
     unit_offset: bool
-    """Whether norms store w - 1 for w."""
+    """Whether norms store w - 1 instead of w."""
     head_norm: Literal["none", "head", "projection"]
-    """Whether queries and keys are normalized: head by head, or all heads in one."""
+    """The norm of queries and keys: none, over each head, or over all heads together."""
     activation: Literal["silu", "gelu_tanh"]
     qkv_bias: bool
     output_bias: bool
     mlp_bias: bool
     fused: bool
-    """Whether the checkpoint already holds queries, keys and values in one tensor, and gate and up too."""
+    """Whether the checkpoint stores queries, keys and values as one tensor, and gate and up as another."""
     tied: bool
     embedding_scale: float
     attention_scale: float
@@ -87,7 +87,7 @@ class Architecture:
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture | str:
-    """The architecture of a model, or the reason why the lean decoder does not run it."""
+    """The architecture of a config, or the reason why the lean decoder does not run it."""
     try:
         return _read(config)
     except Unsupported as reason:
@@ -121,7 +121,7 @@ def _read(config: Mapping[str, Any]) -> Architecture:
         mlp_bias=flag(options, "mlp_bias"),
         fused=family.fused,
         tied=flag(options, "tie_word_embeddings"),
-        # Gemma, the one family with offset norms, scales so without a key that says it.
+        # Gemma, the only family with offset norms, scales embeddings without a key for it.
         embedding_scale=hidden_size**0.5 if family.unit_offset else positive(options, "embedding_multiplier"),
         attention_scale=_attention_scale(options, head_size),
         attention_cap=_cap(options, "attn_logit_softcapping"),
@@ -159,7 +159,7 @@ def _layers(
     config: Mapping[str, Any], options: dict[str, Any], family: Family, head_size: int
 ) -> tuple[LayerSpec, ...]:
     count = whole_number(config, "num_hidden_layers")
-    options["no_rope_layers"] = turned = _turned(options, count)
+    options["no_rope_layers"] = rotated = _rotated(options, count)
     slides = _slides(options, family, count)
     if any(slides) and options.get("use_sliding_window") is False:
         raise Unsupported("sliding layers without use_sliding_window")
@@ -167,12 +167,12 @@ def _layers(
     full, sliding = read_ropes(config, options, family, head_size)
     return tuple(
         LayerSpec(window if slid else None, (sliding if slid else full) if turn else None)
-        for slid, turn in zip(slides, turned, strict=True)
+        for slid, turn in zip(slides, rotated, strict=True)
     )
 
 
-def _turned(options: Mapping[str, Any], count: int) -> list[bool]:
-    """Of each layer, whether it knows positions. `no_rope_layers` says so, in spite of its name."""
+def _rotated(options: Mapping[str, Any], count: int) -> list[bool]:
+    """For each layer, whether it has positions. `no_rope_layers` is 1 for a layer that has, despite its name."""
     if "no_rope_layer_interval" not in options:
         return [True] * count
     given = options["no_rope_layers"]
@@ -185,7 +185,7 @@ def _turned(options: Mapping[str, Any], count: int) -> list[bool]:
 
 
 def _slides(options: Mapping[str, Any], family: Family, count: int) -> list[bool]:
-    """Of each layer, whether it sees a window only."""
+    """For each layer, whether its attention has a window."""
     if family.slides is None:
         return [options["sliding_window"] is not None] * count
     types = options["layer_types"]

@@ -1,4 +1,4 @@
-"""Matrix products as torch.compile may see them on a CPU: whole, because it cannot read packed weights."""
+"""Hides matrix products from torch.compile on a CPU, because it cannot read packed weights."""
 
 import functools
 import itertools
@@ -17,8 +17,8 @@ _LAYERS: weakref.WeakValueDictionary[int, Linear] = weakref.WeakValueDictionary(
 _NUMBERS = itertools.count()
 
 
-def opaque(weights: Weights, architecture: Architecture) -> Weights:
-    """`weights` with layers that are one operation each, and a head that is left out of what is compiled."""
+def hide_products(weights: Weights, architecture: Architecture) -> Weights:
+    """`weights` with each matrix product as one custom operation, and with an output head that is not compiled."""
     queries_keys_values = (architecture.heads + 2 * architecture.kv_heads) * architecture.head_size
     layers = [
         replace(
@@ -35,11 +35,11 @@ def opaque(weights: Weights, architecture: Architecture) -> Weights:
 
 
 def _hide(layer: Linear, size: int) -> Linear:
-    """`layer`, which has `size` outputs, by a number: operations take no functions."""
+    """`layer` with `size` outputs as a custom operation, which finds it by number: operations take no functions."""
     multiply, number = _operation(), next(_NUMBERS)
     _LAYERS[number] = layer
 
-    # The default keeps the layer for as long as what stands for it.
+    # The default argument keeps the layer alive as long as `hidden`.
     def hidden(rows: torch.Tensor, _: Linear = layer) -> torch.Tensor:
         return multiply(rows, number, size)
 
@@ -48,7 +48,7 @@ def _hide(layer: Linear, size: int) -> Linear:
 
 @functools.cache
 def _operation() -> Callable[[torch.Tensor, int, int], torch.Tensor]:
-    """Made when it is needed, because that takes longer than importing the decoder."""
+    """Registered at the first use, because that takes longer than importing the decoder."""
 
     @library.custom_op("specgen::multiply", mutates_args=())
     def multiply(rows: torch.Tensor, number: int, size: int) -> torch.Tensor:  # noqa: ARG001

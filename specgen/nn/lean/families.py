@@ -1,6 +1,6 @@
-"""The families that the lean decoder runs: what their modelling code does and config.json does not say.
+"""The model families of the lean decoder: the part of their modelling code that config.json leaves out.
 
-A newcomer whose layers differ in nothing else is one entry here.
+A new family whose layers differ in nothing else is one entry in FAMILIES.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from specgen.nn.lean.read_config import flag, whole_number
 
 @dataclass(frozen=True, slots=True)
 class Norms:
-    """Where a layer normalizes, as the names of the tensors; None: not there."""
+    """The names of a layer's norm tensors by place, None for a place without a norm."""
 
     before_attention: str | None = "input_layernorm"
     after_attention: str | None = None
@@ -29,9 +29,9 @@ _SANDWICH = Norms(
 class Family:
     """One `model_type` of transformers.
 
-    `reads` are the optional keys that its code reads, with the value that a missing key has; any other optional key
-    has no effect on this family. `slides` says of a layer's index whether it sees a window only, where the config
-    has no `layer_types`; None: the family has no such list, and its window, if any, is every layer's.
+    `reads` holds the optional keys that its code reads, with their defaults. Other optional keys have no effect.
+    `slides` tells from a layer's index whether its attention has a window, for configs without `layer_types`. None: the
+    family has no such list, and a window holds for every layer.
     """
 
     architecture: str

@@ -1,6 +1,6 @@
-"""The tensors of a .gguf file as those of the same model on the hub: names, order of rows, and plain numbers.
+"""The tensors of a .gguf file with the names, row order and values of the same model on the hub.
 
-What llama.cpp's convert_hf_to_gguf.py changed is changed back; numbers are those that transformers reads, to the bit.
+This undoes the changes of llama.cpp's convert_hf_to_gguf.py. Dequantized values equal those of transformers to the bit.
 """
 
 from collections.abc import Iterable
@@ -38,11 +38,11 @@ _LAYER_OF = {
     "gemma3": {"ffn_norm": "pre_feedforward_layernorm"},
     "phi3": {"ffn_up": "mlp.gate_up_proj"},
 }
-# llama.cpp turns neighbours where the hub's code turns halves, so that rows of queries and keys change places.
+# llama.cpp rotates neighbours and the hub's code rotates halves, so llama.cpp reorders rows of queries and keys.
 _PERMUTED = ("llama", "granite", "smollm3")
-# Norms stored as w, where the hub has w - 1.
+# Norms stored as w, whereas the hub stores w - 1.
 _RAISED = ("gemma2", "gemma3")
-# Read into the config.
+# Part of the config.
 _CONFIG = ("rope_freqs.weight",)
 
 _PLAIN = {
@@ -54,22 +54,22 @@ _QUANTIZED = {
     GGMLQuantizationType[name]
     for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 }
-# How many numbers are dequantized at a time: what that takes besides the result stays in the processor's cache.
+# Numbers that are dequantized at a time, so that temporary arrays stay in the processor's cache.
 _NUMBERS = 1 << 18
 
 
 class GgufTensors(Tensors):
-    """Name on the hub -> tensor. What is quantized comes as float32, other tensors are views of the file."""
+    """Tensors by their name on the hub. Quantized ones are converted to float32, others are views of the file."""
 
     def __init__(self, path: Path) -> None:
-        """The tensors of a file that `read_config` understands. Raises BadFile."""
+        """Open a file that `read_config` can convert. Raises BadFile."""
         header = open_header(path)
         self._architecture: str = header.values["general.architecture"]
         heads: int = header.values[f"{self._architecture}.attention.head_count"]
         kv_heads: int = header.values.get(f"{self._architecture}.attention.head_count_kv", heads)
         self._heads = {"attn_q": heads, "attn_k": kv_heads}
         self._tensor_of = {self._hub_name(name): tensor for name, tensor in header.tensor.items()}
-        # Tied weights are asked for twice, and the embedding is kept anyway.
+        # Tied weights are read twice, and the embedding stays in memory anyway.
         self._read: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
 
     def __contains__(self, name: str) -> bool:
@@ -91,17 +91,17 @@ class GgufTensors(Tensors):
         return _shape(self._tensor_of[name])
 
     def dtype(self, name: str) -> str:
-        """As safetensors names it; of what cannot be read the name that GGUF has for it."""
+        """The dtype in the terms of safetensors, for an unreadable tensor in those of GGUF."""
         kind = self._tensor_of[name].tensor_type
         return "F32" if kind in _QUANTIZED else kind.name
 
     def find_unread(self, architecture: Architecture) -> str | None:
-        """A tensor that a model of this architecture does not have, by its name in the file."""
+        """The name in the file of a tensor that this architecture does not have."""
         known = {*tensor_shapes(architecture), "lm_head.weight", *_CONFIG}
         return next((tensor.name for name, tensor in self._tensor_of.items() if name not in known), None)
 
     def _hub_name(self, name: str) -> str:
-        """The name itself where the hub has none for it."""
+        """The name on the hub, or the name itself if the hub has none."""
         stem, _, kind = name.rpartition(".")
         if stem in _NAMES:
             return f"{_NAMES[stem]}.{kind}"
@@ -120,7 +120,7 @@ class GgufTensors(Tensors):
 
 
 def read_gguf_architecture(path: Path) -> Architecture | str:
-    """What the lean decoder must know of the model in `path`, or the reason why it cannot run it. Raises BadFile."""
+    """The architecture of the model in `path`, or the reason why the lean decoder cannot run it. Raises BadFile."""
     config = read_config(path)
     architecture = config if isinstance(config, str) else read_architecture(config)
     if isinstance(architecture, str):
@@ -136,7 +136,7 @@ def _shape(tensor: ReaderTensor) -> tuple[int, ...]:
 
 
 def _numbers(tensor: ReaderTensor) -> torch.Tensor:
-    """What the tensor holds, as float32 unless it is a view of the file."""
+    """The values of a tensor: a view of the file, or dequantized to float32."""
     if tensor.tensor_type in _PLAIN:
         return torch.from_numpy(tensor.data).view(_PLAIN[tensor.tensor_type])
     whole = torch.empty(_shape(tensor))

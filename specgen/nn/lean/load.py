@@ -1,4 +1,4 @@
-"""Opening a checkpoint with the lean decoder: whether it can, and its weights into a model."""
+"""Loads a checkpoint into the lean decoder, or tells why that is impossible."""
 
 from collections.abc import Callable, Generator
 
@@ -9,7 +9,7 @@ from specgen.nn.device import Placement
 from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.kernels.pack import FloatLinears, Int8Linears
 from specgen.nn.lean.architecture import Architecture, read_architecture
-from specgen.nn.lean.compile import opaque
+from specgen.nn.lean.compile import hide_products
 from specgen.nn.lean.graphs import Capture
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.lean.static import StaticModel
@@ -26,10 +26,10 @@ def load_decoder(
     exact: bool = True,
     is_draft: bool = False,
 ) -> Reporting[LeanModel]:
-    """The model of `checkpoint`, which `read_checkpoint_architecture` read, on its device.
+    """Load `checkpoint`, whose architecture `read_checkpoint_architecture` has read, onto its device.
 
-    `context_length` is in tokens, prompt and answer together; memory for it is taken as it is used. `new_capture` is
-    what graphs.choose_capture gives for the device; `exact`, `is_draft`: see StaticModel.
+    `context_length` is in tokens, for prompt and answer together. Its memory is allocated as needed. `new_capture` is
+    the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel.
     """
     tensors = _open_tensors(checkpoint)
     if placement.int8:
@@ -38,7 +38,7 @@ def load_decoder(
         shares = read_weights(architecture, tensors, placement, FloatLinears(placement))
         weights = yield from _progress("loading", checkpoint, shares)
     if new_capture and placement.device.type == "cpu":
-        weights = opaque(weights, architecture)
+        weights = hide_products(weights, architecture)
     if new_capture is None:
         return LeanModel(architecture, weights, placement, context_length)
     model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact, is_draft=is_draft)
@@ -48,7 +48,7 @@ def load_decoder(
 
 
 def _open_tensors(checkpoint: Checkpoint) -> Tensors:
-    """The tensors of a checkpoint's weight files, by the names that the hub has for them. Raises BadFile for GGUF."""
+    """The tensors of a checkpoint by their names on the hub. Raises BadFile for GGUF."""
     if not checkpoint.is_gguf:
         return Tensors(checkpoint.weight_files)
     from specgen.nn.lean.gguf_weights import GgufTensors  # noqa: PLC0415  0.1 s, only for GGUF
@@ -60,17 +60,17 @@ def _read_int8(
     checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, placement: Placement
 ) -> Reporting[Weights]:
     kernel = choose_kernel()
-    assert kernel is not None, "place() has looked"  # noqa: S101
+    assert kernel is not None, "place() found one"  # noqa: S101
     with Int8Linears(checkpoint.weight_files, kernel) as linears:
         doing = "packing" if linears.packs else "loading"
         weights = yield from _progress(doing, checkpoint, read_weights(architecture, tensors, placement, linears))
     if linears.failure:
-        yield Notice(f"the packed weights could not be kept ({linears.failure}): the next start packs again")
+        yield Notice(f"the packed weights could not be saved ({linears.failure}): the next start packs again")
     return weights
 
 
 def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None, Weights]) -> Reporting[Weights]:
-    """The weights, with a Progress for every share of it."""
+    """Read the weights and report a Progress after each layer."""
     total = checkpoint.weight_bytes
     try:
         while True:
@@ -81,7 +81,10 @@ def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None,
 
 
 def read_checkpoint_architecture(checkpoint: Checkpoint) -> Architecture | str:
-    """What `load_decoder` needs to know of a checkpoint whose weights are there, or the reason why it cannot run it."""
+    """The architecture of a downloaded checkpoint, or the reason why the lean decoder cannot run it.
+
+    Raises UnsupportedModel for weights that do not fit their config, BadFile for a damaged GGUF file.
+    """
     if checkpoint.is_gguf:
         from specgen.nn.lean.gguf_weights import read_gguf_architecture  # noqa: PLC0415  0.1 s, only for GGUF
 

@@ -1,4 +1,4 @@
-"""Values of a config.json, each read strictly: what is not plainly understood is not run by the lean decoder."""
+"""Strict readers for the values of a config.json: the lean decoder runs no model with a value in doubt."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Unsupported(Exception):
-    """Why the lean decoder does not run a model."""
+    """The reason why the lean decoder does not run a model."""
 
 
 def whole_number(values: Mapping[str, Any], key: str) -> int:
@@ -18,7 +18,7 @@ def whole_number(values: Mapping[str, Any], key: str) -> int:
 
 
 def positive(values: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A finite number above zero; `default` where there is none, or null. Raises Unsupported."""
+    """A finite number above zero; `default` for a missing key or null. Raises Unsupported."""
     value = values.get(key)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -27,7 +27,7 @@ def positive(values: Mapping[str, Any], key: str, default: float | None = None) 
 
 
 def table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """An object, empty where there is none, or null. Raises Unsupported."""
+    """An object, empty for a missing key or null. Raises Unsupported."""
     value = values.get(key)
     if value is None:
         return {}

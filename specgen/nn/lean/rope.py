@@ -1,6 +1,7 @@
-"""Rotary positions as a config gives them: today's `rope_parameters`, or the older `rope_theta` and `rope_scaling`.
+"""Rotary positions: parameters from a config, and the rotation of queries and keys.
 
-The formulas are those of transformers' modeling_rope_utils (RoFormer; linear scaling; Llama 3.1; YaRN).
+A config has `rope_parameters`, or the older `rope_theta` and `rope_scaling`. The formulas are those of transformers'
+modeling_rope_utils: RoFormer (Su et al. 2021), linear scaling, Llama 3.1, and YaRN (Peng et al. 2023).
 """
 
 import math
@@ -26,10 +27,10 @@ _KEYS: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """`size` leading dimensions of a head are turned in pairs, the first by 1 radian a position, the last by 1/`theta`.
+    """Rotates the first `size` dimensions of a head in pairs.
 
-    The rest belongs to the long-context variants: `original_length` is the context before the model was stretched to
-    `factor` times as much, `magnitude` scales what is turned.
+    The first pair turns by 1 radian a position, the last by about 1/`theta`. The other fields belong to long-context
+    variants: they stretch a context of `original_length` tokens by `factor`, and multiply the result by `magnitude`.
     """
 
     theta: float
@@ -45,7 +46,7 @@ class Rope:
     magnitude: float = 1.0
 
     def frequencies(self) -> torch.Tensor:
-        """Radians a position, float32 [size / 2]."""
+        """float32 [size / 2]: radians for each position."""
         powers = self.theta ** (torch.arange(0, self.size, 2, dtype=torch.float) / self.size)
         match self.kind:
             case "linear":
@@ -57,14 +58,14 @@ class Rope:
         return 1.0 / powers
 
     def _llama3(self, frequencies: torch.Tensor) -> torch.Tensor:
-        """Pairs that turn seldom over the original context are stretched, others kept, with a ramp between."""
-        turns = self.original_length * frequencies / (2 * math.pi)
-        kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
+        """Divides slow frequencies by `factor` and keeps fast ones, with a linear ramp between."""
+        cycles = self.original_length * frequencies / (2 * math.pi)
+        kept = ((cycles - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clamp(0, 1)
         return (1 - kept) * frequencies / self.factor + kept * frequencies
 
     def _yarn(self, powers: torch.Tensor) -> torch.Tensor:
-        """Like Llama 3.1, with a ramp over the pairs' indices instead of their turns."""
-        low, high = self._pair_that_turns(self.beta_fast), self._pair_that_turns(self.beta_slow)
+        """Like Llama 3.1, with the ramp over the indices of the pairs instead of their frequencies."""
+        low, high = self._pair_with_cycles(self.beta_fast), self._pair_with_cycles(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, self.size - 1)
@@ -73,15 +74,15 @@ class Rope:
         stretched = ((torch.arange(self.size // 2, dtype=torch.float) - low) / (high - low)).clamp(0, 1)
         return stretched / (self.factor * powers) + (1 - stretched) / powers
 
-    def _pair_that_turns(self, turns: float) -> float:
-        """The index of the pair that makes so many turns over the original context."""
-        return self.size * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+    def _pair_with_cycles(self, cycles: float) -> float:
+        """The fractional index of the pair that makes `cycles` full turns over the original context."""
+        return self.size * math.log(self.original_length / (cycles * 2 * math.pi)) / (2 * math.log(self.theta))
 
 
 def read_ropes(
     config: Mapping[str, Any], options: Mapping[str, Any], family: Family, head_size: int
 ) -> tuple[Rope, Rope]:
-    """The positions of layers that see everything, and of those that see a window. Raises Unsupported."""
+    """The positions of layers without a window, and of layers with one. Raises Unsupported."""
     length = whole_number(config, "max_position_embeddings")
     parameters, scaling = table(config, "rope_parameters"), table(config, "rope_scaling")
     if "rope_local_base_freq" not in family.reads:
@@ -100,7 +101,7 @@ def read_ropes(
 
 
 def _read(parameters: Mapping[str, Any], family: Family, head_size: int, length: int) -> Rope:
-    """One set of parameters; `length` is the context that stands in where the original one is not given."""
+    """Read one set of parameters. `length` is the default of the original context length."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in family.rope_types:
         raise Unsupported(f"the rope type {kind!r}")
@@ -150,7 +151,7 @@ def _magnitude(factor: float, scale: float) -> float:
 
 
 class Rotation:
-    """What each position turns by, computed once and kept on one device."""
+    """The rotations of all positions, computed once and kept on one device."""
 
     def __init__(self, rope: Rope, device: torch.device) -> None:
         self._frequencies = rope.frequencies()
@@ -158,13 +159,13 @@ class Rotation:
         self._table = torch.empty(0, 1, rope.size // 2, dtype=torch.complex64, device=device)
 
     def at(self, start: int, end: int) -> torch.Tensor:
-        """The turns of positions `start` to `end`: complex64 [positions, 1, size / 2]."""
+        """complex64 [positions, 1, size / 2]: the rotations of positions `start` to `end`."""
         known = len(self._table)
         if end > known:
             positions = torch.arange(known, max(end, 2 * known), dtype=torch.float)
             angles = torch.outer(positions, self._frequencies)
-            turns = torch.complex(angles.cos(), angles.sin()) * self._magnitude
-            self._table = torch.cat([self._table, turns[:, None].to(self._table.device)])
+            rotations = torch.complex(angles.cos(), angles.sin()) * self._magnitude
+            self._table = torch.cat([self._table, rotations[:, None].to(self._table.device)])
         return self._table[start:end]
 
     @property
@@ -173,13 +174,13 @@ class Rotation:
         return torch.view_as_real(self._table)[:, 0]
 
     def of(self, positions: torch.Tensor) -> torch.Tensor:
-        """The turns of `positions`, a tensor on the device; `at` has been as far before."""
-        # As real numbers, because not every device gathers complex ones.
+        """The rotations of `positions`, a tensor on the device. `at` must have computed them before."""
+        # As real numbers, because some devices cannot gather complex ones.
         return torch.view_as_complex(torch.view_as_real(self._table).index_select(0, positions))
 
 
 def rotate(heads: torch.Tensor, rotation: torch.Tensor) -> None:
-    """Turn the leading dimensions of `heads` [rows, heads, head_size] in place, in float32."""
+    """Rotate the first dimensions of `heads` [rows, heads, head_size] in place, in float32."""
     pairs = heads[..., : 2 * rotation.shape[-1]].view(*heads.shape[:2], -1, 2)
     if heads.dtype == torch.float32:
         torch.view_as_complex(pairs).mul_(rotation)
@@ -188,13 +189,13 @@ def rotate(heads: torch.Tensor, rotation: torch.Tensor) -> None:
 
 
 def interleave(rows: torch.Tensor, head_size: int, size: int) -> torch.Tensor:
-    """The rows of a query or key projection, those that are turned as a pair made neighbours.
+    """Reorder the rows of a query or key projection, so that rotated pairs are neighbours.
 
-    Checkpoints keep the pair (i, i + size / 2) of a head apart. As neighbours two numbers are a complex one, and
-    turning is one multiplication. Queries and keys are reordered alike, so their products stay the same.
+    Checkpoints store the pair (i, i + size / 2) of a head apart. Two neighbours are one complex number, and a rotation
+    is one multiplication. Queries and keys are reordered alike, so their products stay the same.
     """
     heads = rows.view(-1, head_size, *rows.shape[1:])
-    turned = heads[:, :size].view(len(heads), 2, size // 2, *rows.shape[1:])
-    return torch.cat([turned.transpose(1, 2).reshape(len(heads), size, *rows.shape[1:]), heads[:, size:]], 1).view_as(
+    pairs = heads[:, :size].view(len(heads), 2, size // 2, *rows.shape[1:])
+    return torch.cat([pairs.transpose(1, 2).reshape(len(heads), size, *rows.shape[1:]), heads[:, size:]], 1).view_as(
         rows
     )

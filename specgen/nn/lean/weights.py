@@ -1,4 +1,4 @@
-"""The weights of a Llama-like decoder, read from its checkpoint into the layers that use them."""
+"""Reads the weights of a checkpoint into the layers of the lean decoder."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from specgen.nn.lean.rope import interleave
 
 
 class Tensors:
-    """Name -> tensor over safetensors files. A tensor is a view of its file: only what is read of it takes memory."""
+    """The tensors of safetensors files by name. Each is a view of its file, so only pages that are read take memory."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._file_of: dict[str, Any] = {}
@@ -43,11 +43,11 @@ class Tensors:
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Without touching the data."""
+        """The shape, without reading the data."""
         return tuple(self._file_of[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """As safetensors names it: F32, BF16 ..."""
+        """The dtype in the terms of safetensors: F32, BF16 ..."""
         return str(self._file_of[name].get_slice(name).get_dtype())
 
 
@@ -63,9 +63,9 @@ _IGNORED = ("rotary_emb.", "self_attn.k_scale", "self_attn.v_scale")
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All of a model but its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> logits in float32.
+    """A model without its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> float32 [rows, vocab].
 
-    A pass has `rows` rows at least.
+    A pass has at least `rows` rows.
     """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
@@ -76,7 +76,7 @@ class Weights:
 
 
 def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
-    """The tensors that a model of this architecture has in its checkpoint, but for the head."""
+    """The names and shapes of the tensors of an architecture, without the output head."""
     queries, keyed = architecture.heads * architecture.head_size, architecture.kv_heads * architecture.head_size
     if architecture.fused:
         inputs = {"self_attn.qkv_proj": queries + 2 * keyed}
@@ -107,7 +107,7 @@ def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
 
 
 def find_fault(architecture: Architecture, tensors: Tensors) -> str | None:
-    """Why `tensors` are not those of this architecture, None where they are."""
+    """The reason why the lean decoder cannot read `tensors`, None if it can."""
     shapes = dict(tensor_shapes(architecture))
     if _HEAD in tensors or not architecture.tied:
         shapes[_HEAD] = shapes[EMBEDDING]
@@ -139,13 +139,13 @@ def check_fit(architecture: Architecture, tensors: Tensors, path: Path) -> None:
 def read_weights(
     architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears
 ) -> Generator[float, None, Weights]:
-    """Read a model that `find_fault` finds none with. Each tensor is read once; no weight is there twice.
+    """Read the weights, each tensor once, with no weight in memory twice. `find_fault` must have found no fault.
 
-    Yields the share that has been read.
+    Yields the fraction read so far.
     """
     reader = _Reader(architecture, tensors, placement, linears)
     table = tensors[EMBEDDING].to(placement.device)
-    # transformers rounds Gemma's scale like a weight, and Gemma was trained so.
+    # transformers rounds Gemma's scale to the dtype of the weights, and Gemma was trained that way.
     scale = torch.tensor(architecture.embedding_scale, dtype=placement.dtype, device=placement.device)
     head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else EMBEDDING]], None)
 
@@ -169,14 +169,14 @@ def read_weights(
 
 
 class _Reader:
-    """Reads layers: converts, joins what is multiplied with the same rows, and interleaves what is turned."""
+    """Reads layers: converts the dtype, joins matrices with the same input, and interleaves rotated rows."""
 
     def __init__(self, architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears) -> None:
         self._architecture = architecture
         self._tensors = tensors
         self._placement = placement
         self._linears = linears
-        self._turned = max((layer.rope.size for layer in architecture.layers if layer.rope), default=0)
+        self._rotated_size = max((layer.rope.size for layer in architecture.layers if layer.rope), default=0)
 
     def layer(self, index: int) -> Layer:
         architecture, norms = self._architecture, self._architecture.norms
@@ -226,7 +226,7 @@ class _Reader:
             parts = self._tensors[f"{prefix}qkv_proj.{kind}"].tensor_split((keys, values))
         else:
             parts = tuple(self._tensors[f"{prefix}{name}_proj.{kind}"] for name in "qkv")
-        return [*(interleave(part, architecture.head_size, self._turned) for part in parts[:2]), parts[2]]
+        return [*(interleave(part, architecture.head_size, self._rotated_size) for part in parts[:2]), parts[2]]
 
     def _head_norm(self, prefix: str) -> HeadNorm:
         architecture = self._architecture
@@ -234,7 +234,9 @@ class _Reader:
         for name, heads in (("q_norm", architecture.heads), ("k_norm", architecture.kv_heads)):
             weight = self._norm_weight(f"{prefix}{name}.weight")
             weight = weight.repeat(heads) if architecture.head_norm == "head" else weight
-            weights.append(interleave(weight, architecture.head_size, self._turned).view(heads, architecture.head_size))
+            weights.append(
+                interleave(weight, architecture.head_size, self._rotated_size).view(heads, architecture.head_size)
+            )
         return HeadNorm(
             torch.cat(weights),
             architecture.norm_eps,

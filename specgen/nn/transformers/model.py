@@ -1,4 +1,4 @@
-"""Any causal language model of transformers, through plain `forward` calls."""
+"""Models of any architecture, run by transformers through plain `forward` calls."""
 
 import contextlib
 import inspect
@@ -19,13 +19,14 @@ from specgen.core.words import shorten
 from specgen.nn.device import Placement
 from specgen.nn.transformers.cache import RunnerCache
 
-# Prompts are fed in pieces of this many tokens, which bounds the memory that attention masks and activations take.
+# Tokens of a prompt that are fed at a time, which bounds the memory of attention masks and activations.
 _CHUNK = 1024
-# Relative difference of logits between two ways to feed the same tokens: rounding makes 1e-6 in float32 and a few
-# units of the last place elsewhere, a lost state 0.04 and more. In doubt nothing is drafted, which is always right.
+# Largest relative difference of logits between two ways to feed the same tokens, at least this many units in the last
+# place. Rounding causes 1e-6 in float32 and a few units in shorter formats. A lost state causes 0.04 and more. If in
+# doubt nothing is drafted, which is always right.
 _SAME_STATE = 1e-3
 _SAME_STATE_UNITS = 4
-# What packages for quantized weights warn of, over and over, is nothing that a user can change.
+# These packages for quantized weights repeat warnings about which a user can do nothing.
 _CHATTY = ("bitsandbytes", "torch.utils._pytree")
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -33,10 +34,10 @@ transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class TransformersModel:
-    """A `LanguageModel` over a transformers model; see interfaces.py for the contract.
+    """A `LanguageModel` over a transformers model; see nn/interface.py.
 
-    `can_verify` is False for recurrent models whose state cannot be brought back to before a rejected token: they
-    decode one token a round.
+    `can_verify` is False for recurrent models whose state cannot be restored after a rejected token. They generate one
+    token a round.
     """
 
     def __init__(self, model: Any) -> None:
@@ -52,7 +53,7 @@ class TransformersModel:
 
     @property
     def context_length(self) -> int | None:
-        """How many tokens the model was made to read; None where nothing says so, as for recurrent models."""
+        """The context length in tokens, None for a model without one, such as a recurrent model."""
         length = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return length if isinstance(length, int) and length > 0 else None
 
@@ -70,13 +71,13 @@ class TransformersModel:
             raise
 
     def _save_before(self, tokens: Tokens) -> None:
-        """Bring a recurrent state to `tokens`, what comes next may be rejected, and keep a copy of it."""
+        """Feed `tokens` and keep a copy of the recurrent state, because later tokens may be rejected."""
         if len(tokens) > len(self._cache):
             self._feed(tokens, 1)
         self._cache.save()
 
     def _feed(self, tokens: Tokens, last: int) -> torch.Tensor:
-        """Feed what the cache lacks of `tokens`, the long part of a prompt in chunks."""
+        """Feed the tokens that are not in the cache, in chunks, and return the logits [last, vocab]."""
         while self.can_verify and len(tokens) - len(self._cache) - last >= _CHUNK:
             self._call(tokens.prefix(len(self._cache) + _CHUNK), 1)
             self._cache.roll_back(tokens, len(tokens))
@@ -92,7 +93,7 @@ class TransformersModel:
         if self._keeps_logits:
             arguments["logits_to_keep"] = last
         if self._takes_positions:
-            # Some models (Bamba) count from 0 in every call unless they are told.
+            # Some models (Bamba) count from 0 in every call without them.
             arguments["position_ids"] = torch.arange(start, len(tokens), device=self._model.device)[None]
         ids = torch.tensor([tokens.ids(start)], device=self._model.device)
         output = self._model(input_ids=ids, **arguments)
@@ -103,10 +104,10 @@ class TransformersModel:
 
     @torch.inference_mode()
     def _restores_states(self) -> bool:
-        """Whether recurrent states can be restored, and several tokens fed onto them, as if nothing had been rejected.
+        """Whether a restored recurrent state gives the same logits, also for several tokens at once.
 
-        Tried on a few tokens: some models drop their states when they are fed several tokens at once (Mamba), others
-        keep them where no cache can reach (RecurrentGemma).
+        A trial on a few tokens decides. Some models drop their state if they are fed several tokens (Mamba). Others
+        keep it outside of the cache (RecurrentGemma).
         """
         tokens = Tokens([1 + i % max(1, self.vocab_size - 1) for i in range(8)])
         whole = self._call(tokens, 2)
@@ -122,12 +123,12 @@ class TransformersModel:
 
 
 def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_code: bool) -> TransformersModel:
-    """Load the weights of `checkpoint` onto the device. Raises UnsupportedModel for what transformers does not load."""
+    """Load the weights of `checkpoint` onto the device. Raises UnsupportedModel if transformers cannot load them."""
     arguments: dict[str, Any] = {"dtype": placement.dtype, "trust_remote_code": trust_remote_code}
     quantized = quant_method(checkpoint) is not None
     if placement.spread:
         arguments["device_map"] = "auto"
-    elif quantized:  # such weights may not be moved afterwards
+    elif quantized:  # quantized weights cannot be moved later
         arguments["device_map"] = {"": placement.device}
     if quantized:
         for name in _CHATTY:
@@ -148,7 +149,7 @@ def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_cod
     model, loading = loaded
     _check_loaded(checkpoint, model, loading)
     model = (model if "device_map" in arguments else model.to(placement.device)).eval()
-    with _unsupported(checkpoint):  # a model may insist on a cache of its own
+    with _unsupported(checkpoint):  # some models require their own kind of cache
         return TransformersModel(model)
 
 
@@ -178,7 +179,7 @@ def _check_loaded(checkpoint: Checkpoint, model: Any, loading: dict[str, Any]) -
 
 
 def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tokenizer:
-    """The tokenizer of a model that has no tokenizer.json: a GGUF file, or older files of the hub."""
+    """The tokenizer of a model without tokenizer.json, such as a GGUF file. Raises UnsupportedModel."""
     folder = checkpoint.header.parent if checkpoint.is_gguf else checkpoint.path
     arguments = {"gguf_file": checkpoint.header.name} if checkpoint.is_gguf else {}
     with _unsupported(checkpoint):
@@ -187,7 +188,7 @@ def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tok
         )
     backend = getattr(converted, "backend_tokenizer", None)
     if backend is None:
-        raise UnsupportedModel(f"{checkpoint.ref}: its tokenizer has no fast form", hint="choose another model")
+        raise UnsupportedModel(f"{checkpoint.ref}: its tokenizer has no fast version", hint="choose another model")
     special = {name: str(token) for name, token in converted.special_tokens_map.items() if isinstance(token, str)}
     template = converted.chat_template if isinstance(converted.chat_template, str) else None
     return Tokenizer(backend, special_tokens=special, chat_template=template)
@@ -195,12 +196,12 @@ def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tok
 
 @contextlib.contextmanager
 def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
-    """What transformers raises for a model it cannot load, as one line. Being out of memory is no such thing."""
+    """Turn any exception of transformers into one line, but those for too little memory."""
     try:
-        # Reading a GGUF file draws a bar that no setting of transformers turns off.
+        # transformers shows a progress bar for a GGUF file, whatever its settings.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except Exception as error:  # transformers and its packages raise any kind for a config that they cannot take
+    except Exception as error:  # transformers and its packages raise exceptions of any class for a faulty config
         if isinstance(error, SpecgenError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

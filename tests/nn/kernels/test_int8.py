@@ -283,7 +283,7 @@ def test_a_full_disk_costs_a_notice(llama: Path, shelf: Path, monkeypatch: pytes
     monkeypatch.setattr(pack_file, "open", full, raising=False)
     model, told = opened(llama)
     assert [event.text for event in told if isinstance(event, Notice)] == [
-        "the packed weights could not be kept (No space left on device): the next start packs again"
+        "the packed weights could not be saved (No space left on device): the next start packs again"
     ]
     assert list(shelf.iterdir()) == []
     assert model.forward(Tokens(IDS[:4]), 1).isfinite().all()
