@@ -8,7 +8,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 
 from specgen.core.errors import SpecgenError
-from specgen.core.files import read_json, replace_file
+from specgen.core.files import read_json, read_text, replace_file
 from specgen.core.types import ModelRef
 from specgen.hub.client import constants, huggingface_hub
 from specgen.hub.files import weight_names
@@ -40,9 +40,9 @@ class Snapshot:
             files = huggingface_hub.get_cached_repo_tree(
                 self.ref.source, revision=self.commit, cache_dir=constants.HF_HUB_CACHE
             )
-        except CachedRepoTreeNotFoundError:
-            return None
-        return {file.path: file.size for file in files}
+            return {file.path: int(file.size) for file in files}
+        except (CachedRepoTreeNotFoundError, OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None  # missing or damaged: the hub is asked again
 
     def hashes(self) -> dict[str, str]:
         """Name -> SHA-256 of the large files. The hub lists no hash for small ones."""
@@ -76,7 +76,7 @@ class Snapshot:
     def update_ref(self) -> None:
         """Point the revision to this commit in the cache, for offline runs."""
         ref = _ref_file(self.ref)
-        if revision_of(self.ref) == self.commit or (ref.is_file() and ref.read_text() == self.commit):
+        if self.commit in (revision_of(self.ref), cached_commit(self.ref)):
             return
         with suppress(OSError):  # a read-only cache still works
             replace_file(ref, self.commit)
@@ -97,8 +97,9 @@ def cached_commit(ref: ModelRef) -> str | None:
     revision = revision_of(ref)
     if is_commit(revision):
         return revision if Snapshot(ref, revision).folder.is_dir() else None
-    with suppress(OSError):
-        return _ref_file(ref).read_text().strip()
+    with suppress(OSError, UnicodeDecodeError):
+        commit = read_text(_ref_file(ref)).strip()
+        return commit if is_commit(commit) else None
     return None
 
 

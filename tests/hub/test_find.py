@@ -247,6 +247,30 @@ def test_a_cache_that_another_tool_filled(hub: HubServer, folder: Path) -> None:
         whole(offline=True)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}', '{"files": {"a": {}}}'])
+def test_a_damaged_list_of_files_is_downloaded_again(hub: HubServer, folder: Path, content: str) -> None:
+    hub.publish("org/m", folder)
+    online = whole()
+    from huggingface_hub import _tree_cache
+
+    (listed,) = (hub.cache / "models--org--m" / "trees").iterdir()
+    listed.write_text(content)
+    _tree_cache._IN_MEMORY_TREE_CACHE.clear()
+    assert whole(offline=True) == online
+    assert whole() == online
+
+
+def test_a_damaged_reference_is_no_commit(hub: HubServer, folder: Path) -> None:
+    hub.publish("org/m", folder)
+    online = whole("org/m@main")
+    for content in (b"../../..", b"\xff", b""):
+        (hub.cache / "models--org--m" / "refs" / "main").write_bytes(content)
+        with pytest.raises(NotCached, match="org/m@main is not in the cache"):
+            whole("org/m@main", offline=True)
+        assert whole("org/m@main") == online
+    assert whole("org/m@main", offline=True) == online
+
+
 def test_a_hub_that_is_down_is_said_and_the_cache_used(hub: HubServer, folder: Path) -> None:
     hub.publish("org/m", folder)
     online = whole("org/m@main")
