@@ -1,4 +1,4 @@
-"""Runs on a clock of their own: models that take as long as a test says, and agree as often."""
+"""Simulated runs: models with a given cost and acceptance on a clock that only they advance."""
 
 import math
 import random
@@ -22,7 +22,7 @@ Cost = Callable[[int], float]
 
 
 class Clock:
-    """Stands still but for what a test lets pass."""
+    """A clock that only tests advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -33,7 +33,7 @@ class Clock:
 
 @dataclass
 class Text:
-    """A prompt, the answer to it, and how a draft guesses each token of that: what it says, and how surely."""
+    """A prompt, its answer, and the draft's guess and confidence for each token of the answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -42,7 +42,7 @@ class Text:
 
 
 def text(chances: Sequence[float], *, prompt: int = 1, seed: int = 0, confident: bool | Sequence[float] = True) -> Text:
-    """Every token is guessed with the chance given for it. A draft that is not `confident` of that says 0.7 always."""
+    """A text whose tokens are guessed with `chances`. The confidence is the chance, or 0.7 if not `confident`."""
     dice = random.Random(seed)
     answer = [dice.randrange(VOCAB // 2) for _ in chances]
     hits = [dice.random() < chance for chance in chances]
@@ -54,7 +54,7 @@ def text(chances: Sequence[float], *, prompt: int = 1, seed: int = 0, confident:
 
 
 class Target:
-    """Says the answer, and takes `cost(n)` seconds to feed n tokens."""
+    """Generates the answer, and takes `cost(n)` seconds to feed n tokens."""
 
     vocab_size = VOCAB
 
@@ -77,7 +77,7 @@ class Target:
 
 
 class Draft(Target):
-    """Says what the draft guesses, however little of the context it is shown: `place` is where it stands."""
+    """Generates the guesses from position `place` of the answer on, whatever context it sees."""
 
     place = 0
 
@@ -91,7 +91,7 @@ class Draft(Target):
 
 
 class Placed:
-    """A drafter whose draft is told where in the answer each round begins."""
+    """A drafter that tells its draft the position in the answer at which each round starts."""
 
     def __init__(self, drafter: Drafter, draft: Draft, prompt_length: int) -> None:
         self._drafter, self._draft, self._prompt_length = drafter, draft, prompt_length
@@ -103,14 +103,14 @@ class Placed:
 
 @dataclass
 class Machine:
-    """What the target and the draft take to feed so many tokens, in seconds."""
+    """The costs of target and draft: number of tokens fed -> seconds."""
 
     target: Cost
     draft: Cost
 
 
 def flat(one: float, per_token: float) -> Cost:
-    """As long as it takes to read the weights, then as long as it takes to compute."""
+    """Bound by reading the weights for few tokens, by computing for many."""
     return lambda fed: max(one, per_token * fed)
 
 
@@ -132,7 +132,7 @@ class Run:
 def simulate(
     said: Text, machine: Machine, k: int | None, *, lookup: bool = False, controller: Controller | None = None
 ) -> Run:
-    """A whole run; `k` None lets a controller decide, 0 is plain decoding. `controller` has been in use before."""
+    """A whole run with draft length `k`; None is adaptive, 0 is plain. `controller` may have served other runs."""
     clock = controller.clock if controller else Clock()
     assert isinstance(clock, Clock)
     start = clock.now

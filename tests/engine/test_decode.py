@@ -1,4 +1,4 @@
-"""The loop on models whose every token is known: exact accept patterns, limits, and who is told what."""
+"""The decoding loop on scripted models: exact acceptance, limits, and the number of tokens fed."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_the_first_wrong_token_ends_a_round() -> None:
 
 @pytest.mark.parametrize("end_at", range(6))
 def test_the_end_token_cuts_an_accepted_run(end_at: int) -> None:
-    """Wherever it stands among the accepted, as the correction, or as the bonus token."""
+    """Among the accepted tokens, as the correction, or as the bonus token."""
     done = rounds(speaker(), PROMPT, drafter=oracle(ANSWER, 3), k=4, new=10, end_ids=[ANSWER[end_at]])
     assert tokens_of(done) == ANSWER[: end_at + 1]
     assert done[-1].finish == "end"
@@ -81,7 +81,7 @@ def test_the_end_token_counts_before_the_limit() -> None:
 
 @pytest.mark.parametrize("new", range(1, 11))
 def test_the_limit_is_met_exactly(new: int) -> None:
-    """A proposal leaves room for the target's own token, so that nothing verified is thrown away."""
+    """A proposal leaves room for the target's token, so that no verified token is dropped."""
     target = speaker()
     done = rounds(target, PROMPT, drafter=oracle(ANSWER, 3), k=4, new=new)
     assert tokens_of(done) == ANSWER[:new]
@@ -90,7 +90,7 @@ def test_the_limit_is_met_exactly(new: int) -> None:
 
 
 def test_a_round_feeds_only_what_is_new() -> None:
-    """After the prompt: what the last round did not keep in the cache, and the proposal."""
+    """After the prompt: the tokens that are not in the cache, and the proposal."""
     target = speaker()
     rounds(target, PROMPT, drafter=oracle(ANSWER, 3), k=4, new=10)
     # The prompt and a proposal; then the bonus token and a proposal.
@@ -108,7 +108,7 @@ def test_verify_is_the_longest_common_prefix() -> None:
     proposal = Proposal((1, 2, 3), ("lookup",) * 3)
     assert verify(proposal, [1, 2, 3, 4]).tokens == (1, 2, 3, 4)
     assert verify(proposal, [1, 2, 3, 4]).sources == ("lookup", "lookup", "lookup", "bonus")
-    # The last two picks score a text that was rejected: that one agrees with the draft means nothing.
+    # The last two picks belong to rejected text: their agreement with the draft means nothing.
     verdict = verify(proposal, [1, 9, 3, 4])
     assert (verdict.accepted, verdict.tokens, verdict.sources) == (1, (1, 9), ("lookup", "corrected"))
     assert verify(Proposal(), [7]).tokens == (7,)
@@ -122,11 +122,11 @@ def plan(limit: int, end_ids: tuple[int, ...] = ()) -> DraftPlan:
     ("context", "expected"),
     [
         ([1, 2, 3, 9, 9, 1, 2, 3], (9, 9, 1)),  # the longest match
-        ([1, 2, 4, 1, 2, 5, 1, 2], (5, 1, 2)),  # the latest of equal ones
+        ([1, 2, 4, 1, 2, 5, 1, 2], (5, 1, 2)),  # the latest among equals
         ([7, 1, 2, 4, 8, 1, 2, 5, 7, 1, 2], (4, 8, 1)),  # longer beats later
-        ([1, 2, 1, 2], (1, 2, 1)),  # a match that reaches the end goes on with itself
+        ([1, 2, 1, 2], (1, 2, 1)),  # a match that reaches the end continues with itself
         ([1, 2, 3, 4], ()),
-        ([1, 9, 1], ()),  # one token is no match
+        ([1, 9, 1], ()),  # a single token does not count
         ([1], ()),
     ],
 )
@@ -165,14 +165,14 @@ def test_a_draft_is_silent_past_its_own_context() -> None:
 
 
 def test_a_draft_proposes_only_ids_that_both_models_know() -> None:
-    """Its row beyond the shared range is padding, or tokens of its own."""
+    """Beyond the shared range its row has padding, or tokens that the target does not know."""
     proposal = ModelDrafter(Speaker(ANSWER, 3, vocab_size=32), 12, 100).propose(Tokens(PROMPT), plan(5))
     assert proposal.tokens[:2] == (10, 11)
     assert max(proposal.tokens) < 12
 
 
 def test_a_draft_is_not_fed_ids_that_it_does_not_know() -> None:
-    """And it goes on once the context is one that it can read."""
+    """It drafts again when it can read the context."""
     drafter = ModelDrafter(Speaker(ANSWER, 3, vocab_size=32), 32, 100)
     context = Tokens(PROMPT)
     assert drafter.propose(context.grow([40]), plan(2)).tokens == ()

@@ -1,4 +1,4 @@
-"""Greedy output is transformers' own, token for token: every architecture, every drafter, several draft lengths."""
+"""Greedy output equals that of transformers token by token, for all architectures, drafters and draft lengths."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def test_greedy_is_transformers_own(checkpoints: Any, reference: Any, on_runner:
         assert any(isinstance(event, Notice) and "nothing is drafted" in event.text for event in events)
         assert next(event for event in events if isinstance(event, Started)).drafter == "none"
     elif (drafter, k) == ("similar", 4):
-        # A draft that is always right, or never, would prove little.
+        # A draft that is always or never right would prove little.
         assert 0.1 < finished.stats.acceptance_rate < 0.99
 
 
@@ -130,7 +130,7 @@ def test_a_draft_of_another_architecture(checkpoints: Any, reference: Any, targe
 def test_embeddings_padded_to_different_sizes(
     checkpoints: Any, reference: Any, target_rows: int, draft_rows: int
 ) -> None:
-    """Rows beyond the tokenizer: neither model may propose, or be fed, an id that the other has no row for."""
+    """Rows beyond the tokenizer: no model may propose or read an id without a row in the other model."""
     folder = checkpoints.make(f"padded-{target_rows}", "llama", vocab_size=target_rows)
     draft = checkpoints.make(f"padded-draft-{draft_rows}", "llama", vocab_size=draft_rows, noise=0.05)
     pair = Session(str(folder), str(draft), EngineOptions(num_draft_tokens=3, threads=1))
@@ -158,7 +158,7 @@ def test_a_recommended_repetition_penalty_applies_to_greedy(
 def test_several_end_tokens(checkpoints: Any, reference: Any, drafter: str) -> None:
     prompt = encode(PROMPT)
     plain = reference(checkpoints.target("llama"), prompt, NEW)
-    # The first time that a token far into the text comes up, an early and a late one.
+    # The first occurrence of a token far into the text, an early and a late one.
     ends = [plain[25], plain[14]]
     first = min(plain.index(end) for end in ends)
     folder = checkpoints.make("llama-ends", "llama", generation={"eos_token_id": ends})

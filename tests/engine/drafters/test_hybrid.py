@@ -1,4 +1,4 @@
-"""Hybrid drafting: who proposes what, how far, and what a draft reads that may not read everything."""
+"""Hybrid drafting: the source of each proposal, its length, and partial reading by the draft."""
 
 import random
 from itertools import pairwise
@@ -18,7 +18,7 @@ GREEDY = Sampler(SamplingParams(), 0)
 
 
 class Reading(DraftPlan):
-    """A plan that lets the model read so many tokens, or lookups propose so many."""
+    """A plan with a limit on the tokens that the model reads, or that lookup proposes."""
 
     reading = 0
     lookups = 0
@@ -47,7 +47,7 @@ def test_a_match_is_looked_up_and_the_model_drafts_the_rest() -> None:
 
 
 def test_a_match_that_is_not_worth_proposing_is_left_to_the_model() -> None:
-    """With what it would have said, so that somebody can learn from it."""
+    """The proposal has the continuation of the match, so that the controller learns from it."""
     drafter = hybrid(Speaker([0, 0, 12, 13], 3, vocab_size=32))
     proposal = drafter.propose(Tokens([5, 6, 7, 5, 6]), plan(2))
     assert (proposal.tokens, proposal.sources) == ((12, 13), ("draft",) * 2)
@@ -75,7 +75,7 @@ def test_a_draft_that_may_not_read_everything_reads_the_end() -> None:
     assert (model.fed, partly.read) == (8 + 1, 8)
     whole = ModelDrafter(TableModel(16, order=1), 16, 1000)
     assert partly.tokens == whole.propose(context, DraftPlan(2, GREEDY)).tokens
-    # It goes on with that end as the text grows, unless it may begin a longer one, and reads everything when it may.
+    # It continues that view as the text grows, starts a longer view if allowed, and reads everything if allowed.
     context = context.grow(partly.tokens)
     assert drafter.propose(context, plan(1, reading=4)).read == 1
     context = context.grow([3, 4])
@@ -90,14 +90,14 @@ def test_a_draft_says_how_sure_it_is() -> None:
 
 
 def test_the_longest_match_is_found_beyond_the_longest_indexed() -> None:
-    """The later place shares five tokens with the end, the earlier one eight."""
+    """The later match has five tokens, the earlier one eight."""
     end = [1, 2, 3, 4, 5, 6, 7, 8]
     context = [*end, 20, 9, *end[3:], 21, 9, 9, *end]
     assert LookupDrafter().propose(Tokens(context), DraftPlan(1, GREEDY)).tokens == (20,)
 
 
 def longest_match(ids: list[int], shortest: int = 2, longest: int = 64) -> int:
-    """By brute force: how long an earlier n-gram the end of `ids` repeats."""
+    """Length of the longest earlier n-gram that the end of `ids` repeats, by brute force."""
     sizes = range(min(longest, len(ids) - 1), shortest - 1, -1)
     return next((n for n in sizes if any(ids[at : at + n] == ids[-n:] for at in range(len(ids) - n))), 0)
 
@@ -117,7 +117,7 @@ def test_a_match_is_the_longest_there_is(ids: list[int]) -> None:
 
 
 def test_a_token_costs_the_same_late_in_a_long_context() -> None:
-    """Entries of the index, and tokens compared: not with the length of the text."""
+    """Index entries and comparisons per token do not grow with the text."""
     dice = random.Random(0)
     ids = [dice.randrange(50) for _ in range(5000)]
     drafter, context = LookupDrafter(), Tokens()

@@ -1,4 +1,4 @@
-"""The controller on a clock of its own: what it decides, and what that costs against what it could have decided."""
+"""The adaptive controller on a simulated clock: its decisions, and their cost against the best alternative."""
 
 import random
 from functools import cache
@@ -38,7 +38,7 @@ PROFILES = {
     "easy and hard": random.Random(5).choices([0.98, 0.98, 0.9, 0.3], k=LENGTH),
 }
 MACHINES = {
-    # A target that is bound by reading its weights up to eight tokens, and a draft of a third of its size.
+    # A target that is bound by memory up to eight tokens, and a draft of a third of its size.
     "bound": Machine(flat(1.0, 0.13), flat(0.33, 0.043)),
     # A target that pays for every token, and a small draft.
     "steep": Machine(sloped(1.0, 0.15), sloped(0.2, 0.03)),
@@ -48,7 +48,7 @@ USELESS = [0.0] * LENGTH
 
 
 def noisy(cost: Cost, seed: int) -> Cost:
-    """A machine on which others work too: now and then a pass takes twice as long."""
+    """The cost on a busy machine: now and then a pass takes twice as long."""
     dice = random.Random(seed)
     return lambda fed: cost(fed) * (2.0 if dice.random() < 0.15 else dice.uniform(1.0, 1.1))
 
@@ -59,7 +59,7 @@ def texts(profile: str, *, confident: bool) -> list[Text]:
 
 @cache
 def best_fixed(profile: str, machine: str) -> float:
-    """The time of the best draft length in hindsight, none included."""
+    """The seconds of the best fixed draft length in hindsight, including 0."""
     said = texts(profile, confident=True)
     return min(sum(fixed_seconds(each, MACHINES[machine], k) for each in said) for k in (0, 1, 2, 3, 4, 5, 7))
 
@@ -75,7 +75,7 @@ def test_the_time_of_a_fixed_draft_length_follows_from_the_costs(machine: str, k
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_it_is_as_good_as_the_best_fixed_draft_length(profile: str, machine: str, confident: bool) -> None:
-    """Within 3 %, what it takes to find out included; better where the text or the draft's confidence says more."""
+    """Within 3 %, exploration included; better if the text or the draft's confidence is informative."""
     took = sum(simulate(each, MACHINES[machine], None).seconds for each in texts(profile, confident=confident))
     gained = best_fixed(profile, machine) / took
     assert gained >= (1.04 if profile == "easy and hard" and confident else 0.97)
@@ -157,7 +157,7 @@ def test_a_prompt_is_read_when_the_answer_repays_it() -> None:
 
 
 class Slow(AdaptiveController):
-    """As if whoever reads the text took their time between two rounds."""
+    """Spends 2 seconds between rounds, like a slow reader of the text."""
 
     def plan(self, *round_: Any) -> DraftPlan:
         assert isinstance(self.clock, Clock)
@@ -197,7 +197,7 @@ def test_a_file_that_is_rewritten_is_drafted_far_ahead() -> None:
 
 
 def test_matches_that_mislead_are_left_to_the_model() -> None:
-    """Every pair of tokens has been seen before, and says nothing about what follows."""
+    """Every pair of tokens has occurred before, and predicts nothing."""
     dice = random.Random(3)
     answer = [dice.randrange(6) for _ in range(LENGTH)]
     guesses = [token if dice.random() < 0.9 else 40 for token in answer]
@@ -212,7 +212,7 @@ def test_matches_that_mislead_are_left_to_the_model() -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("new", [64, 200, 600])
 def test_matches_that_bring_little_do_not_keep_a_good_draft_from_being_tried(new: int, machine: str) -> None:
-    """Nearly every round has a match, from the first one on, and one in six of them is right."""
+    """Nearly every round has a match, and one match in six is right."""
     alone = helped = 0.0
     for seed in range(4):
         dice = random.Random(seed)

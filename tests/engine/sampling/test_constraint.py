@@ -1,4 +1,4 @@
-"""A constrained answer parses, and is the same with any draft; what is forced is proposed at once."""
+"""A constrained answer parses and is the same with any draft; forced tokens are proposed at once."""
 
 import itertools
 import json
@@ -75,7 +75,7 @@ def constrained(
     new: int = 120,
     target: Any = TARGET,
 ) -> list[Round]:
-    """The rounds of an answer; without a drafter nothing is drafted, not even what is forced."""
+    """The rounds of an answer. Without a drafter nothing is drafted, forced tokens included."""
     follower = follow(constraint)
     limits = Limits(len(PROMPT) + new, "length", ENDS)
     controller: Controller = FixedController(0) if drafter is None else make_controller(k)
@@ -124,7 +124,7 @@ def test_a_constrained_text_is_the_plain_one_with_any_drafter(constraint: Constr
         assert len(done) < len(plain), (name, k)
 
 
-def test_what_the_schema_says_is_what_is_read() -> None:
+def test_an_answer_follows_the_schema() -> None:
     for seed in range(8):
         done = constrained(OBJECT, SamplingParams(temperature=2.0, seed=seed), by_model())
         value = json.loads(text_of(done))
@@ -143,7 +143,7 @@ def test_a_forced_run_is_proposed_at_once_and_always_accepted() -> None:
     assert len(tokens_of(done)) / len(done) > 2.5
 
 
-def test_what_is_forced_stands_around_what_another_drafter_guesses() -> None:
+def test_forced_tokens_surround_the_guess_of_another_drafter() -> None:
     answer = encode('{"name": "a", "kind": "cat", "tags": []}')
     asked: list[int] = []
 
@@ -193,7 +193,7 @@ MOVES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 
 @given(MOVES)
 @settings(max_examples=40)
 def test_what_is_allowed_depends_on_the_context_alone(moves: list[tuple[int, int, int]]) -> None:
-    """A follower that went on, branched and rolled back allows what a fresh one allows."""
+    """After growing, branching and rolling back, a follower allows the same tokens as a new one."""
     travelled = follow(WORDS)
     answer = encode("the lazy quick lazy quick dog.")
     context = Tokens(PROMPT)
@@ -225,7 +225,7 @@ FLAT = TableModel(VOCAB, seed=5, spread=1.0)
 
 
 def joint(params: SamplingParams) -> dict[tuple[int, ...], float]:
-    """The probability of every answer, from the definition: each row without what the regex rules out, warped."""
+    """The probability of every answer by definition: each row without the forbidden tokens, warped."""
     found: dict[tuple[int, ...], float] = {}
 
     def visit(said: tuple[int, ...], probability: float) -> None:

@@ -1,4 +1,4 @@
-"""Gumbel noise: the same for whoever asks, and as good as independent draws. The inputs are fixed: nothing flakes."""
+"""Gumbel noise is reproducible, and statistically independent. The inputs are fixed, so no test is flaky."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_neighbours_along_an_axis_are_independent(axis: str, distance: int) -> N
     noise = uniform(draws(axis, 4_000 + distance))
     mine, theirs = (noise[:4_000] * 8).long(), (noise[distance : 4_000 + distance] * 8).long()
     table = torch.bincount(mine * 8 + theirs, minlength=64).double()
-    # Neighbouring pairs overlap, which changes the statistic by little; the bound has room for it.
+    # Neighbouring pairs overlap, which changes the statistic little; the bound allows for it.
     assert chi_square_p(table, torch.full((64,), 4_000 / 64).double(), 63) > 0.001
 
 
@@ -55,7 +55,7 @@ def test_neighbours_along_an_axis_are_independent(axis: str, distance: int) -> N
     ("one", "other"), [((0, 0), (1, 0)), ((0, 0), (0, 1)), ((3, 9), (4, 8)), ((3, 9), (2, 10)), ((1, 0), (0, 1))]
 )
 def test_a_row_says_nothing_about_the_rows_around_it(one: tuple[int, int], other: tuple[int, int]) -> None:
-    """Whole rows of neighbouring seeds and positions: not equal, not shifted, not correlated."""
+    """Rows of neighbouring seeds and positions are neither equal, nor shifted, nor correlated."""
     mine, theirs = uniform(gumbel(*one, IDS)), uniform(gumbel(*other, IDS))
     for shift in (-2, -1, 0, 1, 2):
         moved = theirs.roll(shift)
@@ -82,12 +82,12 @@ def test_noise_is_finite_for_every_seed(seed: int) -> None:
 
 
 def test_noise_is_finite_where_the_uniform_rounds_to_one() -> None:
-    """Once in 30 million draws; this is one."""
+    """This happens once in 30 million draws."""
     assert torch.isfinite(gumbel(5, 0, torch.tensor([1_094_364]))).all()
 
 
 def test_noise_stays_what_it_is() -> None:
-    """A seed repeats a run in every later version too."""
+    """A seed gives the same run in every later version."""
     known = gumbel(42, 7, torch.tensor([0, 1, 151_935]))
     assert known.tolist() == pytest.approx(KNOWN, abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""What is drawn follows the target's own distribution, and is the same with any draft."""
+"""Sampled tokens follow the target's distribution, and are the same with any draft."""
 
 import itertools
 from collections import Counter
@@ -72,10 +72,10 @@ def warped(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 @pytest.mark.parametrize("params", WARPS, ids=str)
 @pytest.mark.parametrize("spread", [0.5, 3.0])
 def test_warps_keep_what_those_of_transformers_keep(params: SamplingParams, spread: float) -> None:
-    """On more tokens than the shortlist of top-p holds: flat rows need the whole vocabulary, peaked ones do not."""
+    """The vocabulary is larger than the shortlist of top-p: flat rows need all of it, peaked ones do not."""
     for seed in range(3):
         logits = torch.randn(3_000, generator=torch.Generator().manual_seed(seed)) * spread
-        # One token at the edge of a flat nucleus, 0.0004 of it, is a matter of rounding.
+        # Rounding decides about one token at the edge of a flat nucleus, 0.0004 of it.
         assert (warped(logits, params) - distribution(logits, params)).abs().sum() < 0.001
 
 
@@ -99,7 +99,7 @@ def test_zero_top_p_keeps_the_likeliest() -> None:
 def test_penalties_follow_the_context_wherever_it_goes(
     walk: list[tuple[int, list[int]]], repetition: float, presence: float, frequency: float
 ) -> None:
-    """Contexts grow, branch and roll back; the counts are those of a count from the start."""
+    """The counts equal a count from the start, while contexts grow, branch and roll back."""
     params = SamplingParams(repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency)
     logits = torch.randn(6, generator=torch.Generator().manual_seed(0))  # ids 6 and 7 are beyond the vocabulary
     prompt = [0, 7, 1]
@@ -119,7 +119,7 @@ def test_penalties_follow_the_context_wherever_it_goes(
 
 
 def test_a_penalty_on_ids_that_a_row_does_not_have() -> None:
-    """A draft's row is as long as the shared vocabulary; all that was generated may lie beyond."""
+    """A draft's row is as long as the shared vocabulary; every generated id may lie beyond it."""
     params = SamplingParams(repetition_penalty=1.2, presence_penalty=1.0)
     row = torch.tensor([1.0, 2.0, 3.0])
     assert torch.equal(Penalties(params, 1).apply(row, Tokens([7]).grow([8])), row)
@@ -139,7 +139,7 @@ def joint(
 
 
 def chi_square_p(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> float:
-    """How likely counts this far from `expected` are; cells that expect fewer than five are counted together."""
+    """The p-value of `counts` by a chi-square test. Cells that expect fewer than five are merged."""
     total = counts.total()
     assert all(expected[sequence] > 0 for sequence in counts), "a token was drawn that the warps rule out"
     cells = [(counts[sequence], total * p) for sequence, p in expected.items() if total * p >= 5]
@@ -154,7 +154,7 @@ TARGET = TableModel(4, seed=3, order=2)
 
 
 def drawn(params: SamplingParams, drafter: Drafter, runs: int = 1500) -> tuple[Counter[tuple[int, ...]], float]:
-    """Three tokens of each of many seeds, and the acceptance rate."""
+    """The counts of three tokens over many seeds, and the acceptance rate."""
     counts: Counter[tuple[int, ...]] = Counter()
     drafted = accepted = 0
     for seed in range(runs):
@@ -183,7 +183,7 @@ def test_three_drafted_tokens_are_distributed_as_the_target_says(params: Samplin
 
 
 def test_a_drafter_that_ignores_the_noise_changes_no_distribution() -> None:
-    """Fixed guesses: the rule does not ask where a proposal comes from."""
+    """Fixed guesses: the rule does not depend on the source of a proposal."""
     params = SamplingParams(temperature=1.0)
     counts, rate = drawn(params, Scripted(lambda ids: [2, 1]))
     assert 0.05 < rate < 0.9
@@ -191,14 +191,14 @@ def test_a_drafter_that_ignores_the_noise_changes_no_distribution() -> None:
 
 
 def accept_the_first(proposal: Proposal, picks: Sequence[int]) -> Verdict:
-    """Biased: takes the first drafted token whatever the target says."""
+    """Biased: accepts the first drafted token always."""
     kept = min(1, len(proposal.tokens))
     tokens = (*proposal.tokens[:kept], picks[kept])
     return Verdict(proposal, kept, tokens, (*proposal.sources[:kept], "corrected"))
 
 
 def accept_what_is_likely(proposal: Proposal, picks: Sequence[int]) -> Verdict:
-    """Biased: takes a drafted token wherever the target finds it likely enough, without a draw."""
+    """Biased: accepts a drafted token if the target finds it likely, without a draw."""
     kept = 0
     known = list(PROMPT)
     while kept < len(proposal.tokens) and torch.softmax(TARGET.row(known), -1)[proposal.tokens[kept]] > 0.3:
@@ -210,7 +210,7 @@ def accept_what_is_likely(proposal: Proposal, picks: Sequence[int]) -> Verdict:
 
 @pytest.mark.parametrize("biased", [accept_the_first, accept_what_is_likely])
 def test_the_test_of_the_distribution_finds_a_biased_rule(biased: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: the same draws under a wrong rule are nowhere near the target's distribution."""
+    """The control: the same draws under a wrong rule are far from the target's distribution."""
     monkeypatch.setattr(decode_module, "verify", biased)
     params = SamplingParams(temperature=1.0)
     counts, _ = drawn(params, Scripted(lambda ids: [2, 1]))
@@ -218,7 +218,7 @@ def test_the_test_of_the_distribution_finds_a_biased_rule(biased: Any, monkeypat
 
 
 def test_the_draft_draws_with_the_targets_noise() -> None:
-    """Otherwise two models that agree in everything would agree in few draws."""
+    """Without that, two equal models would agree in few draws."""
     params = SamplingParams(temperature=1.5, seed=5)
     twin = TableModel(50, seed=1)
     done = rounds(TableModel(50, seed=1), [1], params, drafter=ModelDrafter(twin, 50, 1000), k=4, new=40)
@@ -244,7 +244,7 @@ PROPOSALS = st.lists(st.lists(st.integers(0, 11), max_size=9), max_size=12)
 def test_no_proposal_changes_a_run(
     params: SamplingParams, k: int, proposals: list[list[int]], ends: set[int], new: int
 ) -> None:
-    """The plain run's tokens and its end, whatever is proposed, accepted or not."""
+    """The tokens and the end are those of the plain run, whatever is proposed."""
     target = TableModel(12, seed=2, order=2, spread=2.0)
     prompt = [3, 1, 3]
     plain = rounds(target, prompt, params, new=new, end_ids=sorted(ends))
@@ -252,7 +252,7 @@ def test_no_proposal_changes_a_run(
     said = tokens_of(plain)
 
     def propose(ids: list[int]) -> list[int]:
-        """What hypothesis drew, after as many right tokens as its first number says: long accepted runs happen."""
+        """The drawn proposal, after a drawn number of right tokens: so long accepted runs occur."""
         drawn = next(script, [])
         right = said[len(ids) - len(prompt) :][: drawn[0]] if drawn else []
         return [*right, *drawn[1:]]
@@ -291,7 +291,7 @@ def test_every_drafter_leaves_a_sampled_run_as_it_is(kind: str, k: int) -> None:
         assert tokens_of(done) == tokens_of(plain)
 
 
-def test_a_pick_does_not_depend_on_who_asks() -> None:
+def test_a_pick_does_not_depend_on_the_other_rows() -> None:
     """One row at a time, or all rows of a proposal in one call."""
     logits = torch.randn((4, 40), generator=torch.Generator().manual_seed(0))
     context = Tokens([1, 2, 3])
@@ -358,7 +358,7 @@ def test_the_first_of_equal_logits_is_picked() -> None:
 @pytest.mark.parametrize("min_p", [0.0, 0.1])
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 30.0])
 def test_rows_are_picked_at_once_as_one_by_one(top_k: int, top_p: float, min_p: float, temperature: float) -> None:
-    """What an accelerator computes without waiting is what a CPU computes row by row."""
+    """The path for accelerators picks the same tokens as the path for a CPU."""
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=3)
     logits = torch.randn(8, 3000, generator=torch.Generator().manual_seed(1)) * 4
     context = Tokens([1, 2, 3])

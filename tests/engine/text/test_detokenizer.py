@@ -1,4 +1,4 @@
-"""Text as it streams: whole characters, stop strings that never show, and nothing lost on the way."""
+"""Streaming text: whole characters, hidden stop strings, and no text lost."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from tokenizers import decoders, models
 
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import Source, Span
-from specgen.engine.text.detokenizer import TextStream
+from specgen.engine.text.detokenizer import SpecialTokens, TextStream
 from tests import fakes
 
 
 def sentencepiece() -> Tokenizer:
-    """In the manner of Llama 2: every character that is no piece becomes its bytes, ▁ is a space."""
+    """A tokenizer like Llama 2's: a character without a piece becomes its bytes, ▁ is a space."""
     pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdeh", "▁a"]
     backend = Backend(
         models.BPE({piece: at for at, piece in enumerate(pieces)}, [("▁", "a")], unk_token="<unk>", byte_fallback=True)
@@ -39,7 +39,7 @@ def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
 def stream(
     decode: object, tokens: Sequence[int], stop: Sequence[str] = (), sizes: Sequence[int] = ()
 ) -> tuple[list[str], int, bool]:
-    """The texts of the writes and of the flush, how many tokens were used, and whether a stop string ended it."""
+    """The texts of the writes and the flush, the number of tokens used, and whether a stop string ended the text."""
     text = TextStream(decode, stop)  # type: ignore[arg-type]
     written: list[str] = []
     used, at, cuts = 0, 0, list(sizes)
@@ -79,7 +79,7 @@ def test_characters_of_several_tokens_come_whole_and_at_once(kind: str) -> None:
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(ids=st.lists(st.integers(0, 258), max_size=12), sizes=st.lists(st.integers(1, 6), max_size=10))
 def test_bytes_that_are_no_text_do_no_harm(kind: str, ids: list[int], sizes: list[int]) -> None:
-    """What a random model says: nothing crashes or is held for ever, and writes of any size say the same."""
+    """Random tokens: nothing crashes or is held forever, and the size of the writes does not matter."""
     tokenizer = TOKENIZERS[kind]
     written, used, _ = stream(tokenizer.decode, ids, sizes=sizes)
     assert used == len(ids)
@@ -149,7 +149,7 @@ def test_stop_strings_cut_the_text_before_them(text: str, stop: list[str], shown
 
 @given(text=st.text("ab", max_size=20), stop=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_what_is_shown_is_never_taken_back(text: str, stop: list[str]) -> None:
-    """A letter a token: the stop string that is complete first ends the text; of several, the longest."""
+    """One letter per token: the stop string that is complete first ends the text; among several, the longest."""
     ids = [fakes.encode(letter)[0] for letter in text]
     written, _, stopped = stream(TOKENIZERS["byte level"].decode, ids, stop)
     _, cut = min(((at + len(each), at) for each in stop if (at := text.find(each)) >= 0), default=(0, None))
@@ -158,7 +158,7 @@ def test_what_is_shown_is_never_taken_back(text: str, stop: list[str]) -> None:
 
 
 def test_text_without_a_stop_string_is_not_held() -> None:
-    """A letter that no stop string begins with is certain at once; one that does waits for the next."""
+    """A letter that starts no stop string is certain at once; another waits for the next letter."""
     ids = [fakes.encode(letter)[0] for letter in "xaxab"]
     decode = TOKENIZERS["byte level"].decode
     assert stream(decode, ids, ["ab"])[0] == ["x", "", "ax", "", ""]
@@ -169,7 +169,7 @@ def test_spans_keep_the_source_of_their_text() -> None:
     sources: list[Source] = ["draft", "lookup", "corrected", "bonus"]
     text = TextStream(TOKENIZERS["byte level"].decode, ["bcx"])
     assert text.write(tokens[:3], sources[:3]).spans == (Span("a", "draft"),)
-    # The held characters come with the sources they had, not that of the token which released them.
+    # Held characters keep their sources; the token that releases them does not matter.
     assert text.write(tokens[3:], sources[3:]).spans == (
         Span("b", "lookup"),
         Span("c", "corrected"),
@@ -178,7 +178,34 @@ def test_spans_keep_the_source_of_their_text() -> None:
 
 
 def test_a_stop_string_that_the_flush_completes_is_cut() -> None:
-    """Half a character at the very end of the text, which only the flush turns into U+FFFD."""
+    """Half a character at the end of the text becomes U+FFFD in the flush."""
     ids = fakes.encode("a") + fakes.encode("é")[:1]
     written, _, _ = stream(TOKENIZERS["byte level"].decode, ids, ["\ufffd"])
     assert "".join(written) == "a"
+
+
+def test_special_tokens_are_shown_or_matched_in_place() -> None:
+    """Between the bytes of a character, at the start of a stop string, and inside one."""
+    made = fakes.tokenizer()
+    special = SpecialTokens(shown={1000: "[T]"}, matched={1001: "<|x|>"})
+    euro = list(made.encode("€", special=False))
+    for tokens, stop, shown in [
+        ([*made.encode("ab", special=False), 1000, *made.encode("c", special=False)], (), "ab[T]c"),
+        ([*euro[:1], 1000], (), "\ufffd[T]"),
+        ([*made.encode("ab", special=False), 1001, *made.encode("cd", special=False)], ("<|x|>c",), "ab"),
+        ([*made.encode("ab", special=False), 1001, *made.encode("cd", special=False)], ("<|x|>d",), "abcd"),
+        ([*made.encode("ab", special=False), 1001], ("b<|x|>",), "a"),
+        ([1001, 1001, 1000], ("<|x|><|x|><|x|>",), "[T]"),
+    ]:
+        for size in (1, 2, len(tokens)):
+            stream = TextStream(made.decode, stop, special)
+            spans = []
+            for start in range(0, len(tokens), size):
+                part = tokens[start : start + size]
+                written = stream.write(part, ["draft"] * len(part))
+                spans += written.spans
+                if written.stopped:
+                    break
+            else:
+                spans += stream.flush().spans
+            assert "".join(span.text for span in spans) == shown

@@ -1,4 +1,4 @@
-"""Thinking told from the answer, however the text is cut."""
+"""Thinking is separated from the answer, independent of how the text is cut."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ OPENED = Tags("<think>", "</think>", opened=True)
 
 
 def split(text: str, tags: Tags | None, sizes: list[int]) -> tuple[str, str]:
-    """The thinking and the answer of `text` that comes in pieces of `sizes`."""
+    """The thinking and the answer of `text`, written in pieces of `sizes` characters."""
     made = ThinkingSplit(tags)
     out: list[Span] = []
     at = 0
