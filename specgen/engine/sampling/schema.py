@@ -6,6 +6,7 @@ that names the keyword, its place, and what to write instead.
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -15,7 +16,10 @@ Schema: TypeAlias = dict[str, Any]
 FORMATS = frozenset({"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 # zod's pattern for email addresses starts with this. The format rules out the same texts, without look-around.
 _EMAIL_LOOK_AHEAD = r"^(?!\.)(?!.*\.\.)"
-_LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
+_LOOK_AROUND = re.compile(r"\(\?<?[=!]")
+_ESCAPES_AND_CLASSES = re.compile(r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
+# Most branches of a "oneOf" that are compared in pairs.
+_MOST_BRANCHES = 200
 _SUBSCHEMA = ("additionalProperties", "items", "additionalItems")
 _SUBSCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SUBSCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
@@ -103,9 +107,14 @@ class _Rewriter:
         for key, instead in _UNSUPPORTED.items():
             if key in schema:
                 raise ValueError(f'"{key}"{_at(place)} cannot be enforced: {instead}')
-        pattern = schema.get("pattern")
-        if isinstance(pattern, str) and any(group in pattern for group in _LOOK_AROUND):
+        if isinstance(pattern := schema.get("pattern"), str) and _has_look_around(pattern):
             raise ValueError(f'"pattern"{_at(place)} has look-around, which cannot be enforced: write it without')
+        for pattern in _mapping(schema.get("patternProperties")):
+            if _has_look_around(pattern):
+                raise ValueError(
+                    f'a key of "patternProperties"{_at(place)} has look-around, which cannot be enforced: '
+                    "write it without"
+                )
 
     def _without_one_of(self, schema: Schema, place: str) -> Schema:
         """`schema` with "anyOf" instead of "oneOf" if no value matches two branches.
@@ -113,6 +122,9 @@ class _Rewriter:
         A property that tells branches apart becomes required in them: without it an object might match both.
         """
         branches = schema["oneOf"]
+        if len(branches) > _MOST_BRANCHES:
+            self.ambiguous.append(place)
+            return schema
         required: list[set[str]] = [set() for _ in branches]
         for (i, one), (j, other) in itertools.combinations(enumerate(map(self._resolved, branches)), 2):
             if _are_apart(one, other):
@@ -219,8 +231,15 @@ def _tag(one: Schema, other: Schema) -> str | None:
 
 
 def _properties(schema: Schema) -> Mapping[str, Any]:
-    found = schema.get("properties")
-    return found if isinstance(found, dict) else {}
+    return _mapping(schema.get("properties"))
+
+
+def _has_look_around(pattern: str) -> bool:
+    return _LOOK_AROUND.search(_ESCAPES_AND_CLASSES.sub("", pattern)) is not None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

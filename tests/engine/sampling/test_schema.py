@@ -81,6 +81,7 @@ KEPT: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
         ['"a.b@c.de"'],
         ['".a@c.de"', '"a..b@c.de"'],
     ),
+    ("no look-around", {"type": "string", "pattern": r"^\(?=[(?!]x$"}, ['"(=!x"', '"=(x"'], ['"x"']),
     ("record of zod", INTEGERS | {"propertyNames": {"type": "string"}}, ['{"a": 1}'], ['{"a": "b"}']),
     (
         "record with names",
@@ -117,6 +118,8 @@ NEEDS_AGE = {"if": {"required": ["age"]}, "then": {"required": ["name"]}}
         ({"not": {"type": "string"}}, ['"not" cannot be enforced', '"enum"']),
         ({"anyOf": [{"type": "null"}, NEEDS_AGE]}, ['"if" at anyOf[1]', 'as an "anyOf"']),
         ({"type": "string", "pattern": "^(?!a)b"}, ['"pattern" has look-around', "without"]),
+        ({"patternProperties": {"^(?<!x)y": INTEGER}}, ['key of "patternProperties" has look-around']),
+        ({"oneOf": [INTEGER] * 5000}, ['"oneOf" has branches']),
         ({"$defs": {"A": {"contains": {}}}, "$ref": "#/$defs/A"}, ['"contains" at $defs.A', "leave it out"]),
         (obj(a={"propertyNames": {"maxLength": 3}}), ['"propertyNames" at properties.a', '"patternProperties"']),
         ({"unevaluatedProperties": False}, ['"additionalProperties": false']),
