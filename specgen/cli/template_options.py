@@ -7,10 +7,11 @@ from typing import Any
 
 import typer
 
-from specgen.cli.option_values import default, typed
+from specgen.cli.option_values import checked, default, typed
 from specgen.cli.ui import confirm
 from specgen.config import templates
 from specgen.config.pairs import canonical_name
+from specgen.config.settings import Setting, Source
 from specgen.config.templates import Template
 from specgen.core.errors import BadFile, UsageError
 from specgen.core.words import did_you_mean
@@ -46,7 +47,8 @@ def preset(context: typer.Context, template: Template | None) -> Template | None
                 f"template '{template.name}' sets '{option}', which is not an option",
                 hint=did_you_mean(option, known, "specgen run --help lists them"),
             )
-        defaults[known[option]] = value if isinstance(value, bool | list) else str(value)
+        setting = Setting(option, value, Source.USER, str(templates.location(template.name)))
+        defaults[known[option].name] = checked(context, known[option], setting)
     if "model" in template.options:  # the draft of a setting belongs to another target
         defaults.setdefault("draft", default(context, "draft"))
     context.default_map = {**(context.default_map or {}), **defaults}
@@ -70,8 +72,8 @@ def current(context: typer.Context, name: str, words: Sequence[str]) -> Template
     base: Template = context.params["template"] or Template(name)
     options = dict(base.options)
     for option, parameter in _options(context):
-        if typed(context, parameter):
-            value = _toml_value(context.params[parameter])
+        if typed(context, parameter.name):
+            value = _toml_value(context.params[parameter.name])
             # A template is used from any folder.
             options[option] = canonical_name(value) if option in ("model", "draft") else value
     return Template(
@@ -107,12 +109,12 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _options(context: typer.Context) -> Iterator[tuple[str, str]]:
+def _options(context: typer.Context) -> Iterator[tuple[str, Any]]:
     """The options that a template may set, as (long name, parameter)."""
     for parameter in context.command.params:
         long = [name.removeprefix("--") for name in parameter.opts if name.startswith("--")]
         if parameter.name and long and parameter.name not in _NO_OPTIONS:
-            yield long[0], parameter.name
+            yield long[0], parameter
 
 
 def _toml_value(value: Any) -> Any:

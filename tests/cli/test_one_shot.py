@@ -364,7 +364,10 @@ def test_a_template_is_not_replaced_unasked(run: Any, data: Path) -> None:
         ("", ["-p", "x=y", "it"], 2, "name the template with -t"),
         ("tmep = 1", ["-t", "ask", "it"], 10, "sets 'tmep', which is not an option; did you mean 'temp'"),
         ("file = 'x'", ["-t", "ask", "it"], 10, "sets 'file'"),
-        ("temp = 'hot'", ["-t", "ask", "it"], 2, "--temp"),
+        ("temp = 'hot'", ["-t", "ask", "it"], 10, "ask.toml: 'temp' is 'hot'; write a number"),
+        ("temp = inf", ["-t", "ask", "it"], 10, "ask.toml: --temp is 'inf'; give a finite number"),
+        ("max-tokens = 0", ["-t", "ask", "it"], 10, "ask.toml: 'max-tokens' is 0; "),
+        ("stop = 'x'", ["-t", "ask", "it"], 10, "ask.toml: 'stop' is 'x'; write a list of texts"),
         ("", ["-f", "x", "--save", "new"], 2, "cannot contain files"),
     ],
 )

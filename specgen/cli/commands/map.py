@@ -83,13 +83,13 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     from specgen.cli.map.results import Results
     from specgen.cli.map.run import Mapper
+    from specgen.config.pairs import canonical_name
     from specgen.history.recorder import Recorder
     from specgen.serve.background.client import BackgroundSession
 
     name = field or (_PROMPT if records.is_json else INPUT)
-    path = Path(target)
     options = {
-        "model": str(path.resolve()) if path.exists() else target,
+        "model": canonical_name(target),
         "prompt": prompt,
         "field": name,
         "system": system,
