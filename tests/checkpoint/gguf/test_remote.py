@@ -15,6 +15,7 @@ from specgen.core.events import Notice, Progress
 from specgen.core.progress import Meter, follow
 from specgen.core.types import ModelRef
 from specgen.hub.pins import pins
+from tests.gguf_files import finish
 from tests.hub.pulling import small, whole
 from tests.hub_server import CARD, HubServer, serve_hub
 
@@ -155,6 +156,27 @@ def test_the_header_comes_without_the_weights(hub: HubServer, folder: Path, piec
     assert ranges(hub) == [], "it is kept"
     with pytest.raises(NotCached, match=r"org/m:m-Q8_0\.gguf is not complete"):
         whole("org/m:m-Q8_0.gguf", offline=True)
+
+
+def test_a_format_that_is_not_read_costs_one_request(hub: HubServer, folder: Path, pieces: None) -> None:
+    old = folder / "m-Q8_0.gguf"
+    old.write_bytes(b"GGUF" + bytes([1, 0, 0, 0]) + old.read_bytes()[8:])
+    old.rename(folder / "old.gguf")
+    hub.publish("org/m", folder)
+    with pytest.raises(UnsupportedModel, match=r"org/m:old\.gguf is a GGUF file of version 1; specgen reads versions"):
+        small("org/m:old.gguf")
+    assert ranges(hub) == [(0, 8191)]
+
+
+def test_a_renamed_part_is_refused_before_its_weights_come(hub: HubServer, folder: Path, pieces: None) -> None:
+    writer = gguf.GGUFWriter(folder / "part.gguf", "llama")
+    writer.add_uint16("split.count", 2)
+    writer.add_tensor("token_embd.weight", np.ones((WEIGHTS // 400, 100), dtype=np.float32))
+    finish(writer, folder / "part.gguf")
+    hub.publish("org/m", folder)
+    with pytest.raises(UnsupportedModel, match=r"part\.gguf is one of 2 parts"):
+        small("org/m:part.gguf")
+    assert left_behind(hub) == []
 
 
 def test_the_header_goes_when_the_file_is_here(hub: HubServer, folder: Path) -> None:
