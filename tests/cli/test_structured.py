@@ -1,12 +1,13 @@
 """specgen -j, --regex, --grammar: the answer parses, or the exit code says that it was cut."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specgen.core.errors import Incomplete, UsageError
+from specgen.core.errors import Incomplete, SomeFailed, UsageError
 from tests.cli.command import Outcome, invoke
 
 pytestmark = pytest.mark.usefixtures("either_way")
@@ -86,3 +87,23 @@ def test_a_chat_keeps_to_it_in_every_turn(checkpoints: Any) -> None:
     answers = outcome.text.split()
     assert len(answers) == 2
     assert all(len(answer) == 3 and answer.isdecimal() for answer in answers)
+
+
+def test_thinking_that_a_limit_cuts_is_said_and_not_complete(checkpoints: Any, tmp_path: Path) -> None:
+    """The template opens the thinking, and a random model never closes it."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoints.target("llama"), model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\n"
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    for constraint in (["-j", SCHEMA], ["--regex", "(yes|no)"], ["--grammar", 'root ::= "a"'], ["--regex", "a*"]):
+        outcome = invoke("run", "-m", model, "-n", 6, *constraint, PROMPT)
+        assert (outcome.code, outcome.text) == (Incomplete.exit_code, "")
+        assert "the model was still thinking" in outcome.err
+    mapped = invoke("map", "-m", model, "-n", 6, "-j", SCHEMA, "--json", stdin=b"hello\n")
+    assert mapped.code == SomeFailed.exit_code
+    assert json.loads(mapped.text)["partial"] == ""
+    plain = invoke("run", "-m", model, "-n", 6, PROMPT)
+    assert (plain.code, plain.text.strip()) == (0, "")
+    assert "the model was still thinking" in plain.err
