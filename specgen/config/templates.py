@@ -1,4 +1,4 @@
-"""Prompt templates with variables and options, one TOML file each in the user's config folder."""
+"""Prompt templates with variables and options, each a TOML file in the config folder."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Statistics of the history: acceptance and speed-up by pair and by template, and their decline."""
+"""Statistics of the history: acceptance and speed-up by pair and template, and declines."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -204,6 +204,11 @@ class History:
         answers, drafted, accepted = self._db.execute(_DRAFTED, (target, draft)).fetchone()
         return answers, drafted, accepted
 
+    def prompts(self, ids: Sequence[int]) -> list[str]:
+        """The prompts of answers, damaged ones included."""
+        rows = (self._db.execute("SELECT prompt FROM answers WHERE id = ?", (_bounded(id),)).fetchone() for id in ids)  # noqa: A001
+        return [str(row[0]) for row in rows if row is not None]
+
     def delete(self, ids: Sequence[int]) -> int:
         """Remove answers, also from the conversations that went on; return their number.
 

@@ -92,6 +92,40 @@ def test_a_damaged_row_is_named_and_can_be_deleted() -> None:
     assert invoke("stats").code == 0
 
 
+TYPED = """
+# 2026-11-28 03:00:00.000000
++SECRET
+
+# 2026-11-28 03:00:01.000000
++\"\"\"
++two
+
++lines\"\"\"
+
+# 2026-11-28 03:00:02.000000
++//slash
++and\u2028SECRET
+
+# 2026-11-28 03:00:03.000000
++/set seed 1
+"""
+
+
+def test_typed_lines_go_with_their_answers(data: Path) -> None:
+    add("SECRET")
+    add("a file\n\ntwo\n\nlines")
+    add("/slash\nand\u2028SECRET")
+    add("another")
+    file = data / "data" / "chat_history"
+    file.write_text(TYPED.replace("\n\n+lines", "\n+\n+lines"), encoding="utf-8")
+    assert invoke("log", "delete", 1, "--yes").code == 0
+    assert file.read_text(encoding="utf-8").count("# 2026") == 3
+    assert invoke("log", "delete", 2, 3, "--yes").code == 0
+    assert file.read_text(encoding="utf-8") == "\n# 2026-11-28 03:00:03.000000\n+/set seed 1\n"
+    assert invoke("log", "delete", "--all", "--yes").code == 0
+    assert not file.exists()
+
+
 def test_a_deletion_that_another_program_holds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.history.store._BUSY_S", 0.01)
     add("SECRET")

@@ -1,9 +1,7 @@
 """The line editor of the chat: history, Tab completion, $EDITOR, lines between triple quotes."""
 
-import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -15,7 +13,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import create_output
 
 from specgen.cli.chat.input import PROMPT, is_open, unquoted
-from specgen.core.files import data_folder
+from specgen.history import typed_lines
 
 _CONTINUATION = "… "
 
@@ -50,7 +48,7 @@ def _matching(prefix: str, words: Iterable[str]) -> Iterable[Completion]:
 def line_editor(completions: Callable[[], dict[str, list[str] | None]]) -> Callable[[], str]:
     """A function that reads one turn, see `reader` in input.py."""
     try:
-        history: History = FileHistory(str(history_file()))
+        history: History = FileHistory(str(typed_lines.create()))
     except OSError:
         history = InMemoryHistory()  # the home folder may be read-only
     session: PromptSession[str] = PromptSession(
@@ -75,15 +73,6 @@ def line_editor(completions: Callable[[], dict[str, list[str] | None]]) -> Calla
             raise
 
     return read
-
-
-def history_file() -> Path:
-    """The file of lines typed in chats, readable for this user only. Raises OSError."""
-    data_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = data_folder() / "chat_history"
-    os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-    file.chmod(0o600)
-    return file
 
 
 def _bindings() -> KeyBindings:

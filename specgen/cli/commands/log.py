@@ -114,7 +114,8 @@ def delete(
 ) -> None:
     """Delete answers permanently. Asks first.
 
-    Later answers of the same conversation stay, without the deleted one.
+    Later answers of the same conversation stay, without the deleted one. The lines that the editor of chats recalls are
+    deleted with their answers.
 
     Example:
 
@@ -133,6 +134,7 @@ def delete(
         if not confirm(f"Delete {what}?", yes=yes, needs=f"deleting {what}"):
             typer.echo("Nothing was deleted.", err=True)
             raise typer.Exit(1)
+        _forget_typed_lines(None if all_ else answers.prompts(wanted))
         deleted = answers.clear() if all_ else answers.delete(wanted)
     if json:
         print_json({"deleted": deleted})
@@ -176,6 +178,19 @@ def on() -> None:
         specgen log on
     """
     _switch(True)
+
+
+def _forget_typed_lines(prompts: Sequence[str] | None) -> None:
+    """Remove these prompts, or everything, from the lines that the editor of chats recalls. Raises BadFile."""
+    from specgen.core.errors import BadFile
+    from specgen.core.words import reason
+    from specgen.history import typed_lines
+
+    try:
+        typed_lines.forget_all() if prompts is None else typed_lines.forget(prompts)
+    except OSError as error:
+        hint = "check its permissions; nothing was deleted"
+        raise BadFile(f"cannot change {typed_lines.location()}: {reason(error)}", hint=hint) from error
 
 
 def _switch(to: bool) -> None:
