@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from specgen.core.errors import SpecgenError, UnsupportedModel
+from specgen.core.events import Notice
 from specgen.core.progress import follow
 from specgen.core.types import EngineOptions, ModelRef
 from specgen.session.loading import open_pair
 from specgen.session.session import memory_errors
 from tests.checkpoints import Checkpoints
+from tests.gguf_files import write_gguf
 
 
 def change(folder: Path, tensors: dict[str, torch.Tensor] | None = None, **config: Any) -> Path:
@@ -104,3 +106,12 @@ def test_damaged_values_end_in_one_line(tmp_path: Path, architecture: str) -> No
         for value in DAMAGE:
             (folder / "config.json").write_text(json.dumps(config | {key: value}))
             assert "\n" not in end(folder), f"{key} {value!r}"
+
+
+def test_an_unknown_pre_tokenizer_is_said(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", Checkpoints(tmp_path).target("llama"), tokenizer=True).path
+    path.write_bytes(path.read_bytes().replace(b"gpt-2", b"gpt-9"))
+    events: list[object] = []
+    follow(open_pair(ModelRef.parse(str(path)), "none", EngineOptions()), events.append)
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert [text for text in said if "m.gguf names the unknown pre-tokenizer 'gpt-9'" in text]
