@@ -252,6 +252,7 @@ def test_continue_goes_on_where_the_context_is_full(run: Any) -> None:
     for _ in range(2):
         outcome = invoke("-c", "--temp", 0)
         assert (outcome.code, "is forgotten" in outcome.err) == (0, True)
+        assert outcome.err.partition("\n")[0].partition(": ")[2].partition(": ")[2], "it shows what goes on"
         assert outcome.text
     texts = ["fox " * 60, "dog " * 60, "cat " * 60]
     for text in texts:

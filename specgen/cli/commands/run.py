@@ -199,8 +199,8 @@ class PastConversation:
 
     @property
     def beginning(self) -> str:
-        """The first message of the user that has text, on one line."""
-        first = next((each.content for each in self.messages if each.role == "user" and each.content), "")
+        """The first text of the conversation, without the system prompt, on one line."""
+        first = next((each.content for each in self.messages if each.role != "system" and each.content), "")
         return " ".join(first.split())
 
     def go_on(
