@@ -1,4 +1,4 @@
-"""A drafter without a model: it copies what followed the last n-gram at its earlier occurrence."""
+"""A drafter that copies the continuation of an earlier occurrence of the last n-gram."""
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens

@@ -1,4 +1,4 @@
-"""Estimates of acceptance, by position, confidence and match length, and of tokens per second."""
+"""Estimates of acceptance by position, confidence and match length, and of throughput."""
 
 from bisect import bisect
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Sampling of several rows at once on an accelerator: few launches, and nothing that waits for the device.
+"""Sampling of several rows at once on an accelerator.
 
-The rule is that of sampler.py. Tokens that a warp removes get a score of -inf instead of leaving the row, so that every
-shape is known in advance.
+It takes few launches and never waits for the device. The rule is that of sampler.py. Tokens that a warp removes get a
+score of -inf instead of leaving the row, so that every shape is known in advance.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Compiles a constraint into a grammar of llguidance, with the thinking before it. Does not import torch."""
+"""Compiles a constraint into a grammar of llguidance, with thinking before it. No torch."""
 
 import json
 import re

@@ -1,9 +1,10 @@
-"""Sampling as a function: token = argmax(log p + Gumbel noise), p the warped softmax of the logits.
+"""Sampling as a pure function of logits, seed and position.
 
-By the Gumbel-max trick the token is distributed as p. The noise is keyed by (seed, position, token id). So the same
-logits at the same position give the same token in verification, in drafting, and in a run without a draft. The order
-of the warps is that of transformers' `generate`: penalties, temperature, top-k, top-p, min-p. A constraint removes
-tokens before the warps, so that the warps apply to the tokens that remain.
+token = argmax(log p + Gumbel noise), where p is the warped softmax of the logits. By the Gumbel-max trick the token is
+distributed as p. The noise is keyed by (seed, position, token id). So the same logits at the same position give the
+same token in verification, in drafting, and in a run without a draft. The order of the warps is that of transformers'
+`generate`: penalties, temperature, top-k, top-p, min-p. A constraint removes tokens before the warps, so that the warps
+apply to the tokens that remain.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Rewrites a JSON schema as pydantic and zod generate it into keywords that llguidance can enforce.
+"""Rewrites JSON schemas of pydantic and zod into keywords that llguidance can enforce.
 
 Every text that the rewritten schema allows is valid under the original. A keyword that cannot be enforced is an error
 that names the keyword, its place, and what to write instead.

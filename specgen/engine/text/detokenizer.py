@@ -1,4 +1,4 @@
-"""Turns token ids into text while they stream: whole characters only, cut at the first stop string."""
+"""Turns streaming token ids into whole characters, and ends at the first stop string."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

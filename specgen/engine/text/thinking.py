@@ -1,4 +1,4 @@
-"""Separates the thinking of a reasoning model from its answer, by the tags around the thinking."""
+"""Separates the thinking of a reasoning model from its answer by the tags around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
