@@ -187,9 +187,15 @@ def check_int8() -> Finding:
 
 def check_rounding() -> Finding:
     """Report whether a token's scores depend on how many tokens are computed together."""
-    from specgen.nn.width_probe import attention_depends_on_width
+    import torch
 
-    sizes = [size for size in _HEAD_SIZES if any(attention_depends_on_width(size, groups) for groups in _GROUPS)]
+    from specgen.nn.lean.attention import choose_tile, depends_on_width
+
+    def is_faulty(size: int, groups: int) -> bool:
+        tile = choose_tile(size, groups, None, torch.float32)
+        return depends_on_width(size, groups, None, torch.float32, tile)
+
+    sizes = [size for size in _HEAD_SIZES if any(is_faulty(size, groups) for groups in _GROUPS)]
     if not sizes:
         return Finding("rounding", Status.OK, "scores do not depend on how many tokens are computed together")
     found = (

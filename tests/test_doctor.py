@@ -93,7 +93,7 @@ def test_int8_is_what_its_self_tests_say(
 def test_rounding_that_depends_on_the_width_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for faulty, verdict in (((), Status.OK), ((96, 128), Status.WARN)):
         monkeypatch.setattr(
-            "specgen.nn.width_probe.attention_depends_on_width", lambda size, _, faulty=faulty: size in faulty
+            "specgen.nn.lean.attention.depends_on_width", lambda size, *_, faulty=faulty: size in faulty
         )
         found = doctor.check_rounding()
         assert found.verdict == verdict

@@ -2,9 +2,10 @@
 
 Kernels round differently for different shapes. So the shape for a row depends only on its position: positions form
 blocks of BLOCK, the rows of a block attend together, padded to a multiple of ROWS queries, over the keys up to the end
-of their block.
+of their block. On some processors that is not enough, and `choose_tile` makes all shapes equal.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -35,9 +36,12 @@ class AttentionMask:
     The mask depends only on the distance from the block's end, so one mask is cached and sliced.
     """
 
-    def __init__(self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, window: int | None, groups: int, dtype: torch.dtype, device: torch.device, tile: int = BLOCK
+    ) -> None:
         self._window = window
         self._groups = groups
+        self._tile = tile
         self._mask = torch.empty(0, 0, dtype=dtype, device=device)
 
     def blocks(self, start: int, count: int, rows: int) -> list[RowBlock]:
@@ -47,7 +51,10 @@ class AttentionMask:
             low, end = max(first - start, 0), first + BLOCK
             high = rows if start + count <= end else end - start
             seen = self._reach(end)
-            blocks.append(RowBlock(slice(low, high), end - seen, self._cut(start + low - first, high - low, seen)))
+            for row in range(low, high, self._tile):
+                stop = min(row + self._tile, high)
+                mask = self._cut(start + row - first, stop - row, seen)
+                blocks.append(RowBlock(slice(row, stop), end - seen, mask))
         return blocks
 
     def block(self, positions: torch.Tensor, keys: int) -> RowBlock:
@@ -106,3 +113,31 @@ def _attend(
         scores = (grouped @ keys.transpose(2, 3)).mul_(scale / cap).tanh_().mul_(cap).add_(block.mask)
         mixed = scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
     return mixed.view(kv_heads, -1, rows, size)[:, :, :count].permute(2, 0, 1, 3).reshape(count, heads * size)
+
+
+@functools.cache
+def choose_tile(head_size: int, groups: int, cap: float | None, dtype: torch.dtype) -> int:
+    """Rows that attend together on this CPU: those of a block, or ROWS where a probe finds that this is not exact.
+
+    `groups`: query heads per key head. Smaller tiles make long prompts slower: docs/bench/attention.py.
+    """
+    return ROWS if depends_on_width(head_size, groups, cap, dtype, BLOCK) else BLOCK
+
+
+@functools.cache
+def depends_on_width(head_size: int, groups: int, cap: float | None, dtype: torch.dtype, tile: int) -> bool:
+    """Whether a row gets other bits in a pass of 4, 8, 12 or 16 rows than in one of BLOCK rows, on this CPU.
+
+    There torch computes some last rows of a pass by another kernel. Other widths are padded to these.
+    """
+    generator = torch.Generator().manual_seed(0)
+    keys = 4 * BLOCK  # several blocks, as in a long context
+    queries = torch.randn(BLOCK, groups, head_size, generator=generator).to(dtype)
+    cache = torch.randn(2, 1, keys, head_size, generator=generator).to(dtype)
+    mask = AttentionMask(None, groups, dtype, torch.device("cpu"), tile)
+
+    def rows(count: int) -> torch.Tensor:
+        return attend(queries[:count], cache, mask.blocks(keys - BLOCK, count, count), head_size**-0.5, cap)
+
+    whole = rows(BLOCK)
+    return not all(torch.equal(rows(count), whole[:count]) for count in range(ROWS, 4 * ROWS + 1, ROWS))

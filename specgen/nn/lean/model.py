@@ -7,7 +7,7 @@ import torch
 from specgen.core.tokens import Tokens
 from specgen.nn.device import Placement
 from specgen.nn.lean.architecture import Architecture
-from specgen.nn.lean.attention import BLOCK, AttentionMask, RowBlock
+from specgen.nn.lean.attention import BLOCK, AttentionMask, RowBlock, choose_tile
 from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.layer import Positions, TorchPositions, fused_kernels
 from specgen.nn.lean.rope import Rope, Rotation
@@ -45,8 +45,11 @@ class LeanModel:
         groups = architecture.heads // architecture.kv_heads
         self._kinds = list(dict.fromkeys(architecture.layers))
         self._kind_of_layer = [self._kinds.index(layer) for layer in architecture.layers]
+        tile = BLOCK
+        if placement.device.type == "cpu":
+            tile = choose_tile(architecture.head_size, groups, architecture.attention_cap, placement.dtype)
         self._masks = {
-            window: AttentionMask(window, groups, placement.dtype, placement.device)
+            window: AttentionMask(window, groups, placement.dtype, placement.device, tile)
             for window in {kind.window for kind in self._kinds}
         }
         self._rotations = {rope: Rotation(rope, placement.device) for kind in self._kinds if (rope := kind.rope)}

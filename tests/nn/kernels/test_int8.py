@@ -20,11 +20,9 @@ from specgen.core.types import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.nn.device import Placement, choose_device, place
 from specgen.nn.kernels import int8, int8_kernels, pack, pack_file
 from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot, Int8Dot
-from specgen.nn.lean.attention import BLOCK, RowBlock, attend
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
-from specgen.nn.width_probe import attention_depends_on_width
-from tests.nn.lean.checkpoints import MODELS, SIZES, VOCAB, load, save
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=2100)
 CPU = torch.device("cpu")
@@ -182,30 +180,8 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(tmp_path: Pat
     assert divergence(exact, whole) < 0.01
 
 
-def attend_whole_blocks(
-    queries: torch.Tensor, cache: torch.Tensor, blocks: list[RowBlock], scale: float, cap: float | None
-) -> torch.Tensor:
-    """Attention in passes of one width, for processors whose rounding depends on the width."""
-    results = []
-    for block in blocks:
-        rows = queries[block.rows]
-        groups = rows.shape[1] // cache.shape[1]
-        mask = block.mask.view(groups, -1, block.mask.shape[1])
-        missing = BLOCK - mask.shape[1]
-        mask = torch.cat((mask, mask[:, -1:].expand(-1, missing, -1)), 1).reshape(groups * BLOCK, -1)
-        padded = torch.cat((rows, rows[-1:].expand(BLOCK - len(rows), -1, -1)))
-        whole = RowBlock(slice(BLOCK), block.first_key, mask)
-        results.append(attend(padded, cache, [whole], scale, cap)[: len(rows)])
-    return torch.cat(results)
-
-
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
-def test_the_bits_hold_across_every_block_of_a_long_context(
-    tmp_path: Path, head_dim: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rounding to int8 hides some faults of attention by chance, so tests of the lean decoder look for those."""
-    if attention_depends_on_width(head_dim, SIZES["num_attention_heads"] // SIZES["num_key_value_heads"]):
-        monkeypatch.setattr("specgen.nn.lean.layer.attend", attend_whole_blocks)
+def test_the_bits_hold_across_every_block_of_a_long_context(tmp_path: Path, head_dim: int) -> None:
     sizes = {"head_dim": head_dim, "hidden_size": 252, "num_hidden_layers": 2, "max_position_embeddings": 4096}
     model, _ = opened(save(tmp_path, **MODELS["llama"] | sizes))
     whole = model.forward(Tokens(IDS), len(IDS))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
-from specgen.nn.width_probe import attention_depends_on_width
-from tests.nn.lean.checkpoints import MODELS, SIZES, VOCAB, load, reference, save
+from specgen.nn.lean import attention
+from tests.nn.lean.checkpoints import MODELS, VOCAB, load, reference, save
 
 # Crosses every window above, blocks of 64 positions, and a piece of a prompt (256 tokens).
 LENGTH = 300
@@ -54,14 +54,24 @@ def test_logits_are_the_same_to_the_bit_however_the_tokens_are_fed(folder: Path,
     assert torch.equal(torch.cat(pieces), whole)
 
 
+@pytest.mark.parametrize("size", [64, 96, 128, 256])
+@pytest.mark.parametrize("groups", [1, 4, 6, 7])
+@pytest.mark.parametrize("cap", [None, 50.0])
+def test_attention_is_exact_on_this_processor(size: int, groups: int, cap: float | None) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        tile = attention.choose_tile(size, groups, cap, dtype)
+        assert not attention.depends_on_width(size, groups, cap, dtype, tile)
+
+
+def test_rows_attend_in_small_tiles_where_whole_blocks_are_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    for faulty, tile in ((True, attention.ROWS), (False, attention.BLOCK)):
+        monkeypatch.setattr(attention, "depends_on_width", lambda *_, faulty=faulty: faulty)
+        assert attention.choose_tile.__wrapped__(128, 4, None, torch.float32) == tile
+
+
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
-def test_the_bits_hold_for_real_sizes_and_a_growing_cache(
-    tmp_path: Path, head_dim: int, kind: str, request: pytest.FixtureRequest
-) -> None:
-    cap = 50.0 if kind == "gemma2" else None
-    fault = attention_depends_on_width(head_dim, SIZES["num_attention_heads"] // SIZES["num_key_value_heads"], cap)
-    request.applymarker(pytest.mark.xfail(fault, reason="torch's attention depends on the width here", strict=True))
+def test_the_bits_hold_for_real_sizes_and_a_growing_cache(tmp_path: Path, head_dim: int, kind: str) -> None:
     sizes = {"head_dim": head_dim, "hidden_size": 1536, "num_hidden_layers": 1}
     model = load(save(tmp_path, **MODELS[kind] | sizes))
     length = 470 + sum(range(1, 17))
