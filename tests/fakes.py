@@ -1,4 +1,4 @@
-"""Models, drafters and a tokenizer whose every answer a test can foresee."""
+"""Models, drafters and a tokenizer with predictable answers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -40,7 +40,7 @@ _CORPUS = [
 
 @cache
 def backend() -> Backend:
-    """A byte-level BPE of `VOCAB` tokens: the two special ones, every byte, and some words of English."""
+    """A byte-level BPE of `VOCAB` tokens: two special ones, every byte, and some English words."""
     made = Backend(tokenizer_models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -66,15 +66,15 @@ def encode(text: str) -> list[int]:
 
 
 class _Fake:
-    """A `LanguageModel` whose logits a function of the ids gives; it counts like a model with a cache."""
+    """A `LanguageModel` whose logits are a function of the ids. It counts fed tokens like a model with a cache."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self.can_verify = True
         self.fed = 0
-        """How many tokens all calls together had to feed, what the last call fed being cached."""
+        """Number of tokens fed by all calls, if the tokens of the last call are cached."""
         self.calls: list[tuple[int, int]] = []
-        """Length of the context and number of rows of every call."""
+        """(length of the context, number of rows) of every call."""
         self._cached = Tokens()
 
     def row(self, ids: Sequence[int]) -> torch.Tensor:
@@ -92,9 +92,9 @@ class _Fake:
 
 
 class TableModel(_Fake):
-    """Logits that depend on the last `order` tokens, drawn once from `seed`.
+    """Random logits that depend on the last `order` tokens and on `seed`.
 
-    `noise` is how far a second draw moves them: a model that agrees with the one without noise now and then.
+    `noise` is the weight of a second draw. The model then agrees only sometimes with the one without noise.
     """
 
     def __init__(self, vocab_size: int, *, seed: int = 0, order: int = 1, spread: float = 1.0, noise: float = 0.0):
@@ -111,7 +111,7 @@ class TableModel(_Fake):
 
 
 class Speaker(_Fake):
-    """A model that says `script` after its prompt, whatever was said: its logits depend on the position alone."""
+    """A model that generates `script` after its prompt. Its logits depend on the position alone."""
 
     def __init__(self, script: Sequence[int], prompt_length: int, vocab_size: int = VOCAB) -> None:
         super().__init__(vocab_size)
@@ -139,12 +139,12 @@ class Scripted:
 
 
 def oracle(answer: Sequence[int], prompt_length: int) -> Scripted:
-    """Proposes what the target will say, which the test knows."""
+    """A drafter that proposes the target's answer."""
     return Scripted(lambda ids: answer[len(ids) - prompt_length :])
 
 
 def always_wrong(answer: Sequence[int], prompt_length: int, vocab_size: int) -> Scripted:
-    """Proposes anything but what the target will say."""
+    """A drafter whose every token is wrong."""
     return Scripted(lambda ids: [(token + 1) % vocab_size for token in answer[len(ids) - prompt_length :]])
 
 
@@ -159,7 +159,7 @@ def rounds(
     end_ids: Sequence[int] = (),
     controller: Controller | None = None,
 ) -> list[Round]:
-    """The rounds of one run of `decode`, `controller` deciding what to draft, or else `k`."""
+    """The rounds of one run of `decode`, with `controller`, or with a fixed draft length `k` without one."""
     limits = Limits(len(prompt) + new, "length", frozenset(end_ids))
     sampler = Sampler(params or SamplingParams(), len(prompt))
     return list(
@@ -168,7 +168,7 @@ def rounds(
 
 
 def tokens_of(done: Sequence[Round | Event]) -> list[int]:
-    """The ids that rounds, or the steps among events, added to the context."""
+    """The ids that rounds, or the steps among events, appended to the context."""
     return [token for each in done if isinstance(each, Round | Step) for token in each.tokens]
 
 
@@ -185,7 +185,7 @@ def fake_session(
     context_length: int = 4096,
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Session:
-    """An open session over fakes. `folder` holds the config.json and generation_config.json of the target, if any."""
+    """An open session over fakes. `folder` may hold the target's config.json and generation_config.json."""
     if not (folder / "config.json").exists():
         (folder / "config.json").write_text('{"eos_token_id": 0}')
     session = Session("fake", options=EngineOptions(num_draft_tokens=k))
