@@ -1,4 +1,4 @@
-"""The life of a server: it answers with the pairs on its pool, and ends well when it is asked to, or is idle."""
+"""A server process: its HTTP server, its pool of pairs, and how it ends."""
 
 import asyncio
 import contextlib
@@ -16,31 +16,31 @@ from specgen import __version__
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.serve.api.app import AppContext, make_app
-from specgen.serve.api.http import RequestLimits
+from specgen.serve.api.http import RequestLimits, http_protocol
 from specgen.serve.api.metrics import Metrics
-from specgen.serve.api.protocol import protocol
 from specgen.serve.background.endpoint import Endpoint
 from specgen.serve.background.fingerprint import Fingerprint
 from specgen.serve.background.routes import Routes
 from specgen.serve.worker.pool import PairKey, PairOpener, Pool
 from specgen.session.loading import open_pair
 
-# How often it is looked whether there is something to do.
+# Poll interval, in seconds.
 _TICK_S = 0.05
+# Interval of checks that the socket is still there, in seconds.
+_CHECK_S = 1.0
 
 
 class Server:
-    """Answers with the pairs on its `pool`, until `stop` or a signal.
+    """Answers with the pairs of its `pool` until `stop` or a signal.
 
-    `named` is loaded at the start. `keep_alive_s`: it ends when nobody has asked anything for so long, None: never. In
-    the `background` nobody looks after it: then commands that ask say how long it stays, and a newer one replaces it.
-    `fingerprint` is that of this process before it imported what may change its environment.
-    `show` is told what whoever runs it should know. `opening` loads pairs.
+    `named` is loaded at the start. The server ends after `keep_alive_s` idle seconds, never for None. A server in the
+    `background` was started by a command: each command sets `keep_alive_s`, and newer code replaces it. `fingerprint`
+    is that of this process before imports changed the environment. `show` gets notices for the operator.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword a setting
         self,
-        place: Endpoint,
+        endpoint: Endpoint,
         named: PairKey | None = None,
         *,
         key: str | None = None,
@@ -53,7 +53,7 @@ class Server:
     ) -> None:
         self._limits = limits or RequestLimits()
         self._named = named
-        self._place = place
+        self._endpoint = endpoint
         self._keep_alive_s = keep_alive_s
         self._background = background
         self._show = show
@@ -63,17 +63,17 @@ class Server:
         self._failure: SpecgenError | None = None
         metrics = Metrics()
         self.pool = Pool(self._limits, metrics, show, named=[named] if named else [], opening=opening)
-        parts = AppContext(
+        context = AppContext(
             created=int(self._started_at),
             pool=self.pool,
             metrics=metrics,
             limits=self._limits,
             key=key,
-            place=place,
+            endpoint=endpoint,
             status=self.status,
             stop=self.stop,
             show=show,
-            private=Routes(
+            routes=Routes(
                 self.pool,
                 self._limits,
                 keep=self._keep,
@@ -83,8 +83,8 @@ class Server:
             ),
         )
         config = uvicorn.Config(
-            make_app(parts),
-            http=protocol(self._limits),
+            make_app(context),
+            http=http_protocol(self._limits),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -100,10 +100,10 @@ class Server:
         self._uvicorn = _Uvicorn(config)
 
     def run(self) -> bool:
-        """Answer until the end. In the main thread SIGINT and SIGTERM ask for it, a second one ends it at once.
+        """Answer until the end. Returns whether every thread has ended; Python aborts at its exit otherwise.
 
-        Whether everything has ended: a thread may be in the middle of a pass, and Python aborts where one still is.
-        Raises SpecgenError where the pair that was named cannot be loaded.
+        In the main thread SIGINT, SIGTERM and SIGHUP end the server, and a second one ends it at once. Raises
+        SpecgenError if the named pair cannot be loaded.
         """
         with self._signals():
             asyncio.run(self._run())
@@ -113,7 +113,7 @@ class Server:
         return ended
 
     def stop(self) -> None:
-        """Accept nothing more, give the answer that runs a little time, and end. From any thread."""
+        """Accept no more requests, give running answers a short time, and end. Thread-safe."""
         self._asked_to_stop.set()
 
     def _keep(self, seconds: float) -> None:
@@ -121,12 +121,12 @@ class Server:
             self._keep_alive_s = seconds
 
     def _retire(self) -> None:
-        """End when the answers that run have ended, however long that takes."""
+        """End after the running answers, however long they take."""
         self._patient = True
         self.stop()
 
     def status(self) -> dict[str, Any]:
-        """What `specgen ps` shows."""
+        """The data of `specgen ps`."""
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -139,29 +139,31 @@ class Server:
             "up_s": round(time.time() - self._started_at, 1),
             "keep_alive_s": self._keep_alive_s,
             "background": self._background,
-            "url": self._place.url,
-            "socket": str(self._place.path) if self._place.path else None,
+            "url": self._endpoint.url,
+            "socket": str(self._endpoint.path) if self._endpoint.path else None,
         }
 
     async def _run(self) -> None:
         life = asyncio.create_task(self._live())
         try:
-            await self._uvicorn.serve(self._place.sockets)
+            await self._uvicorn.serve(self._endpoint.sockets)
         finally:
             life.cancel()
             self.pool.close()
 
     async def _live(self) -> None:
-        """Load what was named, wait for the end, and end the answers that run when their time is over."""
+        """Load the named pair, wait for the end, and end the running answers in time."""
         while not self._uvicorn.started:
             await asyncio.sleep(_TICK_S)
         opening = asyncio.create_task(self._open())
+        checking = asyncio.create_task(self._check_socket())
         while not self._asked_to_stop.is_set():
             await asyncio.sleep(_TICK_S)
             if self._keep_alive_s is not None and self.pool.idle_s() >= self._keep_alive_s:
                 self._show(Notice("nobody has asked anything for a while: ending"))
                 self.stop()
         opening.cancel()
+        checking.cancel()
         self.pool.close()
         self._uvicorn.should_exit = True
         end = time.monotonic() + self._limits.stop_s
@@ -171,15 +173,25 @@ class Server:
             if self._at_once:
                 end = min(end, time.monotonic())
             if time.monotonic() >= end:
-                self.pool.stop()  # again and again, as an answer that just begins does not hear it
+                self.pool.stop()  # repeatedly, since an answer that just begins misses it
             await asyncio.sleep(_TICK_S)
         # A long prompt is being read, or a caller does not take the end of its answer.
         self.pool.abandon()
         await asyncio.sleep(4 * _TICK_S)
         self._uvicorn.force_exit = True
 
+    async def _check_socket(self) -> None:
+        """End when the socket is gone, since no command can reach the server then. HTTP over TCP goes on."""
+        while self._endpoint.is_reachable():
+            await asyncio.sleep(_CHECK_S)
+        if self._endpoint.url:
+            self._show(Notice(f"{self._endpoint.path} is gone: specgen ps and stop cannot reach this server"))
+        else:
+            self._show(Notice(f"{self._endpoint.path} is gone: ending"))
+            self.stop()
+
     async def _open(self) -> None:
-        """Load the pair that was named, if any, and say where it answers."""
+        """Load the named pair, if any, and show the address."""
         if self._named:
             job = self.pool.open(self._named)
             while not isinstance(event := await job.next(), Finished):
@@ -188,14 +200,14 @@ class Server:
                     self.stop()
                     return
                 self._show(event)
-        self._show(Notice(f"{self._named.target if self._named else 'specgen'} answers at {self._place}"))
+        self._show(Notice(f"{self._named.target if self._named else 'specgen'} answers at {self._endpoint}"))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in _signal_numbers()}
         try:
             yield
         finally:
@@ -208,8 +220,16 @@ class Server:
         self.stop()
 
 
+def _signal_numbers() -> list[signal.Signals]:
+    """The signals that end a server. SIGHUP stays ignored under nohup."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
 class _Uvicorn(uvicorn.Server):
-    """Without handlers of its own, which end the process by the signal when everything is over."""
+    """uvicorn without its signal handlers, which raise the signal again at the end."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -49,8 +49,8 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("keeper")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(folder))
-        with open_endpoint(None, has_key=False) as place:
-            server = Server(place, background=True, fingerprint=ALIKE)
+        with open_endpoint(None, has_key=False) as endpoint:
+            server = Server(endpoint, background=True, fingerprint=ALIKE)
             thread = threading.Thread(target=server.run)
             thread.start()
             patch.undo()

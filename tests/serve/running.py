@@ -86,16 +86,18 @@ def running(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: folder / "runtime")
-        with open_endpoint("127.0.0.1:0", has_key=False) as place:
+        with open_endpoint("127.0.0.1:0", has_key=False) as endpoint:
             wanted = PairKey("fake", "none", EngineOptions(num_draft_tokens=session._options.num_draft_tokens))
-            server = Server(place, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options)
+            server = Server(
+                endpoint, wanted, limits=limits, show=tell, opening=opening or opening_of(session), **options
+            )
             thread = threading.Thread(target=server.run)
             thread.start()
-            assert place.url
-            assert place.path
+            assert endpoint.url
+            assert endpoint.path
             try:
                 assert not wait or answers.wait(LONG)
-                yield Running(server, place.url, place.path, thread, told)
+                yield Running(server, endpoint.url, endpoint.path, thread, told)
             finally:
                 server.stop()
                 thread.join(LONG)
@@ -108,7 +110,8 @@ def crowded(
 ) -> Iterator[tuple[Running, "Gated", ThreadPoolExecutor]]:
     """A server over a model that waits for the test, see `gated`, and threads for those who ask it."""
     session, model = gated(folder, opened=opened)
-    with running(session, folder, **options) as server, ThreadPoolExecutor(8) as pool:
+    # The server ends first, and with it what the threads wait for.
+    with ThreadPoolExecutor(8) as pool, running(session, folder, **options) as server:
         yield server, model, pool
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_it_is_idle_when_all_pairs_are(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (session, model), (other, other_model) = gated(tmp_path), gated(tmp_path / "other")
     opening = opening_of(session, other)
-    with running(session, tmp_path, keep_alive_s=0.5, opening=opening) as server, ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, running(session, tmp_path, keep_alive_s=0.5, opening=opening) as server:
         asked = pool.submit(ask_other, server)
         other_model.wait_for_a_pass()
         # With one pair that has nothing to do, and one that has.
@@ -174,31 +174,45 @@ def test_without_a_server_they_say_so(tmp_path: Path, monkeypatch: pytest.Monkey
                 left.bind(str(tmp_path / "none" / "serve.sock"))
 
 
-def test_the_command_from_start_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a program: it says where it answers, refuses a second one, and ends by `stop` and by a signal with code 0."""
+@contextlib.contextmanager
+def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """specgen as a program, which is killed if the test fails."""
+    command = [sys.executable, "-m", "specgen", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.mark.parametrize("by_signal", [None, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_from_start_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_signal: signal.Signals | None
+) -> None:
+    """As a program: it says where it answers, refuses a second one, and ends with code 0 and without its socket."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    command = [sys.executable, "-m", "specgen", "serve", "-m", "stories", "--http", "127.0.0.1:0"]
-    for by_signal in (None, signal.SIGTERM):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-            assert server.stderr
-            line = server.stderr.readline()
-            assert line.startswith("specgen: stories answers at http://127.0.0.1:")
-            if by_signal is None:
-                url = line.split()[4]
-                asked = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
-                said = httpx2.post(f"{url}/completions", json=asked, timeout=LONG).json()["choices"][0]["text"]
-                assert len(said) > 10
-                assert_examples_run(url.removesuffix("/v1"))
-                second = invoke("serve", "-m", "stories")
-                assert second.code == 1
-                assert second.err == "specgen: a server runs already; specgen ps shows it, specgen stop ends it\n"
-                assert invoke("stop").code == 0
-            else:
-                server.send_signal(by_signal)
-            assert server.wait(LONG) == 0
-            assert server.stdout
-            assert server.stdout.read() == server.stderr.read() == ""
-        assert invoke("ps").text == ""
+    with program("serve", "-m", "stories", "--threads", "1", "--http", "127.0.0.1:0") as server:
+        assert server.stderr
+        line = server.stderr.readline()
+        assert line.startswith("specgen: stories answers at http://127.0.0.1:")
+        if by_signal is None:
+            url = line.split()[4]
+            asked = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 16}
+            said = httpx2.post(f"{url}/completions", json=asked, timeout=LONG).json()["choices"][0]["text"]
+            assert len(said) > 10
+            assert_examples_run(url.removesuffix("/v1"))
+            second = invoke("serve", "-m", "stories")
+            assert second.code == 1
+            assert second.err.startswith(f"specgen: specgen serve runs already: process {server.pid}, at {url[:-3]}")
+            assert second.err.endswith("; specgen stop ends it\n")
+            assert invoke("stop").code == 0
+        else:
+            server.send_signal(by_signal)
+        assert server.wait(LONG) == 0
+        assert server.stdout
+        assert server.stdout.read() == ""
+    assert invoke("ps").text == ""
+    assert [file.name for file in (tmp_path / "specgen").iterdir()] == ["serve.lock"]
 
 
 def assert_examples_run(url: str) -> None:

@@ -33,7 +33,8 @@ def command(
     for line in align([_HEADS, *(_row(pair) for pair in found["pairs"])]) if found["pairs"] else []:
         typer.echo(line)
     address = " and ".join(filter(None, (found["url"], found["socket"])))
-    about = f"process {found['pid']}, {format_bytes(found['memory'])} of memory, at {address}"
+    kind = "in the background" if found["background"] else "specgen serve"
+    about = f"process {found['pid']} ({kind}), {format_bytes(found['memory'])} of memory, at {address}"
     typer.echo(f"{'' if found['pairs'] else 'no pair is loaded: '}{about}")
 
 

@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Keep a pair loaded and answer OpenAI's API, on a socket of this user, and with --http over HTTP.
 
-    `specgen ps` shows the server. `specgen stop` or Ctrl-C stops it.
+    `specgen ps` shows the server. `specgen stop` or Ctrl-C stops it. It replaces a background process of `specgen run`.
 
     Example:
 
@@ -50,15 +50,16 @@ def command(
     fingerprint = Fingerprint.own()
 
     from specgen.render import make_renderer
+    from specgen.serve.background.connection import stop_background
     from specgen.serve.background.endpoint import open_endpoint
     from specgen.serve.server import Server
     from specgen.serve.worker.pool import PairKey
 
     renderer = make_renderer(stdout=sys.stdout, stderr=sys.stderr, json=False, stream=True, quiet=False, stats=False)
-    with open_endpoint(http, has_key=bool(api_key)) as place:
+    with open_endpoint(http, has_key=bool(api_key), make_way=stop_background) as endpoint:
         try:
             ended = Server(
-                place,
+                endpoint,
                 PairKey(target, models.draft, models.engine()),
                 key=api_key or None,
                 keep_alive_s=seconds(keep_alive) or None if keep_alive else None,

@@ -1,9 +1,10 @@
-"""OpenAI's API, and what tells how the server is."""
+"""The ASGI application: OpenAI's API, health, metrics, and the routes of specgen's own commands."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,73 +13,81 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from specgen.core.events import Event, Failed, Finished, Notice, Started, Step
-from specgen.serve.api.auth import AccessGuard, response
+from specgen.core.events import Event, Failed, Notice, Started
+from specgen.serve.api.auth import AccessGuard, error_response
 from specgen.serve.api.errors import ApiError, api_error
-from specgen.serve.api.http import RequestLimits, cancel_when_gone, whole_body
-from specgen.serve.api.logprobs import PlacedToken, TokenPlacer
+from specgen.serve.api.http import STREAMS_EVENTS, RequestLimits, cancel_when_gone, in_thread, read_body
 from specgen.serve.api.metrics import CONTENT_TYPE, Metrics
 from specgen.serve.api.requests import CompletionRequest, read_chat, read_completion
-from specgen.serve.api.responses import ResponseBuilder
+from specgen.serve.api.responses import Choice, ResponseBuilder
 from specgen.serve.api.sse import EventStream
 from specgen.serve.background.endpoint import PRIVATE, Endpoint
 from specgen.serve.background.routes import Routes
 from specgen.serve.worker.pool import PairKey, Pool
 from specgen.serve.worker.worker import Job
 
-Kind = TypeVar("Kind", Started, Finished)
-Read = Callable[[bytes, int], CompletionRequest]
-# How many answers came before this one when it was accepted.
+Parse = Callable[[bytes, int], CompletionRequest]
+# The number of answers before this one when it was accepted.
 _QUEUED = "X-Specgen-Queued"
+# A stream whose answer has not begun after this time begins without it, in seconds.
+_SILENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """What the paths speak of. `status` and `stop` are for the user alone; `show` tells whoever runs the server."""
+    """What the routes need. `status` and `stop` serve `specgen ps` and `specgen stop`; `show` gets notices."""
 
     created: int
     pool: Pool
     metrics: Metrics
     limits: RequestLimits
     key: str | None
-    place: Endpoint
+    endpoint: Endpoint
     status: Callable[[], dict[str, Any]]
     stop: Callable[[], None]
     show: Callable[[Event], None]
-    private: Routes
+    routes: Routes
+    reported: set[str] = field(default_factory=set)
+
+    def report_ignored(self, fields: Sequence[str]) -> None:
+        """Show a notice about request fields without an effect, once for each field."""
+        for name in fields:
+            if name not in self.reported:
+                self.reported.add(name)
+                self.show(Notice(f"a caller sends '{name}', which has no effect here"))
 
 
-def make_app(parts: AppContext) -> ASGIApp:
+def make_app(context: AppContext) -> ASGIApp:
     """The application that uvicorn runs."""
 
     async def models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(name, parts) for name in parts.pool.names]})
+        return JSONResponse({"object": "list", "data": [_model(name, context) for name in context.pool.names]})
 
     async def model(request: Request) -> Response:
-        return JSONResponse(_model(_find(request.path_params["name"], parts).target, parts))
+        return JSONResponse(_model(_find(request.path_params["name"], context).target, context))
 
     async def chat(request: Request) -> Response:
-        return await _answer(request, read_chat, parts)
+        return await _respond(request, read_chat, context)
 
     async def completion(request: Request) -> Response:
-        return await _answer(request, read_completion, parts)
+        return await _respond(request, read_completion, context)
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def metrics(_: Request) -> Response:
-        return Response(parts.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(context.metrics.text(), media_type=CONTENT_TYPE)
 
     async def status(_: Request) -> Response:
-        return JSONResponse(parts.status())
+        return JSONResponse(context.status())
 
     async def stop(_: Request) -> Response:
-        parts.stop()
+        context.stop()
         return JSONResponse({"status": "ending"})
 
     async def broken(request: Request, error: Exception) -> Response:
-        parts.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
-        return response(ApiError(f"unexpected {type(error).__name__}", status=500))
+        context.show(Notice(f"unexpected {type(error).__name__} at {request.url.path}: {error}"))
+        return error_response(ApiError(f"unexpected {type(error).__name__}", status=500))
 
     app = Starlette(
         routes=[
@@ -90,90 +99,111 @@ def make_app(parts: AppContext) -> ASGIApp:
             Route("/metrics", metrics),
             Route(f"{PRIVATE}status", status),
             Route(f"{PRIVATE}stop", stop, methods=["POST"]),
-            *parts.private.routes(),
+            *context.routes.routes(),
         ],
         exception_handlers={ApiError: _refused, HTTPException: _no_path, Exception: broken},
     )
-    return AccessGuard(app, key=parts.key, hosts=parts.place.hosts, metrics=parts.metrics)
+    return AccessGuard(
+        app, key=context.key, hosts=context.endpoint.hosts, limits=context.limits, metrics=context.metrics
+    )
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101 - it is registered for nothing else
-    return response(error)
+    assert isinstance(error, ApiError)  # noqa: S101 - registered for this class only
+    return error_response(error)
 
 
 async def _no_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    words = f"{request.method} {request.url.path}: {error.detail}"
-    return response(ApiError(words, status=error.status_code, headers=error.headers))
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return error_response(ApiError(message, status=error.status_code, headers=error.headers))
 
 
-def _model(name: str, parts: AppContext) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": parts.created, "owned_by": "specgen"}
+def _model(name: str, context: AppContext) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": context.created, "owned_by": "specgen"}
 
 
-def _find(name: str | None, parts: AppContext) -> PairKey:
-    """The pair of that name. Raises ApiError."""
-    if (found := parts.pool.find(name)) is not None:
+def _find(name: str | None, context: AppContext) -> PairKey:
+    """The pair of a name. Raises ApiError."""
+    if (found := context.pool.find(name)) is not None:
         return found
-    names = " and ".join(f"'{known}'" for known in parts.pool.names) or "none"
-    words = f"no model '{name}' here" if name else "no model is loaded"
-    raise ApiError(f"{words}; this server has {names}", status=404, param="model", code="model_not_found")
+    names = " and ".join(f"'{known}'" for known in context.pool.names) or "none"
+    message = f"no model '{name}' here" if name else "no model is loaded"
+    raise ApiError(f"{message}; this server has {names}", status=404, param="model", code="model_not_found")
 
 
-def _caller(request: Request, question: CompletionRequest) -> str:
-    """Whose turn it is: `user` where a caller says who asks, else the machine that it asks from."""
-    return question.user or (request.client.host if request.client else "")
+async def _respond(request: Request, parse: Parse, context: AppContext) -> Response:
+    """Queue the answers of a request, and send them whole or as a stream.
 
-
-async def _answer(request: Request, read: Read, parts: AppContext) -> Response:
-    """Wait for the turn of a question, then answer it, whole or as it comes.
-
-    A stream begins when its answer does, as until then a refusal can have its own status; one that has to wait begins
-    at once, and says how long the queue is.
+    A stream begins with its answer, since a refusal can have its own status until then. It begins at once if it has to
+    wait, and after a second without an answer.
     """
-    question = read(await whole_body(request, parts.limits), parts.limits.stops)
-    wanted = _find(question.model, parts)
-    job = parts.pool.worker(wanted).ask(question.answer, _caller(request, question))
-    watcher = asyncio.create_task(cancel_when_gone(request, job))
-    answer = ResponseBuilder(wanted.target, is_chat=question.is_chat)
-    ahead = job.ahead
+    body = await read_body(request, context.limits)
+    asked = await in_thread(lambda: parse(body, context.limits.stops))  # compiling a schema takes long
+    context.report_ignored(asked.ignored)
+    pair = _find(asked.model, context)
+    jobs = _queue(asked, pair, request, context)
+    watcher = asyncio.create_task(cancel_when_gone(request, jobs))
+    builder = ResponseBuilder(pair.target, is_chat=asked.is_chat, with_logprobs=asked.logprobs is not None)
+    ahead = jobs[0].ahead
     headers = {_QUEUED: str(ahead)}
     streaming = False
     try:
-        notices: list[str] = []
-        if question.stream:
-            begun = None if ahead else await _until(Started, job, notices)
+        if asked.stream:
+            first = [] if ahead else await _until_started(jobs[0])
             streaming = True
-            return StreamingResponse(
-                EventStream(question, job, watcher, answer, notices, begun).events(),
-                media_type="text/event-stream",
-                headers=headers | {"Cache-Control": "no-cache"},
-            )
-        started = await _until(Started, job, notices)
-        placed: list[PlacedToken] = []
-        finished = await _until(Finished, job, notices, placed)
-        whole = answer.whole(started, finished, notices, None if question.logprobs is None else placed)
-        return JSONResponse(whole, headers=headers)
+            request.scope["state"][STREAMS_EVENTS] = True
+            stream = EventStream(asked, jobs, watcher, builder, first, context.limits.comment_s)
+            headers["Cache-Control"] = "no-cache"
+            return StreamingResponse(stream.events(), media_type="text/event-stream", headers=headers)
+        choices = [await _collect(job, asked.prefix(index)) for index, job in enumerate(jobs)]
+        return JSONResponse(builder.whole(choices), headers=headers)
     finally:
         if not streaming:
             watcher.cancel()
-            job.cancel()
+            for job in jobs:
+                job.cancel()
 
 
-async def _until(kind: type[Kind], job: Job, notices: list[str], placed: list[PlacedToken] | None = None) -> Kind:
-    """The next event of this kind; notices on the way are kept, and the tokens of steps, `placed`.
+def _queue(asked: CompletionRequest, pair: PairKey, request: Request, context: AppContext) -> list[Job]:
+    """One job for each answer. Raises ApiError if the queue is full.
 
-    Raises ApiError where the answer fails.
+    Callers take turns by machine. The field `user` has no influence: with a new one in each request a caller would
+    always be next.
     """
-    placing = TokenPlacer()
-    while True:
-        match await job.next():
-            case Notice(text):
-                notices.append(text)
-            case Step() as step if placed is not None:
-                placed += placing.add(step)
-            case Failed(error):
-                raise api_error(error)
-            case event if isinstance(event, kind):
-                return event
+    caller = request.client.host if request.client else ""
+    worker = context.pool.worker(pair)
+    jobs: list[Job] = []
+    try:
+        for index in range(asked.choices):
+            jobs.append(worker.ask(functools.partial(asked.answer, index=index), caller))
+    except ApiError:
+        for job in jobs:
+            job.cancel()
+        raise
+    return jobs
+
+
+async def _until_started(job: Job) -> list[Event]:
+    """The events up to Started, or those of the first second. Raises ApiError if the answer fails."""
+    events: list[Event] = []
+    try:
+        async with asyncio.timeout(_SILENT_S):
+            while not events or not isinstance(events[-1], Started):
+                events.append(await job.next())
+                if isinstance(failed := events[-1], Failed):
+                    raise api_error(failed.error)
+    except TimeoutError:
+        pass
+    return events
+
+
+async def _collect(job: Job, prefix: str) -> Choice:
+    """The whole answer. Raises ApiError if it fails."""
+    choice = Choice(prefix)
+    while choice.finished is None:
+        event = await job.next()
+        if isinstance(event, Failed):
+            raise api_error(event.error)
+        choice.add(event)
+    return choice

@@ -1,5 +1,9 @@
-"""Who may ask what over TCP. At a Unix socket the connection itself says who asks, see protocol.py."""
+"""Access checks of requests that arrive over TCP.
 
+A Unix socket needs none: the system names the peer, see http.may_connect.
+"""
+
+import asyncio
 import secrets
 from urllib.parse import urlsplit
 
@@ -8,72 +12,83 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specgen.serve.api.errors import ApiError
+from specgen.serve.api.http import RequestLimits, drain
 from specgen.serve.api.metrics import Metrics
 from specgen.serve.background.endpoint import PRIVATE
 
-# What a load balancer asks without a key.
+# Load balancers ask for it without a key, and under any name.
 _OPEN = "/health"
 _COUNTED = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
+_JSON = "application/json"
 
 
 class AccessGuard:
-    """Refuses requests before anything reads them, and counts the answers of `app`.
+    """Refuses requests before anything reads them, and counts the responses of `app`.
 
-    Where `hosts` are given, a request must call the server by one of them: else a page of another site could, under a
-    name that it points here (DNS rebinding). For the same reason a body must be declared as JSON, for which browsers
-    ask first, and get no answer.
+    With `hosts`, a request must use one of these names. Otherwise a web page could call the server under a name that
+    resolves here (DNS rebinding). For the same reason a body must be declared as JSON: browsers ask for permission
+    before they send that.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str | None, hosts: frozenset[str] | None, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, key: str | None, hosts: frozenset[str] | None, limits: RequestLimits, metrics: Metrics
+    ) -> None:
         self._app = app
         self._key = key
         self._hosts = hosts
+        self._limits = limits
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counting(message: Message) -> None:
+        async def count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 endpoint = scope["path"] if scope["path"] in _COUNTED else "other"
                 self._metrics.answered(endpoint, message["status"])
             await send(message)
 
-        refused = self._fault(scope) if is_tcp(scope) else None
-        if refused is not None:
-            await response(refused)(scope, receive, counting)
+        if is_tcp(scope) and (refused := self._fault(scope)) is not None:
+            if "expect" not in Headers(scope=scope):
+                await self._drain(receive)
+            await error_response(refused)(scope, receive, count)
         else:
-            await self._app(scope, receive, counting)
+            await self._app(scope, receive, count)
+
+    async def _drain(self, receive: Receive) -> None:
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                await drain(receive, self._limits)
+        except TimeoutError:
+            pass
 
     def _fault(self, scope: Scope) -> ApiError | None:
-        """What is wrong with a request."""
         headers = Headers(scope=scope)
-        if self._hosts is not None and _hostname(headers.get("host", "")) not in self._hosts:
-            return ApiError("this server answers to localhost alone", status=403, code="unknown_host")
         path = scope["path"]
+        is_open = path == _OPEN
+        if self._hosts is not None and not is_open and _hostname(headers.get("host", "")) not in self._hosts:
+            return ApiError("this server answers to localhost alone", status=403, code="unknown_host")
         if path.startswith(PRIVATE):
             return ApiError(f"no such path: {path}", status=404)
-        if self._key is not None and path != _OPEN:
+        if self._key is not None and not is_open:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = secrets.compare_digest(given.strip().encode("latin-1"), self._key.encode())
             if scheme.lower() != "bearer" or not right:
-                words = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
-                return ApiError(words, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        if scope["method"] == "POST" and headers.get("content-type", "").partition(";")[0].strip() != _JSON:
-            return ApiError(f"send the body as {_JSON}: the Content-Type header says so", status=415)
+                message = "the API key is wrong" if given else "an API key is needed: Authorization: Bearer KEY"
+                return ApiError(message, status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        if scope["method"] == "POST":
+            kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != _JSON:
+                return ApiError(f"send the body as {_JSON}: the Content-Type header says so", status=415)
         return None
 
 
-_JSON = "application/json"
-
-
 def is_tcp(scope: Scope) -> bool:
-    """Whether a request came over TCP, as any does whose own end is not surely a Unix socket: that has no port."""
+    """Whether a request came over TCP. Only a Unix socket certainly has no port."""
     own: tuple[str, int | None] | None = scope.get("server")
     return own is None or own[1] is not None
 
 
-def response(refused: ApiError) -> JSONResponse:
-    """What the caller is told."""
-    return JSONResponse(refused.body(), refused.status, refused.headers)
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 def _hostname(host: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What went wrong, in the form of OpenAI's API."""
+"""Errors in the form of OpenAI's API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from specgen.core.errors import OutOfMemory, PromptTooLong, SpecgenError, UsageE
 
 
 class ApiError(Exception):
-    """A request that is not answered. `param` names the field at fault; `code` is for programs."""
+    """A refused request. `param` names the field at fault; `code` is for programs."""
 
     def __init__(
         self,
@@ -40,17 +40,17 @@ class ServerEnding(SpecgenError):
         super().__init__("the server is ending", hint="ask again when it is back")
 
 
-def unsupported(field: str, what: str = "") -> ApiError:
-    """The refusal of a field that would change the answer, and that specgen does not have."""
+def unsupported(field: str, reason: str = "") -> ApiError:
+    """The error for a field that would change the answer and is not implemented."""
     return ApiError(
-        f"{field} is not supported{f': {what}' if what else ''}; leave it out",
+        f"{field} is not supported{f': {reason}' if reason else ''}; leave it out",
         param=field,
         code="unsupported_parameter",
     )
 
 
 def api_error(error: SpecgenError) -> ApiError:
-    """The refusal that tells of a failure of the worker."""
+    """The error of the API for an error of specgen."""
     if isinstance(error, ServerEnding):
         return ApiError(str(error), status=503, code="server_ending", headers={"Retry-After": "5"})
     if isinstance(error, PromptTooLong):
@@ -61,13 +61,17 @@ def api_error(error: SpecgenError) -> ApiError:
 
 
 def validation_error(error: ValidationError) -> ApiError:
-    """The refusal of a body that is no JSON, or none that was asked for; the first fault counts."""
+    """The error for a body that is not JSON or has wrong fields. It names the first fault."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    # Where a text or a list will do, pydantic adds which of them it tried, which is nothing that the caller wrote.
-    written = [str(part) for part in fault["loc"] if part != "str" and not str(part).startswith("list[")]
+    # For a union pydantic adds the member that it tried, which the caller did not write.
+    written = [str(part) for part in fault["loc"] if not _is_union_member(str(part))]
     param = ".".join(written) or None
     if fault["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {fault['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json")
     if fault["type"] == "extra_forbidden":
         return ApiError(f"unknown field: {param}", param=param, code="unknown_parameter")
     return ApiError(f"{param or 'the body'}: {fault['msg']}", param=param, code="invalid_value")
+
+
+def _is_union_member(part: str) -> bool:
+    return part in ("str", "int", "bool") or part.startswith(("list[", "function-", "constrained-"))

@@ -1,4 +1,4 @@
-"""Log-probabilities of an answer's tokens, in OpenAI's forms."""
+"""Log-probabilities of an answer's tokens in the forms of OpenAI's API."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from specgen.core.events import Logprobs, Step, TokenLogprob
 
-# What OpenAI's API writes for a token that cannot be.
+# OpenAI's API writes this for a token of probability 0.
 _NEVER = -9999.0
 
 
@@ -18,9 +18,9 @@ class PlacedToken(NamedTuple):
 
 
 class TokenPlacer:
-    """Tells which tokens the text of the answer consists of: none of the thinking, of a stop string, or an end token.
+    """Finds the tokens of the answer's text: not those of thinking, a stop string or an end token.
 
-    A token is given once its first character is certain.
+    A token is returned once its first character is certain.
     """
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class TokenPlacer:
 
 
 def chat_logprobs(placed: Sequence[PlacedToken]) -> dict[str, Any]:
-    """As a choice of /v1/chat/completions has them."""
+    """The field `logprobs` of a choice of /v1/chat/completions."""
     content = [{**_entry(each.chosen), "top_logprobs": [_entry(other) for other in each.top]} for _, each in placed]
     return {"content": content, "refusal": None}
 
 
 def completion_logprobs(placed: Sequence[PlacedToken]) -> dict[str, Any]:
-    """As a choice of /v1/completions has them."""
+    """The field `logprobs` of a choice of /v1/completions."""
     return {
         "tokens": [_named(each.chosen) for _, each in placed],
         "token_logprobs": [_number(each.chosen) for _, each in placed],
@@ -69,12 +69,12 @@ def _number(token: TokenLogprob) -> float:
 
 
 def _text(token: TokenLogprob) -> str:
-    """Its text; bytes that are no whole character are escaped."""
+    """The text of a token. Bytes of an incomplete character are escaped."""
     return bytes(token.utf8).decode("utf-8", "backslashreplace")
 
 
 def _named(token: TokenLogprob) -> str:
-    """Its text, by which a program tells it from others."""
+    """The text of a token, distinct from other tokens' texts."""
     try:
         return bytes(token.utf8).decode()
     except UnicodeDecodeError:

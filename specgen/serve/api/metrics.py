@@ -1,18 +1,11 @@
-"""Figures for Prometheus."""
+"""Prometheus metrics of a server."""
 
-import ctypes
-import gc
-import sys
 from collections.abc import Callable
 
-import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from specgen.core.events import Event, Finished, Started, Step
-from specgen.nn.lean.model import LeanModel
-from specgen.session.memory_plan import MemoryPlan
-from specgen.session.pair import Pair
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
@@ -20,7 +13,7 @@ __all__ = ["CONTENT_TYPE", "Metrics"]
 
 
 class Metrics:
-    """Counts of one server, in a registry of its own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -36,7 +29,7 @@ class Metrics:
         self._whole = self._histogram("specgen_answer_seconds", "Time from a request's turn to the end of its answer.")
 
     def watch(self, waiting: Callable[[], float], running: Callable[[], float]) -> None:
-        """Show how many requests wait, and how many are being answered, when somebody looks."""
+        """Export two gauges, which are computed at each scrape."""
         Gauge("specgen_queue_length", "Requests that wait.", registry=self._registry).set_function(waiting)
         Gauge("specgen_running", "Requests being answered.", registry=self._registry).set_function(running)
 
@@ -47,7 +40,7 @@ class Metrics:
         self._waited.observe(seconds)
 
     def saw(self, event: Event, seconds: float) -> None:
-        """Count an event of an answer, so many seconds after its turn came."""
+        """Count an event of an answer, `seconds` after its turn came."""
         match event:
             case Started():
                 self._prompt.inc(event.prompt_tokens)
@@ -62,33 +55,8 @@ class Metrics:
                 pass
 
     def text(self) -> bytes:
-        """All of it in Prometheus's text format."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self._registry)
 
     def _histogram(self, name: str, about: str) -> Histogram:
         return Histogram(name, about, buckets=_SECONDS, registry=self._registry)
-
-
-def lean_models(pair: Pair) -> list[LeanModel]:
-    return [model for model in (pair.target, pair.draft) if isinstance(model, LeanModel)]
-
-
-def weights(plan: MemoryPlan) -> int:
-    return sum(model.footprint.weights + model.footprint.tokenizer for model in plan.models)
-
-
-def caches(plan: MemoryPlan) -> int:
-    return sum(model.footprint.cache for model in plan.models)
-
-
-def give_back() -> None:
-    """Return what Python, torch and the C library hold for later to the system."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
-    if torch.xpu.is_available():
-        torch.xpu.empty_cache()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""A connection to the user's own server: a request goes, lines of JSON come."""
+"""The client's end of a connection to the user's own server."""
 
 import json
 import socket
@@ -12,21 +12,21 @@ import h11
 from filelock import Timeout
 
 from specgen.core.errors import SpecgenError
-from specgen.serve.background.endpoint import PRIVATE, has_unix_sockets, is_owned, lock, socket_path
+from specgen.serve.background.endpoint import PRIVATE, has_unix_sockets, is_owned, lock, socket_fault, socket_path
 
 _PIECE = 1 << 16
 _LARGEST = 1 << 20
 
 
 class ConnectionFailed(Exception):
-    """The other end is gone, or is not what it should be."""
+    """The other end is gone, or does not speak the protocol."""
 
 
 class Connection:
-    """One connection, for one request after the other. All of it raises ConnectionFailed where the other end fails."""
+    """One connection, for one request after the other. Every method raises ConnectionFailed if the other end fails."""
 
     def __init__(self, path: Path) -> None:
-        """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError where nobody listens."""
+        """Connect to the socket at `path`. Raises FileNotFoundError or ConnectionRefusedError if nobody listens."""
         try:
             own = is_owned(path)
         except FileNotFoundError:
@@ -51,24 +51,24 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Whatever is being answered is not wanted any more. May be called twice."""
+        """Close the connection, which ends a running answer. Idempotent."""
         self._socket.close()
 
     def send(self, what: str, body: bytes | None, wait_s: float) -> int:
-        """POST `body` to a private path, or GET without. The status of the answer.
+        """POST `body` to a private path, or GET without a body. Returns the status.
 
-        Its head must come within `wait_s`; TimeoutError else.
+        Raises TimeoutError if the head of the response takes longer than `wait_s`.
         """
         self._end = time.monotonic() + wait_s
         headers = [("Host", "localhost")]
         if body is not None:
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         status = self._request(f"{PRIVATE}{what}", headers, body)
-        self._end = None  # a long prompt may be read before the next byte
+        self._end = None  # reading a long prompt takes long
         return status
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The body of the answer, object by object."""
+        """The JSON objects of the response, one a line."""
         rest = b""
         for piece in self._pieces():
             *whole, rest = (rest + piece).split(b"\n")
@@ -78,7 +78,7 @@ class Connection:
                 raise ConnectionFailed from error
 
     def whole(self) -> Any:
-        """The body of the answer, one object."""
+        """The JSON value of the response."""
         body = b""
         for piece in self._pieces():
             body += piece
@@ -101,7 +101,7 @@ class Connection:
                 pass
         except TimeoutError:
             raise
-        except (OSError, h11.LocalProtocolError) as error:  # the other end has said that it closes
+        except (OSError, h11.LocalProtocolError) as error:  # the other end has announced that it closes
             raise ConnectionFailed from error
         return event.status_code
 
@@ -129,7 +129,7 @@ class Connection:
             raise ConnectionFailed from error
 
     def _wait_until_end(self) -> None:
-        """Wait no longer than that for what comes next. Raises TimeoutError where it is over."""
+        """Limit the next socket call to the time left. Raises TimeoutError if none is left."""
         left = None if self._end is None else self._end - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError
@@ -149,17 +149,17 @@ def _connected(path: Path) -> socket.socket:
 
 
 _ANSWER_S = 10.0
-# Longer than a server may take to end.
+# Longer than a server takes to end.
 _END_S = 30.0
 
 
 def status() -> dict[str, Any] | None:
-    """What the server says of itself, None where there is none. Raises SpecgenError for one that does not answer."""
+    """The status of this user's server, None without one. Raises SpecgenError if it does not answer."""
     return _ask("status", None)
 
 
 def stop() -> bool:
-    """End the server, and wait until it has ended. Whether there was one. Raises SpecgenError."""
+    """End the server and wait for its end. Returns whether there was one. Raises SpecgenError."""
     if _ask("stop", b"") is None:
         return False
     try:
@@ -169,8 +169,20 @@ def stop() -> bool:
         raise SpecgenError("the server does not end", hint="specgen ps shows its process") from None
 
 
+def stop_background() -> None:
+    """End the server if a command started it in the background. Raises SpecgenError, also for a `specgen serve`."""
+    if (found := status()) is None:
+        return
+    if not found["background"]:
+        at = " and ".join(filter(None, (found["url"], found["socket"])))
+        raise SpecgenError(f"specgen serve runs already: process {found['pid']}, at {at}", hint="specgen stop ends it")
+    stop()
+
+
 def _ask(what: str, body: bytes | None) -> dict[str, Any] | None:
     path = socket_path()
+    if socket_fault(path):
+        return None  # no server of this user can listen there
     try:
         if not is_owned(path):
             raise SpecgenError(f"{path} belongs to somebody else", hint="remove it")

@@ -1,4 +1,4 @@
-"""Where a server is found: by a file in the user's runtime folder, and HTTP where it is asked for."""
+"""The addresses of a server: one Unix socket a user, and HTTP over TCP on request."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import socket
 import stat
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,31 +15,40 @@ from typing import TYPE_CHECKING
 from platformdirs import user_runtime_path
 
 from specgen.core.errors import SpecgenError, UsageError
+from specgen.core.words import reason
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-# The paths that are reached only by the user: at the Unix socket.
+# The prefix of paths that only the Unix socket serves.
 PRIVATE = "/specgen/"
 _BACKLOG = 128
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+# The longest path of a Unix socket, in bytes: sun_path without its final zero.
+_LONGEST_PATH = 107 if sys.platform == "linux" else 103
+_RUNTIME_HINT = "set XDG_RUNTIME_DIR to a folder of yours, with mode 0700"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Sockets to listen at. `url` is the address of HTTP over TCP for others, None without.
+    """Listening sockets. `path` is that of the Unix socket, None on a system without.
 
-    `hosts` are the names under which a request may call it, None where any will do. `path` is that of the user's
-    socket, None on a system without Unix sockets.
+    `url` is the address of HTTP over TCP, None without. A request over TCP must name one of `hosts`; None allows all.
+    `inode` tells this socket from one that another server makes at the same path.
     """
 
     sockets: list[socket.socket]
     path: Path | None
+    inode: int | None
     url: str | None
     hosts: frozenset[str] | None
 
     def __str__(self) -> str:
         return " and ".join([f"{self.url}/v1"] * bool(self.url) + [str(self.path)] * bool(self.path))
+
+    def is_reachable(self) -> bool:
+        """Whether the path still leads to this server's Unix socket. True without one."""
+        return self.path is None or _inode(self.path) == self.inode
 
 
 def has_unix_sockets() -> bool:
@@ -48,64 +57,87 @@ def has_unix_sockets() -> bool:
 
 
 def socket_path() -> Path:
-    """The one socket of this user."""
-    with warnings.catch_warnings():  # where the system has no such folder another does as well
+    """The path of this user's socket."""
+    with warnings.catch_warnings():  # platformdirs warns where the system has no runtime folder, and gives another
         warnings.simplefilter("ignore")
         folder = user_runtime_path("specgen", appauthor=False)
     return folder / "serve.sock"
 
 
+def socket_fault(path: Path) -> SpecgenError | None:
+    """The reason why no server can listen at `path`, None if one can. The folder may be missing."""
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        why = f"the path of a socket has at most {_LONGEST_PATH} bytes"
+        return SpecgenError(f"cannot listen at {path}: {why}", hint="set XDG_RUNTIME_DIR to a folder with a short name")
+    for folder in (path.parent.parent, path.parent):
+        try:
+            if not is_owned(folder) and (folder == path.parent or not os.access(folder, os.W_OK | os.X_OK)):
+                return SpecgenError(f"{folder} belongs to somebody else", hint=_RUNTIME_HINT)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return SpecgenError(f"cannot use {folder}: {reason(error)}", hint=_RUNTIME_HINT)
+    return None
+
+
 def lock() -> "FileLock":
-    """What the server holds as long as it lives, however it ends."""
-    from filelock import FileLock  # noqa: PLC0415 - whoever only asks needs none, and should have asked by then
+    """The lock that a server holds while it lives. The system releases it, however the server ends."""
+    from filelock import FileLock  # noqa: PLC0415 - clients that only ask do not need it
 
     return FileLock(socket_path().with_suffix(".lock"), timeout=0)
 
 
 def is_owned(path: Path) -> bool:
-    """Whether `path` is this user's, and no link to elsewhere."""
+    """Whether `path` belongs to this user and is not a symbolic link. Raises OSError."""
     found = path.lstat()
-    if sys.platform != "win32" and found.st_uid != os.geteuid():  # there the folder is in the user's own
+    if sys.platform != "win32" and found.st_uid != os.geteuid():  # on Windows the folder is in the user's profile
         return False
     return not stat.S_ISLNK(found.st_mode)
 
 
 @contextlib.contextmanager
-def open_endpoint(http: str | None, *, has_key: bool) -> Iterator[Endpoint]:
-    """Listen for the user, and at `http`, HOST:PORT, if that is given; connections wait to be accepted.
+def open_endpoint(
+    http: str | None, *, has_key: bool, make_way: Callable[[], None] = lambda: None
+) -> Iterator[Endpoint]:
+    """Listen at the user's socket, and at `http` (HOST:PORT) if given. Connections wait to be accepted.
 
-    Raises UsageError for an address that is none, or that others reach where there is no key, and SpecgenError where
-    another server of this user runs, or the port is taken.
+    Raises UsageError for a wrong address, or one that others reach without a key. Raises SpecgenError if another server
+    of this user runs, or the address cannot be used. `make_way` is called before that, to end a background process.
     """
     has_socket = has_unix_sockets()
     if not has_socket and http is None:
         raise UsageError("this system has no Unix sockets", hint="listen at an address: --http 127.0.0.1:8080")
     with contextlib.ExitStack() as stack:
         sockets: list[socket.socket] = []
-        url, hosts, path = None, None, socket_path()
+        url, hosts, path, inode = None, None, socket_path(), None
         if http is not None:
-            listener, url, hosts = _tcp(http, has_key=has_key)
+            listener, url, hosts = _listen_tcp(http, has_key=has_key)
             sockets.append(stack.enter_context(listener))
-        stack.enter_context(_held(path.parent))
+        make_way()
+        stack.enter_context(_hold_lock(path))
         if has_socket:
-            sockets.append(stack.enter_context(_unix(path)))
-        yield Endpoint(sockets, path if has_socket else None, url, hosts)
+            listener, inode = stack.enter_context(_listen_unix(path))
+            sockets.append(listener)
+        yield Endpoint(sockets, path if has_socket else None, inode, url, hosts)
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the lock in the user's `folder`: what a server left there when it was killed may be replaced."""
+def _hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock beside `path`. Its holder may replace what a killed server left there."""
     from filelock import Timeout  # noqa: PLC0415 - as above
 
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not is_owned(folder):
-        raise SpecgenError(f"{folder} belongs to somebody else", hint="set XDG_RUNTIME_DIR to a folder of yours")
-    folder.chmod(0o700)
-    held = lock()
+    if fault := socket_fault(path):
+        raise fault
+    folder = path.parent
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        held = lock()
         held.acquire()
     except Timeout:
         raise SpecgenError("a server runs already", hint="specgen ps shows it, specgen stop ends it") from None
+    except OSError as error:
+        raise SpecgenError(f"cannot use {folder}: {reason(error)}", hint=_RUNTIME_HINT) from error
     try:
         yield
     finally:
@@ -113,8 +145,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unix(path: Path) -> Iterator[socket.socket]:
-    """Listen at `path`."""
+def _listen_unix(path: Path) -> Iterator[tuple[socket.socket, int | None]]:
+    """A socket that listens at `path`, and its inode."""
     if sys.platform == "win32":
         raise NotImplementedError
     path.unlink(missing_ok=True)
@@ -122,16 +154,27 @@ def _unix(path: Path) -> Iterator[socket.socket]:
         try:
             listener.bind(str(path))
         except OSError as error:
-            hint = "set XDG_RUNTIME_DIR to a folder with a short name"
-            raise SpecgenError(f"cannot listen at {path}: {error.strerror or error}", hint=hint) from error
-        path.chmod(0o600)  # nobody else can reach into the folder meanwhile
+            raise SpecgenError(f"cannot listen at {path}: {reason(error)}", hint=_RUNTIME_HINT) from error
+        path.chmod(0o600)  # until here the mode of the folder protects it
+        inode = _inode(path)
         listener.listen(_BACKLOG)
-        yield listener
-        path.unlink(missing_ok=True)
+        try:
+            yield listener, inode
+        finally:
+            # Where the folder was removed meanwhile, the path may lead to the socket of another server.
+            if _inode(path) == inode:
+                path.unlink(missing_ok=True)
 
 
-def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str] | None]:
-    """A listening socket, its URL, and the names it may be called by. Raises UsageError or SpecgenError."""
+def _inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
+
+
+def _listen_tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str] | None]:
+    """A listening socket, its URL, and the names by which it may be called. Raises UsageError or SpecgenError."""
     import ipaddress  # noqa: PLC0415 - as above
 
     host, colon, port_text = http.rpartition(":")
@@ -141,7 +184,7 @@ def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str
     try:
         found = socket.getaddrinfo(host, int(port_text), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise UsageError(f"--http: no address for {host}: {error.strerror or error}") from error
+        raise UsageError(f"--http: no address for {host}: {reason(error)}") from error
     family, _, _, _, address = found[0]
     is_loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
     if not is_loopback and not has_key:
@@ -153,7 +196,7 @@ def _tcp(http: str, *, has_key: bool) -> tuple[socket.socket, str, frozenset[str
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise SpecgenError(f"{http} is in use", hint="choose another port") from error
-        raise SpecgenError(f"cannot listen at {http}: {error.strerror or error}", hint="choose another") from error
+        raise SpecgenError(f"cannot listen at {http}: {reason(error)}", hint="choose another") from error
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listener.getsockname()[1]}"
     return listener, url, LOOPBACK | {host.lower()} if is_loopback else None

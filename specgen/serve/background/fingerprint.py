@@ -1,4 +1,4 @@
-"""Whether two processes would do the same: the same code, in environments that are the same where it matters."""
+"""A fingerprint of code and environment: processes with the same one give the same answers."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ import h11
 
 import specgen
 
-# What the libraries that load and run models read, and where files are found. Settings of specgen's own are not among
-# them: whoever asks has read them already.
+# The variables that the libraries read, and those that locate files. specgen's own settings are not among them: the
+# client has read them already.
 # fmt: off
 _PREFIXES = (
     "ACCELERATE_", "ATEN_", "BITSANDBYTES_", "CUBLAS_", "CUDA", "CUDNN_", "DNNL_", "GOMP_",
@@ -30,32 +30,32 @@ _NAMES = frozenset({
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """`place` is where the code is, `changed` when it or what is installed beside it was last changed, in ns.
+    """`location` is the folder of the code. `changed` is the time of its last change, or of the packages', in ns.
 
-    `environment` is a digest of it.
+    `environment` is a digest of the environment variables and the processor affinity.
     """
 
     version: str
-    place: str
+    location: str
     changed: int
     environment: str
 
     @classmethod
     def own(cls) -> "Fingerprint":
-        """That of this process as it is now."""
-        package = os.path.dirname(specgen.__file__)  # noqa: PTH120 - pathlib is slow here, and every start pays
-        beside = os.path.dirname(os.path.dirname(h11.__file__))  # noqa: PTH120 - where packages are installed
+        """The fingerprint of this process now."""
+        package = os.path.dirname(specgen.__file__)  # noqa: PTH120 - pathlib is slow, and this runs at every start
+        beside = os.path.dirname(os.path.dirname(h11.__file__))  # noqa: PTH120 - the folder of installed packages
         times = [os.stat(beside).st_mtime_ns, *_changes(package)]  # noqa: PTH116
         return cls(specgen.__version__, f"{sys.prefix} {package}", max(times), _environment())
 
     def is_newer_than(self, other: "Fingerprint") -> bool:
-        """Whether the code is: a later version, or the same one changed since."""
+        """Whether the code is newer: a later version, or a later change of the same one."""
         mine, its = _number(self.version), _number(other.version)
-        return mine > its or (mine == its and self.place == other.place and self.changed > other.changed)
+        return mine > its or (mine == its and self.location == other.location and self.changed > other.changed)
 
 
 def _changes(folder: str) -> Iterator[int]:
-    """When each file of Python was changed, in ns."""
+    """The modification time of each Python file, in ns."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".py"):
@@ -70,7 +70,7 @@ def _number(version: str) -> list[int]:
 
 def _environment() -> str:
     found = sorted((name, value) for name, value in os.environ.items() if _matters(name.upper()))
-    # Whoever is confined to some processors wants to compute on those.
+    # Respect the caller's CPU affinity.
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return hashlib.sha256(repr((found, processors)).encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The process that keeps pairs loaded, for whoever asks it: found, and started where it is not there."""
+"""Finds or starts the background process, and sends it requests."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from specgen.serve.background.connection import Connection, ConnectionFailed
 from specgen.serve.background.endpoint import socket_path
 from specgen.serve.background.process import start
 
-# How long it may take to hear a question: one that is new imports torch first.
+# Longest time until a request is accepted, in seconds. A new process imports torch first.
 _HEARS_S = 10.0
 _NEW_S = 120.0
 _NEW_SINCE_S = 60.0
@@ -19,27 +19,27 @@ _TICK_S = 0.02
 
 
 class Unavailable(Exception):
-    """The other process cannot do it; what the user should know of that, if anything."""
+    """The background process cannot serve this request. The argument, if any, is a message for the user."""
 
 
 class Launcher:
-    """A connection to it, which stays from one question to the next."""
+    """Keeps a connection to the background process from one request to the next."""
 
     def __init__(self) -> None:
-        self._channel: Connection | None = None
+        self._connection: Connection | None = None
 
-    def hear(self, question: bytes) -> Generator[Event, None, Connection]:
-        """Ask it. The connection on which the answer comes. Raises Unavailable."""
+    def hear(self, request: bytes) -> Generator[Event, None, Connection]:
+        """Send a request. Returns the connection on which the answer comes. Raises Unavailable."""
         try:
             for _ in range(2):
-                if self._channel is None:
-                    self._channel = yield from _connected()
+                if self._connection is None:
+                    self._connection = yield from _connected()
                 try:
-                    status = self._channel.send("ask", question, _patience())
-                except ConnectionFailed:  # it has just ended, or closed a connection that was idle
+                    status = self._connection.send("ask", request, _patience())
+                except ConnectionFailed:  # it has ended, or closed an idle connection
                     status = 503
                 if status == 200:
-                    return self._channel
+                    return self._connection
                 self.disconnect()
                 if status == 409:
                     raise Unavailable(
@@ -54,32 +54,32 @@ class Launcher:
             raise Unavailable("the background process does not answer: specgen stop ends it") from None
         raise Unavailable
 
-    def interrupt(self, question: str) -> None:
-        """End the answer to the question of that id; may be called by a signal handler."""
-        # A connection of its own: the answer comes on the other one.
-        with contextlib.suppress(OSError, ConnectionFailed), Connection(socket_path()) as channel:
-            channel.send("interrupt", question.encode(), _STOP_S)
+    def interrupt(self, request: str) -> None:
+        """End the answer to the request with this id. Safe in a signal handler."""
+        # On another connection, since the answer occupies the first.
+        with contextlib.suppress(OSError, ConnectionFailed), Connection(socket_path()) as connection:
+            connection.send("interrupt", request.encode(), _STOP_S)
 
     def disconnect(self) -> None:
-        """What is being answered is not wanted any more. May be called twice, and the next question connects again."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        """Close the connection, which ends a running answer. Idempotent; the next request connects again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _connected() -> Generator[Event, None, Connection]:
-    """Connect to the process, and start it where it is not there. Raises ConnectionFailed."""
+    """Connect to the process, and start it if needed. Raises ConnectionFailed."""
     try:
         return Connection(socket_path())
     except (FileNotFoundError, ConnectionRefusedError):
         yield Progress("starting in the background")
-        if (channel := start()) is None:
+        if (connection := start()) is None:
             raise ConnectionFailed from None
-        return channel
+        return connection
 
 
 def _until_gone() -> None:
-    """Give a process that ends a moment for it."""
+    """Wait a moment for the end of a process that is ending."""
     end = time.monotonic() + _ENDS_S
     with contextlib.suppress(OSError, ConnectionFailed):
         while time.monotonic() < end:
@@ -88,7 +88,7 @@ def _until_gone() -> None:
 
 
 def _patience() -> float:
-    """How long to wait until a question is heard, in seconds."""
+    """The longest time to wait until a request is accepted, in seconds."""
     with contextlib.suppress(OSError):
         if time.time() - socket_path().stat().st_mtime < _NEW_SINCE_S:
             return _NEW_S

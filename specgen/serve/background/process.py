@@ -1,4 +1,4 @@
-"""The server that nobody started: a command begins it, and it ends by itself when nobody has asked for a while."""
+"""The background process: started by a command, it keeps pairs loaded until it has been idle for a while."""
 
 import contextlib
 import os
@@ -13,37 +13,46 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Notice
 from specgen.core.files import state_folder
 from specgen.serve.background.connection import Connection, ConnectionFailed
-from specgen.serve.background.endpoint import has_unix_sockets, open_endpoint, socket_path
+from specgen.serve.background.endpoint import has_unix_sockets, open_endpoint, socket_fault, socket_path
 from specgen.serve.background.fingerprint import Fingerprint
 
-# Until the first question says how long it stays.
+# Keep-alive until the first request sets another, in seconds.
 _NOBODY_ASKS_S = 60.0
-# Until it listens, which takes a fraction of a second; and until one that ends has let go of the lock.
+# Longest time until it listens, and until a process that ends releases the lock, in seconds.
 _LISTENS_S = 30.0
 _ENDS_S = 5.0
 _TICK_S = 0.02
 _LARGEST_LOG = 1 << 20
 
-# Python warns of a process that nobody waits for.
+# Python warns about a child process that nobody waits for, unless something refers to it.
 _started: list["subprocess.Popen[bytes]"] = []
 
 
 def can_launch() -> bool:
-    """Whether a process may stay behind: not without Unix sockets, nor of a job without a terminal and a home."""
+    """Whether a background process can run.
+
+    It needs a Unix socket. A job with neither a terminal nor a home leaves no process behind.
+    """
     if not has_unix_sockets():
         return False
     streams = (sys.stdin, sys.stdout, sys.stderr)
     home = os.environ.get("HOME")
     if not home and not any(stream and stream.isatty() for stream in streams):
         return False
-    folder = socket_path().parent
+    path = socket_path()
+    if socket_fault(path):
+        return False
+    folder = path.parent
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return bool(sys.executable) and os.access(folder, os.W_OK)
 
 
 def start() -> Connection | None:
-    """Start it, wait until it listens, and connect. None where that fails; another that is faster is as good."""
+    """Start the process, wait until it listens, and connect. Returns None on failure.
+
+    Another command may start one at the same time; either process will do.
+    """
     path = socket_path()
     try:
         with _log() as log:
@@ -53,7 +62,7 @@ def start() -> Connection | None:
                 stdout=log,
                 stderr=log,
                 cwd=Path(specgen.__file__).parents[1],
-                start_new_session=True,  # neither the end of the terminal nor Ctrl-C there ends it
+                start_new_session=True,  # so that neither Ctrl-C nor the end of the terminal ends it
             )
     except OSError:
         return None
@@ -71,7 +80,7 @@ def start() -> Connection | None:
 
 @contextlib.contextmanager
 def _log() -> Iterator[int]:
-    """Where it writes what goes wrong; nowhere, where it cannot."""
+    """A descriptor of the log file, or of the null device if it cannot be written."""
     try:
         file = state_folder() / "serve.log"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -86,20 +95,20 @@ def _log() -> Iterator[int]:
 
 
 def main() -> None:
-    """The process itself. It listens before it imports what takes seconds: who connects meanwhile waits."""
+    """Run the process. It listens before the imports that take seconds, so that callers can connect and wait."""
     fingerprint = Fingerprint.own()
     end = time.monotonic() + _ENDS_S
     while True:
         try:
-            with open_endpoint(None, has_key=False) as place:
-                # Nothing here is found by a relative name.
+            with open_endpoint(None, has_key=False) as endpoint:
+                # Relative names of callers must not find files here.
                 nowhere = socket_path().parent / "empty"
                 nowhere.mkdir(mode=0o700, exist_ok=True)
                 os.chdir(nowhere)
-                from specgen.serve.server import Server  # noqa: PLC0415 - see above
+                from specgen.serve.server import Server  # noqa: PLC0415 - it takes seconds
 
                 ended = Server(
-                    place, keep_alive_s=_NOBODY_ASKS_S, background=True, fingerprint=fingerprint, show=_tell
+                    endpoint, keep_alive_s=_NOBODY_ASKS_S, background=True, fingerprint=fingerprint, show=_tell
                 ).run()
             break
         except SpecgenError as error:
@@ -108,11 +117,11 @@ def main() -> None:
                 return
             time.sleep(_TICK_S)
     if not ended:
-        os._exit(0)  # as in `specgen serve`
+        os._exit(0)  # a thread in a forward pass cannot be ended
 
 
 def _is_answered() -> bool:
-    """Whether somebody else was faster."""
+    """Whether another process listens already."""
     try:
         Connection(socket_path()).close()
     except (OSError, ConnectionFailed):

@@ -1,4 +1,4 @@
-"""What only this user's own commands ask: a session over JSON lines."""
+"""Routes for specgen's own commands: a session over JSON lines."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Stats
 from specgen.engine.pacing.controller import Controller
 from specgen.serve.api.errors import ApiError, ServerEnding, api_error
-from specgen.serve.api.http import RequestLimits, cancel_when_gone, whole_body
+from specgen.serve.api.http import RequestLimits, cancel_when_gone, read_body
 from specgen.serve.background.endpoint import PRIVATE
 from specgen.serve.background.fingerprint import Fingerprint
 from specgen.serve.background.messages import END, GONE, KIND, Call, OpenedPair, line, object_line, read
@@ -25,14 +25,14 @@ from specgen.session.pair import Pair
 
 
 class WorkerFault(SpecgenError):
-    """A fault of this process. Whoever asked does without it, and sees the same fault with all that belongs to it."""
+    """A fault of this process. The client then loads the pair itself, and reports the fault with its traceback."""
 
 
 class Routes:
     """The routes below PRIVATE that answer calls.
 
-    `keep` is told how long a caller wants this process to stay, `retire` to end for a newer one;
-    None: that it does not.
+    `keep` gets the keep-alive time that a caller asks for, in seconds. `retire` ends the process for newer code; it is
+    None in a foreground server.
     """
 
     def __init__(
@@ -61,37 +61,44 @@ class Routes:
         ]
 
     async def ask(self, request: Request) -> Response:
-        """Events as lines, and one more that says that they are all there are.
+        """The events as lines, and a final line.
 
-        503 where this process ends, for a newer one or at all; 409 where the caller would do something else.
+        503 if this process ends, 409 if the caller has another fingerprint.
         """
+        body = await read_body(request, self._limits)
         try:
-            call: Call = read(Call, json.loads(await whole_body(request, self._limits)))
+            data = json.loads(body)
+            self._compare(read(Fingerprint, data["fingerprint"]))  # first, since other code may send another call
+            call: Call = read(Call, data)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ApiError(f"not a call: {type(error).__name__}") from error
-        if call.fingerprint != self._fingerprint:
-            if self._retire and call.fingerprint.is_newer_than(self._fingerprint):
-                self._retire()
-                raise api_error(ServerEnding())
-            raise ApiError("another specgen, or another environment", status=409)
         self._keep(call.keep_alive_s)
-        wanted = self._wanted(call, call.draft)
+        pair = self._pair_of(call, call.draft)
         if call.former_draft is not None:
-            self._controllers.pop(call.caller, None)  # they know another draft
-        controllers = self._learnt(call.caller)
-        worker = self._pool.worker(wanted)
-        job = worker.ask(lambda session: self._work(call, wanted, controllers, session), call.caller)
+            self._controllers.pop(call.caller, None)  # they have learned about another draft
+        controllers = self._controllers_of(call.caller)
+        worker = self._pool.worker(pair)
+        job = worker.ask(lambda session: self._work(call, pair, controllers, session), call.caller)
         return StreamingResponse(self._lines(call, worker, job, request), media_type="application/jsonl")
 
+    def _compare(self, fingerprint: Fingerprint) -> None:
+        """Refuse a caller with another fingerprint. Newer code makes this process end."""
+        if fingerprint == self._fingerprint:
+            return
+        if self._retire and fingerprint.is_newer_than(self._fingerprint):
+            self._retire()
+            raise api_error(ServerEnding())
+        raise ApiError("another specgen, or another environment", status=409)
+
     async def interrupt(self, request: Request) -> Response:
-        """End an answer after its round, as Session.stop does."""
-        if job := self._jobs.get((await whole_body(request, self._limits)).decode("latin-1")):
+        """End an answer after its round, like Session.stop."""
+        if job := self._jobs.get((await read_body(request, self._limits)).decode("latin-1")):
             job.stop()
         return JSONResponse({})
 
     async def _lines(self, call: Call, worker: Worker, job: Job, request: Request) -> AsyncIterator[bytes]:
         self._jobs[call.id] = job
-        watcher = asyncio.create_task(cancel_when_gone(request, job))
+        watcher = asyncio.create_task(cancel_when_gone(request, [job]))
         try:
             while True:
                 event = await job.next()
@@ -109,31 +116,31 @@ class Routes:
             job.cancel()
             del self._jobs[call.id]
 
-    def _wanted(self, call: Call, draft: str) -> PairKey:
-        """The pair of a call: one that is known already, where only the draft length is another."""
-        wanted = PairKey(call.target, draft, call.options)
-        return next((known for known in self._pool.known if _any_length(known) == _any_length(wanted)), wanted)
+    def _pair_of(self, call: Call, draft: str) -> PairKey:
+        """The pair of a call. Calls that differ in the draft length alone share a pair."""
+        pair = PairKey(call.target, draft, call.options)
+        return next((known for known in self._pool.known if _any_length(known) == _any_length(pair)), pair)
 
-    def _learnt(self, caller: str) -> dict[int | None, Controller]:
-        """What is learnt from one answer of a caller is of use for its next, and nobody else's."""
+    def _controllers_of(self, caller: str) -> dict[int | None, Controller]:
+        """The controllers of a caller. What they learn from one answer applies to the same caller's next."""
         controllers = self._controllers.pop(caller, {})
-        self._controllers[caller] = controllers  # the latest is the last
+        self._controllers[caller] = controllers  # the newest entry is the last
         while len(self._controllers) > self._limits.waiting:
             del self._controllers[next(iter(self._controllers))]
         return controllers
 
     def _work(
-        self, call: Call, wanted: PairKey, controllers: dict[int | None, Controller], session: SharedSession
+        self, call: Call, pair: PairKey, controllers: dict[int | None, Controller], session: SharedSession
     ) -> Generator[Event, None, None]:
         try:
             if session.opened and not (yield from session.is_current()):
-                self._pool.let_go(wanted)
+                self._pool.close_changed(pair)
             if session.opened and not call.notices_shown:
                 yield from session.notices
             with session.drafting(call.options.num_draft_tokens, controllers):
                 if call.request is None:
                     if call.former_draft is not None and session.opened is None:
-                        yield from self._pool.open_instead_of(self._wanted(call, call.former_draft), wanted)
+                        yield from self._pool.open_on_target_of(self._pair_of(call, call.former_draft), pair)
                     yield from session.open()
                     yield Finished("end", "", Stats())
                 else:
@@ -150,6 +157,6 @@ def _opened(pair: Pair) -> OpenedPair:
     return OpenedPair(pair.loaded_target, pair.loaded_draft, pair.drafter_name, pair.context_length, path)
 
 
-def _any_length(wanted: PairKey) -> PairKey:
-    """`wanted`, whatever its draft length."""
-    return replace(wanted, options=replace(wanted.options, num_draft_tokens=None))
+def _any_length(pair: PairKey) -> PairKey:
+    """`pair` without its draft length, for comparisons."""
+    return replace(pair, options=replace(pair.options, num_draft_tokens=None))

@@ -1,4 +1,4 @@
-"""Whose turn it is: the callers in turn, each with what it asked first."""
+"""A queue that is fair by caller."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
@@ -14,42 +14,42 @@ T = TypeVar("T", bound=HasCaller)
 
 
 class FairQueue(Generic[T]):
-    """A queue that is fair by caller: who asks for much waits behind who asks for little."""
+    """Callers take turns, each with its oldest item first. The queue has no lock; its owner has one."""
 
     def __init__(self) -> None:
         self._callers: OrderedDict[str, deque[T]] = OrderedDict()
         self._last: str | None = None
 
     def __len__(self) -> int:
-        return sum(len(queue) for queue in self._callers.values())
+        return sum(len(items) for items in self._callers.values())
 
     def __iter__(self) -> Iterator[T]:
-        """All that wait, in the order in which their turns will come."""
-        queues = [list(queue) for queue in self._callers.values()]
+        """The waiting items, in the order in which `take` returns them."""
+        queues = [list(items) for items in self._callers.values()]
         for turn in range(max(map(len, queues), default=0)):
-            yield from (queue[turn] for queue in queues if turn < len(queue))
+            yield from (items[turn] for items in queues if turn < len(items))
 
     def add(self, item: T) -> None:
         self._callers.setdefault(item.caller, deque()).append(item)
         if self._last is not None and self._last in self._callers:
-            self._callers.move_to_end(self._last)  # who had the last turn comes after who has just come
+            self._callers.move_to_end(self._last)  # a new caller goes before the one that had the last turn
 
     def take(self) -> T:
-        """The next one. Its caller comes last from now on."""
-        caller, queue = next(iter(self._callers.items()))
-        item = queue.popleft()
+        """Remove and return the next item. Its caller moves to the end."""
+        caller, items = next(iter(self._callers.items()))
+        item = items.popleft()
         self._callers.move_to_end(caller)
         self._last = caller
-        if not queue:
+        if not items:
             del self._callers[caller]
         return item
 
     def remove(self, item: T) -> bool:
-        """Whether it was waiting."""
-        queue = self._callers.get(item.caller, deque())
-        if item not in queue:
+        """Remove `item`. Returns whether it was waiting."""
+        items = self._callers.get(item.caller, deque())
+        if item not in items:
             return False
-        queue.remove(item)
-        if not queue:
+        items.remove(item)
+        if not items:
             del self._callers[item.caller]
         return True

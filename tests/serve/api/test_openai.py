@@ -124,9 +124,8 @@ def test_sampling_is_what_was_asked_for(client: OpenAI) -> None:
         ({"top_p": 1.5}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
-        ({"stop": ""}, "stop"),
         ({"stop": [str(n) for n in range(17)]}, "stop"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 1 << 63}, "seed"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "y"}]}, "messages.0.role"),
         (
@@ -146,7 +145,16 @@ def test_what_is_not_supported_is_refused_by_name(client: OpenAI, more: dict[str
 
 
 def test_completions_refuse_by_name_too(client: OpenAI) -> None:
-    for more in ({"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 6}, {"prompt": ["a", "b"]}):
+    more: dict[str, Any]
+    for more in (
+        {"echo": True, "logprobs": 1},
+        {"echo": True, "prompt": [5, 6]},
+        {"suffix": "x"},
+        {"best_of": 2},
+        {"logprobs": 6},
+        {"prompt": []},
+        {"prompt": ["a"] * 33},
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(**{"model": "fake", "prompt": "hi"} | more)
         assert caught.value.param == next(iter(more))

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specgen.serve.api.app import Read
+from specgen.serve.api.app import Parse
 from specgen.serve.api.errors import ApiError
 from specgen.serve.api.requests import CompletionRequest, _Chat, _Completion, read_chat, read_completion
 
@@ -23,7 +23,7 @@ bodies = st.builds(
 )
 
 
-def answer(read: Read, sent: bytes) -> CompletionRequest | ApiError:
+def answer(read: Parse, sent: bytes) -> CompletionRequest | ApiError:
     try:
         return read(sent, 4)
     except ApiError as refused:

@@ -99,7 +99,7 @@ def test_a_caller_who_goes_away_leaves_the_engine_to_the_next(tmp_path: Path) ->
     "its",
     [
         replace(OWN, environment="another"),
-        replace(OWN, place="there"),
+        replace(OWN, location="there"),
         replace(OWN, version="10.0"),
         replace(OWN, changed=6),
     ],
@@ -181,7 +181,9 @@ def test_nobody_who_answers_is_done_without(here: None, path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nno\n", b"nonsense\r\n\r\n"])
-def test_what_breaks_off_costs_a_line(here: None, path: Path, sent: bytes) -> None:
+def test_what_breaks_off_costs_a_line(here: None, path: Path, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A process that ends at each request is waited for, so the wait is short here.
+    monkeypatch.setattr("specgen.serve.background.launcher._patience", lambda: 1.0)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()

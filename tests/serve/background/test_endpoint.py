@@ -9,25 +9,25 @@ import openai
 import pytest
 
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.serve.api.protocol import may_connect, peer_uid
+from specgen.serve.api.http import may_connect, peer_uid
 from specgen.serve.background.endpoint import open_endpoint, socket_path
 from tests.serve.running import ASK, gated, running
 
 
 def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
     runtime.mkdir(mode=0o755)
-    with open_endpoint(None, has_key=False) as place:
-        assert place.path == runtime / "serve.sock"
-        assert place.path.stat().st_mode & 0o777 == 0o600
+    with open_endpoint(None, has_key=False) as endpoint:
+        assert endpoint.path == runtime / "serve.sock"
+        assert endpoint.path.stat().st_mode & 0o777 == 0o600
         assert runtime.stat().st_mode & 0o777 == 0o700
-    assert not place.path.exists()
+    assert not endpoint.path.exists()
 
 
 def test_a_second_server_is_refused(runtime: Path) -> None:
-    with open_endpoint(None, has_key=False) as place:
+    with open_endpoint(None, has_key=False) as endpoint:
         with pytest.raises(SpecgenError, match="a server runs already"), open_endpoint(None, has_key=False):
             pass
-        assert place.path.exists()
+        assert endpoint.path.exists()
     with open_endpoint(None, has_key=False):
         pass
 
@@ -67,7 +67,7 @@ def test_another_user_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with server.unix() as client:
             assert client.get("/health").is_success
         with monkeypatch.context() as patch:
-            patch.setattr("specgen.serve.api.protocol.peer_uid", lambda _: os.geteuid() + 1)
+            patch.setattr("specgen.serve.api.http.peer_uid", lambda _: os.geteuid() + 1)
             for path in ("/health", "/specgen/status"):
                 with server.unix() as client, pytest.raises(httpx2.TransportError):
                     client.get(path)
@@ -96,8 +96,8 @@ def test_others_need_a_key(runtime: Path, http: str) -> None:
 
 
 def test_with_a_key_it_listens_for_others(runtime: Path) -> None:
-    with open_endpoint("0.0.0.0:0", has_key=True) as place:
-        assert place.hosts is None
+    with open_endpoint("0.0.0.0:0", has_key=True) as endpoint:
+        assert endpoint.hosts is None
 
 
 def test_a_port_that_is_taken(runtime: Path) -> None:

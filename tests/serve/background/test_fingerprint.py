@@ -37,9 +37,14 @@ def test_an_interpreter_has_several_names(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_newer() -> None:
     one = Fingerprint("0.9.1", "here", 5, "x")
-    assert replace(one, version="0.10.0", place="there", changed=1).is_newer_than(one)
+    assert replace(one, version="0.10.0", location="there", changed=1).is_newer_than(one)
     assert replace(one, changed=6).is_newer_than(one)
-    for other in (one, replace(one, place="there", changed=6), replace(one, environment="y"), replace(one, changed=4)):
+    for other in (
+        one,
+        replace(one, location="there", changed=6),
+        replace(one, environment="y"),
+        replace(one, changed=4),
+    ):
         assert not other.is_newer_than(one)
 
 

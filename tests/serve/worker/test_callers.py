@@ -1,5 +1,6 @@
 """Many callers at once, and callers who go away."""
 
+import secrets
 import subprocess
 import sys
 import threading
@@ -105,13 +106,15 @@ def test_a_client_that_is_killed_makes_room_for_the_next(tmp_path: Path) -> None
 
 
 def test_callers_take_turns(tmp_path: Path) -> None:
-    """Each `user` in turn, whoever asked for more before."""
+    """Each machine in turn, whoever asked for more before. A new `user` in each request changes nothing."""
     ends: list[str] = []
-    with crowded(tmp_path) as (server, model, pool), server.openai() as client:
+    with crowded(tmp_path) as (server, model, pool), server.http() as tcp, server.unix() as unix:
 
-        def ask_as(user: str) -> None:
-            client.completions.create(model="fake", prompt="hello", max_tokens=1, user=user)
-            ends.append(user)
+        def ask_as(caller: str) -> None:
+            client = tcp if caller == "greedy" else unix
+            body = {"prompt": "hello", "max_tokens": 1, "user": secrets.token_hex()}
+            assert client.post("/v1/completions", json=body).is_success
+            ends.append(caller)
 
         for count, user in enumerate(["greedy", "greedy", "greedy", "modest"]):
             pool.submit(ask_as, user)
