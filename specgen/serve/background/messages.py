@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from specgen.core import errors
 from specgen.core.errors import SpecgenError
-from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Started, Step
+from specgen.core.events import Event, Failed, Finished, LoadedModel, Notice, Progress, Started, Step, Suspended
 from specgen.core.tokens import Tokens
 from specgen.core.types import Constraint, EngineOptions, Message, SamplingChoice
 from specgen.engine.text.thinking import Tags
@@ -142,7 +142,7 @@ KIND = "type"
 # Lines that are not events: the end of an answer, and an answer that the process cannot finish.
 END = "End"
 GONE = "Gone"
-_EVENTS = {kind.__name__: kind for kind in (Progress, Notice, Started, Step, Finished, Failed)}
+_EVENTS = {kind.__name__: kind for kind in (Progress, Notice, Started, Step, Suspended, Finished, Failed)}
 _ERRORS = {name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, SpecgenError)}
 
 Read = Callable[[Any], Any]

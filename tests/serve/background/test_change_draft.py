@@ -28,9 +28,9 @@ def test_another_draft_goes_on_with_the_target_that_is_loaded(
 ) -> None:
     loads: list[str] = []
 
-    def counted(checkpoint: Checkpoint, *rest: Any) -> Any:
+    def counted(checkpoint: Checkpoint, *rest: Any, **named: Any) -> Any:
         loads.append(checkpoint.path.name)
-        return load(checkpoint, *rest)
+        return load(checkpoint, *rest, **named)
 
     load = loading._load
     monkeypatch.setattr(loading, "_load", counted)
