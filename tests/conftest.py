@@ -17,7 +17,7 @@ settings.load_profile("specgen")
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> Iterator[None]:
-    """Take SIGINT as usual, so that programs that a test starts do too: nohup and background jobs ignore it."""
+    """Handle SIGINT, so that child processes do too. nohup and background jobs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Running specgen: in this process with streams of its own, or as a program on a pseudo-terminal."""
+"""Runs specgen in this process with its own streams, or as a program on a pseudo-terminal."""
 
 import io
 import sys
@@ -16,14 +16,14 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class Terminal(io.StringIO):
-    """A standard input where this is typed."""
+    """A terminal as standard input, with this text typed."""
 
     def isatty(self) -> bool:
         return True
 
 
 in_process = pytest.mark.parametrize("either_way", ["in process"], indirect=True)
-"""Run the test once: it starts a program, which loads the models itself."""
+"""Runs a test once: it starts a program that loads the models itself."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
 
 
 class Stdin(io.TextIOWrapper):
-    """A standard input that is a pipe with these bytes, or a terminal where nobody types."""
+    """A pipe with these bytes as standard input, or for None a silent terminal."""
 
     def __init__(self, data: bytes | None) -> None:
         super().__init__(io.BytesIO(data or b""), encoding="utf-8")

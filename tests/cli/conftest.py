@@ -15,7 +15,7 @@ from tests.cli.command import Run
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread_each() -> Iterator[None]:
-    """torch on one thread, here and in programs that a test starts: for tiny models more threads only wait."""
+    """torch on one thread, also in child processes. With tiny models more threads only wait for each other."""
     import torch
 
     threads = torch.get_num_threads()
@@ -42,7 +42,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A runtime folder where the process that keeps pairs is a thread of this one."""
+    """A runtime folder whose background process is a thread of this process."""
     from specgen.serve.background.endpoint import open_endpoint
     from specgen.serve.server import Server
 
@@ -65,7 +65,7 @@ ALIKE = Fingerprint("999", "here", 0, "the same")
 
 @pytest.fixture(params=["in process", "kept"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, no_user_settings: Path) -> None:
-    """Whether the models are loaded by the command itself, or were before: the test cannot tell."""
+    """Run the test with models loaded by the command, and by a background process."""
 
     def alone(session: BackgroundSession) -> Any:
         assert session._options.trust_remote_code, "the answer does not come from the background process"

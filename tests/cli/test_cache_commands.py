@@ -63,7 +63,7 @@ def test_pull_says_that_the_cache_is_used(hub: HubServer, commit: str, run: Run)
 
 
 def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
-    """In a process of its own, whose exit a thread that waits for the hub must not hold up."""
+    """In a child process. A thread that waits for the hub must not delay its exit."""
     hub.stalled.add("model.safetensors")
     process = subprocess.Popen(
         [sys.executable, "-m", "specgen", "pull", "org/m"],
@@ -86,7 +86,7 @@ def test_ctrl_c_ends_a_download_at_once(hub: HubServer, commit: str) -> None:
 
 
 def test_ctrl_c_leaves_no_half_files(hub: HubServer, commit: str) -> None:
-    """A download that still moves stops and cleans up behind itself."""
+    """A running download stops and removes its partial files."""
     hub.trickling.add("model.safetensors")
     process = subprocess.Popen([sys.executable, "-m", "specgen", "pull", "org/m"], env=hub.env, stderr=subprocess.PIPE)
     try:

@@ -203,7 +203,7 @@ def test_every_command_is_listed_with_its_help(stub: Any) -> None:
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
-    """What a chat without a model says to a line."""
+    """The reply of a chat without a model to a line."""
     import sys
 
     from specgen.cli.chat.chat import Chat, Look
@@ -250,7 +250,7 @@ READY = "\x1b[?2004h"
 
 
 class Typist:
-    """Somebody at a terminal in a chat with the stories."""
+    """A user at a terminal in a chat with the stories model."""
 
     def __init__(self, *arguments: object, columns: int = 80, **environment: str) -> None:
         # Nobody answers when prompt_toolkit asks this terminal where its cursor is.
@@ -279,7 +279,7 @@ class Typist:
 
 
 def test_on_a_terminal(tmp_path: Path) -> None:
-    """Typed, pasted, in a block; stopped and kept; remembered by the next chat."""
+    """Turns are typed, pasted and written in a block; an answer is interrupted; the next chat has the history."""
     saved = tmp_path / "chat.json"
     editor = tmp_path / "editor"
     editor.write_text("#!/bin/sh\nprintf 'from the editor' > \"$1\"\n")

@@ -1,4 +1,4 @@
-"""What an answer cost, after its summary."""
+"""The cost of an answer, after its summary."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What --help says runs, docs/cli.md says the same, the shell completes, and what is misspelt gets a suggestion."""
+"""Help, its examples, docs/cli.md, shell completion, and suggestions for misspelt names."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PAGES = {context.command_path: context for context in contexts()}
 
 
 def examples(page: str) -> Iterator[list[str]]:
-    """The examples of a page that need nothing but the pair that comes with specgen."""
+    """The examples of a page that need only the bundled pair."""
     for line in re.findall(r"^ {6}(specgen .*)$", PAGES[page].get_help(), re.MULTILINE):
         words = shlex.split(line)[1:]
         # A server runs until it is ended; its own tests run it.
@@ -123,7 +123,7 @@ def test_help_is_a_command_too() -> None:
 
 
 def completed(line: str, shell: str = "bash", **environment: str) -> Outcome:
-    """What the shell is given for the last word of `line`."""
+    """The completions of the last word of `line`."""
     variables = {**os.environ, "_SPECGEN_COMPLETE": f"complete_{shell}", **environment}
     if shell == "bash":
         words = line.split(" ")

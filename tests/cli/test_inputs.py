@@ -1,4 +1,4 @@
-"""What specgen reads: large, binary, empty, or from another system; what is wrong is said before weights are loaded."""
+"""Input that is large, binary, empty or silent. Faults are reported before weights are loaded."""
 
 import io
 import json
@@ -21,7 +21,7 @@ MEGABYTES = 10
 
 @pytest.fixture
 def unreadable(checkpoints: Any) -> Path:
-    """A model whose weights must not be looked at."""
+    """A model whose weights must not be read."""
     folder: Path = checkpoints.make("unreadable", "llama")
     for weights in folder.glob("*.safetensors"):
         weights.write_bytes(b"must not be read")
@@ -51,7 +51,7 @@ def test_the_context_that_was_asked_for_counts(unreadable: Path) -> None:
 
 
 def test_a_long_prompt_that_fits_is_not_refused() -> None:
-    """What the tokenizer says counts, not the length; where it is near, all of the prompt has to be encoded."""
+    """The number of tokens decides, not the length. Near the limit the whole prompt is encoded."""
     text = "the lazy dog " * 20_000
     tokens = len(encode(text))
     refuse_long(tokenizer(), text, tokens)
@@ -111,13 +111,13 @@ def test_the_last_line_end_is_not_part_of_the_prompt(checkpoints: Any, tmp_path:
 
 
 def started(outcome: Outcome) -> Any:
-    """What the model was asked."""
+    """The messages that the model answers."""
     return json.loads(outcome.text.splitlines()[0])["messages"]
 
 
 @pytest.mark.parametrize("command", [["run"], ["map"]])
 def test_a_stdin_that_is_silent_is_named(checkpoints: Any, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    """A pipe that nobody writes to must not look like a program that hangs."""
+    """A pipe without a writer must not look like a program that hangs."""
     monkeypatch.setattr(inputs, "_PATIENCE_S", 0.0)
     note = "specgen: waiting for stdin; add < /dev/null if there is nothing to read\n"
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: the answer so far is kept, the exit code says so, the terminal is left alone."""
+"""Ctrl-C keeps the partial answer, sets the exit code, and leaves the terminal clean."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""specgen map: one result a record, in order, whatever one of them does."""
+"""specgen map: one result for each record, in order, also when a record is faulty."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def mapped(target: Path) -> Any:
 
 @pytest.fixture
 def answer(target: Path) -> Any:
-    """What specgen run says to a prompt, in one line."""
+    """The answer of specgen run to a prompt, in one line."""
 
     def run(prompt: str, n: int = 6) -> str:
         text = invoke("run", "-m", target, "--raw", "-n", n, prompt).text

@@ -1,4 +1,4 @@
-"""Without a network: what is cached runs, and not one connection is tried."""
+"""Offline: cached models run, and no connection is tried."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ hub = pytest.fixture(serve_hub)
 
 
 class Guard:
-    """Once it is put up, the network is down, and `tried` has what somebody wanted of it."""
+    """From now on the network is down. `tried` records each attempt."""
 
     def __init__(self, hub: HubServer, patch: pytest.MonkeyPatch) -> None:
         self._hub, self._patch = hub, patch

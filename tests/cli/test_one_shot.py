@@ -1,4 +1,4 @@
-"""What a one-shot leaves behind and goes on from: the history, --continue, templates, --extract-code, --copy."""
+"""One answer and its surroundings: history, --continue, templates, --extract-code, --copy."""
 
 import json
 import sqlite3
@@ -247,7 +247,7 @@ def test_continue_says_which_conversation_goes_on_and_lets_one_be_named(run: Any
 
 
 def test_continue_goes_on_where_the_context_is_full(run: Any) -> None:
-    """As a chat does: the oldest text, or the oldest turns, are forgotten."""
+    """As in a chat, the oldest text or the oldest turns are dropped."""
     assert invoke("-m", "stories", "--temp", 0, "Once upon a time").code == 0
     for _ in range(2):
         outcome = invoke("-c", "--temp", 0)
@@ -386,7 +386,7 @@ def test_what_is_wrong_with_a_template(data: Path, options: str, arguments: list
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let every answer be these steps, until it is stopped."""
+    """Replace every answer by these steps, until it is stopped."""
 
     def script(*pieces: str, reason: str = "end") -> None:
         def generate(session: Any, prompt: str, **options: Any) -> Iterator[Event]:
@@ -431,7 +431,7 @@ def test_an_interrupt_before_the_code_is_an_interrupt(says: Any) -> None:
 
 @pytest.fixture
 def tool(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that a clipboard tool of this test copies to."""
+    """The file that the clipboard tool of this test writes."""
     script = data / "bin" / "xclip"
     script.parent.mkdir()
     script.write_text(f"#!/bin/sh\n/bin/cat > '{data}/copied'\n")

@@ -1,4 +1,4 @@
-"""specgen on a pseudo-terminal: what a person sees."""
+"""specgen on a pseudo-terminal."""
 
 import json
 import shutil

@@ -28,14 +28,14 @@ def version(folder: Path, size: int, licence: str = "apache-2.0", cut: int = 0) 
 
 @pytest.fixture
 def commits(hub: HubServer, tmp_path: Path, run: Run) -> list[str]:
-    """org/m pulled at its first commit; main is at the second one by now."""
+    """org/m pulled at its first commit. On the hub, main is at the second one."""
     first = hub.publish("org/m", version(tmp_path / "one", 400_000))
     assert run("pull", "org/m")[0] == 0
     return [first, hub.publish("org/m", version(tmp_path / "two", 800_000, "cc-by-nc-4.0"))]
 
 
 def in_use(run: Run) -> str:
-    """The commit of org/m that a run would use."""
+    """The commit of org/m that a run uses."""
     return str(json.loads(run("show", "org/m", "--json", "--offline")[1])["revision"])
 
 
