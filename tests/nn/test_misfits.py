@@ -64,7 +64,9 @@ def test_reversed_shapes_name_the_tensor(tmp_path: Path) -> None:
         ("llama", "model.layers.7.input_layernorm.weight"),
         ("llama", "lm_head.bias"),
         ("mixtral", "model.layers.1.self_attn.q_proj.bias"),
+        ("mixtral", "model.layers.7.input_layernorm.weight"),
         ("gpt2", "transformer.h.0.attn.c_attn.weight_scale"),
+        ("gpt2", "transformer.h.9.ln_1.weight"),
     ],
 )
 def test_a_tensor_that_no_layer_reads_is_refused(tmp_path: Path, architecture: str, name: str) -> None:
@@ -115,3 +117,9 @@ def test_an_unknown_pre_tokenizer_is_said(tmp_path: Path) -> None:
     follow(open_pair(ModelRef.parse(str(path)), "none", EngineOptions()), events.append)
     said = [event.text for event in events if isinstance(event, Notice)]
     assert [text for text in said if "m.gguf names the unknown pre-tokenizer 'gpt-9'" in text]
+
+
+def test_an_unknown_activation_is_named(tmp_path: Path) -> None:
+    folder = change(Checkpoints(tmp_path).target("llama"), hidden_act="zz")
+    with pytest.raises(UnsupportedModel, match="cannot be loaded: unknown value 'zz'"):
+        load(folder)

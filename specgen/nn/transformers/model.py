@@ -171,11 +171,24 @@ def _check_loaded(checkpoint: Checkpoint, model: Any, loading: dict[str, Any]) -
     owners = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
     for name in sorted(loading.get("unexpected_keys") or ()):
         parent = name.rpartition(".")[0]
-        if any(owner == parent or owner.endswith(f".{parent}") for owner in owners):
+        if any(owner == parent or owner.endswith(f".{parent}") for owner in owners) or _is_beyond(model, name):
             raise UnsupportedModel(
                 f"{checkpoint.path}: the tensor {name} is not part of this architecture, so the text would be wrong",
                 hint="choose another model",
             )
+
+
+def _is_beyond(model: Any, name: str) -> bool:
+    """Whether the tensor `name` belongs to a layer beyond the last one, except layers for multi-token prediction."""
+    path = name.split(".")
+    at = next((index for index, part in enumerate(path) if part.isdecimal()), 0)
+    prefix = ".".join(path[:at])
+    extra = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+    return any(
+        len(module) + extra <= int(path[at])
+        for owner, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and prefix and (owner == prefix or owner.endswith(f".{prefix}"))
+    )
 
 
 def convert_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Tokenizer:
@@ -206,4 +219,5 @@ def _unsupported(checkpoint: Checkpoint) -> Iterator[None]:
             raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = shorten(" ".join(lines[:2] if lines[0].endswith(":") else lines[:1]), 200)
+        reason = f"unknown value {reason}" if isinstance(error, KeyError) else reason
         raise UnsupportedModel(f"{checkpoint.ref} cannot be loaded: {reason}", hint="choose another model") from error
