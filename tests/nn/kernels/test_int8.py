@@ -1,4 +1,4 @@
-"""int8: integers are exact, rows do not see each other, and what was packed is read again."""
+"""Int8 layers: exact sums, rows independent of each other, and packed weights that are read again."""
 
 import errno
 import io
@@ -37,7 +37,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True, params=KERNELS, ids=lambda kernel: type(kernel).__name__.lower())
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int8.Kernel:
-    """Every kernel that this processor has, in turn, as the one that is chosen."""
+    """Choose each kernel of this processor in turn."""
     chosen: int8.Kernel = request.param
     monkeypatch.setattr("specgen.nn.lean.load.choose_kernel", lambda: chosen)
     return chosen
@@ -49,7 +49,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path) -> tuple[LeanModel, list[Any]]:
-    """The model in int8, and what a person is told meanwhile."""
+    """The model in int8, and the events of loading it."""
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
     architecture = read_checkpoint_architecture(checkpoint)
     assert not isinstance(architecture, str)

@@ -93,7 +93,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def save(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB", **config: Any) -> Path:
-    """Write a model of this config as transformers writes it. No weight, norm or bias is left at its neutral value."""
+    """Save a model of this config with transformers. No weight, norm or bias keeps its neutral value."""
     kind = config.pop("model_type")
     settings = AutoConfig.for_model(kind, **(SIZES | config))
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def load(
 
 @torch.inference_mode()
 def reference(folder: Path, ids: list[int]) -> torch.Tensor:
-    """What transformers computes in float32: logits [ids, vocab]."""
+    """The logits of transformers in float32 [ids, vocab]."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     logits: torch.Tensor = model(torch.tensor([ids])).logits[0]
     return logits

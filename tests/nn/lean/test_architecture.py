@@ -1,4 +1,4 @@
-"""A config is understood as transformers understands it, or not at all."""
+"""The lean decoder reads a config as transformers does, or leaves the model to transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from specgen.nn.lean.families import FAMILIES
 from specgen.nn.lean.load import read_checkpoint_architecture
 from tests.nn.lean.checkpoints import GEMMA3_ROPES, LLAMA3, MODELS, SIZES, YARN, save
 
-# What every config gives. Heads that any family's default number of key and value heads divides.
+# The keys of every config. The default number of key-value heads of every family divides the number of heads.
 REQUIRED = {
     "vocab_size": 97,
     "hidden_size": 64,

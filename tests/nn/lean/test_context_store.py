@@ -1,4 +1,4 @@
-"""Contexts kept beside the one in use: what was computed once is not fed again, and the bits stay the same."""
+"""Stored contexts are not fed again, and do not change the bits of the logits."""
 
 import random
 from pathlib import Path
@@ -31,7 +31,7 @@ def ids(seed: int, length: int) -> list[int]:
 
 
 def fed(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Fills with the number of tokens of every pass."""
+    """A list that collects the number of tokens of every pass."""
     counts: list[int] = []
     compute = model._compute
 

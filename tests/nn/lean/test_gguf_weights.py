@@ -1,4 +1,4 @@
-"""A GGUF file in the lean decoder computes what the same model does on the hub, and what transformers reads from it."""
+"""A GGUF file in the lean decoder agrees with the same model on the hub, and with transformers."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from tests.checkpoints import write_tokenizer
 from tests.gguf_files import finish, write_gguf
 from tests.nn.lean.checkpoints import GEMMA3_ROPES, LLAMA3, VOCAB, YARN, reference, save
 
-# Every matrix is as wide as the blocks of Q8_0 need it.
+# The width of every matrix is a multiple of the blocks of Q8_0.
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "head_dim": 16}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
@@ -66,7 +66,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "rope_parameters": {**GEMMA3_ROPES, "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
     },
 }
-# What transformers reads without losing anything of the header. Its Gemma scales attention for heads of 256.
+# The models that transformers reads without ignoring part of the header. Its Gemma scales attention for heads of 256.
 GEMMA3 = {"head_dim": 256, "query_pre_attn_scalar": 256, "num_hidden_layers": 7, "rope_parameters": None}
 READ_BY_TRANSFORMERS = {
     "llama": MODELS["llama"],
@@ -157,7 +157,7 @@ def test_each_type_is_read_as_gguf_reads_it(tmp_path: Path, name: str) -> None:
 
 
 def test_a_tensor_is_dequantized_in_pieces(tmp_path: Path) -> None:
-    """What reading takes beside the result does not grow with the tensor."""
+    """The temporary memory of reading does not grow with the tensor."""
     shape, kind = (2048, 4096), TYPES.Q4_K
     block, size = gguf.GGML_QUANT_SIZES[kind]
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")

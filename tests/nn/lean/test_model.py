@@ -1,4 +1,4 @@
-"""The lean decoder computes what transformers computes, and a position's logits do not depend on how it was fed."""
+"""The lean decoder agrees with transformers, and logits do not depend on the widths of the passes."""
 
 import random
 import subprocess
@@ -31,7 +31,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def splits(length: int, seed: int) -> list[tuple[int, int]]:
-    """`length` positions in pieces of 1 to 9."""
+    """Random pieces of 1 to 9 positions, `length` in all."""
     dice = random.Random(seed)
     ends = [0]
     while ends[-1] < length:

@@ -1,4 +1,4 @@
-"""The runner against a forward pass that caches nothing: the cache must be invisible."""
+"""The cache is invisible: logits are those of a forward pass without a cache."""
 # ruff: noqa: RUF005 - `+` branches a context, it concatenates no lists
 
 import random
@@ -82,7 +82,7 @@ def test_all_rows_of_a_context(models: Any, architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma3"])
 def test_rolling_back_beyond_what_a_sliding_layer_kept(models: Any, architecture: str) -> None:
-    """Its keys are gone then: the runner must notice, and start again."""
+    """Its keys are gone, so the runner must start again."""
     model = models(architecture)
     runner = TransformersModel(model)
     context = Tokens(range(2, 2 + 3 * WINDOW))
@@ -115,7 +115,7 @@ def test_a_round_feeds_only_what_the_cache_lacks(models: Any, architecture: str)
 
 
 def test_a_recurrent_model_feeds_a_rejected_round_again(models: Any) -> None:
-    """Its state before the proposal is kept: the prompt is not fed again, what was accepted is."""
+    """The state before the proposal is kept, so only accepted tokens are fed again, not the prompt."""
     model = models("hybrid")
     runner = TransformersModel(model)
     fed = fed_by(model)
@@ -130,7 +130,7 @@ def test_a_recurrent_model_feeds_a_rejected_round_again(models: Any) -> None:
 
 
 def test_a_kept_state_survives_what_is_fed_onto_it(models: Any) -> None:
-    """Restored twice: what was fed in between must not be in it."""
+    """A state that is restored twice must not contain the tokens fed in between."""
     model = models("hybrid")
     runner = TransformersModel(model)
     context = Tokens(range(2, 42))
@@ -172,7 +172,7 @@ def test_nothing_is_kept_of_a_call_that_fails(models: Any, architecture: str) ->
 
 
 class Stateful(torch.nn.Module):
-    """Keeps its state in itself, where no cache can restore it: the sum of what every token so far stands for."""
+    """A model with its state outside of the cache: the sum over all tokens so far."""
 
     def __init__(self) -> None:
         super().__init__()
