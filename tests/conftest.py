@@ -1,5 +1,6 @@
 """Fixtures that several test files share. Nothing slow is imported here: most tests need no torch."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import settings
 
 from specgen.config.settings import KEYS, OTHER_NAMES, variable
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A process for each core: more threads would only wait for each other. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, and no clock: the machine may be busy.
 settings.register_profile("specgen", deadline=None, derandomize=True, database=None)
