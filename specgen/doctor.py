@@ -69,6 +69,7 @@ def examine(*, offline: bool) -> Iterator[Progress | Finding]:
         "rounding": check_rounding,
         "gpu": check_gpu,
         "cuda graphs": check_graphs,
+        "triton": check_triton,
         "model cache": check_models,
         "packed weights": check_packed,
         "config": check_config,
@@ -221,6 +222,20 @@ def check_gpu() -> Finding:
         advice = "install a torch for CUDA (pytorch.org says how), and a driver that fits it"
         return Finding("gpu", Status.WARN, f"there is an NVIDIA driver, but torch, {build}, sees no GPU", advice)
     return Finding("gpu", Status.OK, "none; models run on the processor")
+
+
+def check_triton() -> Finding:
+    """Report whether the fused kernels run. Exact text on CUDA needs them."""
+    import torch
+
+    from specgen.nn.lean.layer import fused_kernels
+
+    if not torch.cuda.is_available():
+        return Finding("triton", Status.OK, "not needed without CUDA")
+    if fused_kernels(torch.device("cuda")) is not None:
+        return Finding("triton", Status.OK, "runs: the text on this GPU is the same with any draft")
+    found = "does not run: passes are slower, and a draft may change the text where two tokens score nearly alike"
+    return Finding("triton", Status.WARN, found, "install triton and a C compiler such as gcc")
 
 
 def check_graphs() -> Finding:

@@ -170,3 +170,11 @@ def test_caches_tell_their_sizes(monkeypatch: pytest.MonkeyPatch, shelf: Path, t
     assert doctor.check_models().verdict is doctor.check_packed().verdict is Status.WARN
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     assert "not writable" in doctor.check_packed().found
+
+
+def test_a_gpu_without_triton_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_triton().verdict is Status.OK
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for found, verdict in ((None, Status.WARN), (doctor, Status.OK)):
+        monkeypatch.setattr("specgen.nn.lean.layer.fused_kernels", lambda _, found=found: found)
+        assert doctor.check_triton().verdict is verdict

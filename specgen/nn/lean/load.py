@@ -11,6 +11,7 @@ from specgen.nn.kernels.pack import FloatLinears, Int8Linears
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.compile import hide_products
 from specgen.nn.lean.graphs import Capture
+from specgen.nn.lean.layer import fused_kernels
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.lean.static import StaticModel
 from specgen.nn.lean.weights import Tensors, Weights, check_fit, find_fault, read_weights
@@ -44,6 +45,11 @@ def load_decoder(
     model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact, is_draft=is_draft)
     if failure := model.warm_up():
         yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
+    if placement.device.type == "cuda" and fused_kernels(placement.device) is None and not is_draft:
+        yield Notice(
+            "Triton does not run here, so passes are slower, and a draft may change the text where two tokens score"
+            " nearly alike; specgen doctor says more"
+        )
     return model
 
 
