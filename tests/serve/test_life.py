@@ -22,11 +22,13 @@ import pytest
 
 from specgen.core.events import Event, Failed, Finished, Progress
 from specgen.core.types import EngineOptions
+from specgen.serve.background.endpoint import open_endpoint
+from specgen.serve.server import Server
 from specgen.serve.worker.pool import PairKey, PairOpener
 from specgen.session.pair import Pair
 from specgen.session.session import Session
 from tests.cli.command import invoke
-from tests.serve.running import ASK, LONG, Running, gated, opening_of, running
+from tests.serve.running import ASK, LONG, Running, gated, opening_of, running, until
 
 DOCUMENTED = "http://127.0.0.1:8080"
 
@@ -213,6 +215,27 @@ def test_the_command_from_start_to_stop(
         assert server.stdout.read() == ""
     assert invoke("ps").text == ""
     assert [file.name for file in (tmp_path / "specgen").iterdir()] == ["serve.lock"]
+
+
+def test_serve_takes_over_from_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has started none. A wrong address ends nothing, and a missing model is named."""
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: tmp_path / "runtime")
+
+    def serve() -> None:
+        with open_endpoint(None, has_key=False) as endpoint:
+            Server(endpoint, background=True, opening=opening_of(gated(tmp_path)[0])).run()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    until((tmp_path / "runtime" / "serve.sock").exists)
+    assert "(in the background)" in invoke("ps").text
+    assert invoke("serve", "-m", "./nope", "--http", "nowhere").code == 2
+    assert thread.is_alive()
+    refused = invoke("serve", "-m", "./nope")
+    assert refused.code == 3
+    assert "./nope" in refused.err
+    thread.join(LONG)
+    assert not thread.is_alive()
 
 
 def assert_examples_run(url: str) -> None:

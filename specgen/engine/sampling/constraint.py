@@ -7,7 +7,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import SpecgenError, UnsupportedModel, UsageError
+from specgen.core.errors import UnsupportedModel, UsageError
 from specgen.core.tokens import Tokens
 from specgen.engine.sampling.grammar import after_thinking
 from specgen.engine.text.thinking import Tags
@@ -118,4 +118,4 @@ class Follower:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = self._matcher.get_error().partition("\n")[0]
-            raise SpecgenError(f"the constraint cannot be followed: {reason}", hint="make it simpler")
+            raise UsageError(f"the constraint cannot be followed: {reason}", hint="make it simpler")

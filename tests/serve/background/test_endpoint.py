@@ -1,6 +1,9 @@
 """Where the server is found, and who may come."""
 
+import contextlib
+import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -9,9 +12,12 @@ import openai
 import pytest
 
 from specgen.core.errors import SpecgenError, UsageError
-from specgen.serve.api.http import may_connect, peer_uid
+from specgen.serve.api.http import RequestLimits, may_connect, peer_uid
+from specgen.serve.background.connection import status
 from specgen.serve.background.endpoint import open_endpoint, socket_path
-from tests.serve.running import ASK, gated, running
+from specgen.serve.background.process import can_launch
+from tests.cli.command import invoke
+from tests.serve.running import ASK, gated, running, until
 
 
 def test_nobody_else_reaches_the_socket(runtime: Path) -> None:
@@ -120,3 +126,108 @@ def test_over_http_the_key_is_asked_for(tmp_path: Path) -> None:
             assert http.get("/v1/models", headers=right).is_success
         with server.unix() as client:
             assert client.post("/v1/chat/completions", json=ASK | {"max_tokens": 1}).is_success
+
+
+def assert_no_server_can_run() -> None:
+    """Nothing is started, and no command fails or waits."""
+    assert not can_launch()
+    assert status() is None
+    assert (invoke("ps").code, invoke("stop").code) == (0, 0)
+    with pytest.raises(SpecgenError, match="set XDG_RUNTIME_DIR"), open_endpoint(None, has_key=False):
+        pass
+
+
+def test_a_path_too_long_for_a_socket_leaves_commands_without_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ("x" * 120) / "specgen"
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: folder)
+    assert_no_server_can_run()
+
+
+def test_a_runtime_folder_of_somebody_else_does_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "theirs" / "specgen"
+    folder.parent.mkdir(mode=0o700)
+    owner = folder.parent.stat()
+    lstat = Path.lstat
+
+    def theirs(path: Path) -> os.stat_result:
+        if path.is_relative_to(folder):
+            raise PermissionError(13, "Permission denied")
+        if path == folder.parent:
+            return os.stat_result((owner.st_mode, *owner[1:4], os.geteuid() + 1, *owner[5:]))
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", theirs)
+    monkeypatch.setattr("specgen.serve.background.endpoint.os.access", lambda *_: False)
+    monkeypatch.setattr("specgen.serve.background.endpoint.user_runtime_path", lambda *_, **__: folder)
+    assert_no_server_can_run()
+
+
+def test_a_server_whose_folder_went_leaves_the_socket_of_the_next(runtime: Path) -> None:
+    with contextlib.ExitStack() as second:
+        with open_endpoint(None, has_key=False) as endpoint:
+            assert endpoint.is_reachable()
+            shutil.rmtree(runtime)
+            assert not endpoint.is_reachable()
+            other = second.enter_context(open_endpoint(None, has_key=False))
+            assert not endpoint.is_reachable()
+        assert other.is_reachable()
+
+
+def test_a_server_that_nobody_can_reach_ends(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    with running(session, tmp_path) as server:
+        server.path.unlink()
+        until(lambda: bool(server.notices))
+        assert "specgen ps and stop cannot reach this server" in server.notices[0]
+        with server.http() as client:
+            assert client.get("/health").is_success
+
+
+def test_a_caller_who_sends_no_more_gets_the_answer(tmp_path: Path) -> None:
+    session, model = gated(tmp_path)
+    body = json.dumps(ASK | {"max_tokens": 1}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with running(session, tmp_path) as server:
+        with server.connect() as caller:
+            caller.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            caller.shutdown(socket.SHUT_WR)
+            model.wait_for_a_pass()
+            model.pass_on()
+            received = b""
+            while piece := caller.recv(4096):
+                received += piece
+            assert b"200 OK" in received
+            assert b'"content":"a"' in received
+        with server.connect() as gone:
+            gone.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            model.wait_for_a_pass()
+        until(lambda: any(worker._running.cancelled_at for worker in server.server.pool._all() if worker._running))
+        model.pass_on()
+
+
+def test_health_is_for_every_load_balancer(tmp_path: Path) -> None:
+    session, _ = gated(tmp_path, opened=True)
+    with running(session, tmp_path, key="secret") as server:
+        with server.http() as client:
+            assert client.get("/health", headers={"host": "elsewhere.example"}).is_success
+        with server.connect() as old:
+            old.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in old.recv(4096)
+
+
+@pytest.mark.parametrize("key", [None, "secret"])
+def test_a_refusal_comes_before_the_connection_ends(tmp_path: Path, key: str | None) -> None:
+    """A body that nobody wants is read, as a reset would cost the caller the answer."""
+    session, _ = gated(tmp_path, opened=True)
+    large = b"x" * (4 << 20)
+    with running(session, tmp_path, key=key, limits=RequestLimits(body=1 << 20)) as server, server.connect() as caller:
+        caller.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(large)
+        )
+        caller.sendall(large)
+        assert (b"401" if key else b"413") in caller.recv(4096)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -317,5 +318,79 @@ def test_after_the_end_nothing_is_taken(pairs: Pairs) -> None:
         pairs.pool.close()
         with pytest.raises(ApiError, match="ending"):
             pairs.ask("a")
+
+    run(work())
+
+
+class Panic(BaseException):
+    """As pyo3's PanicException: no Exception."""
+
+
+def test_no_exception_ends_the_worker(pairs: Pairs) -> None:
+    """A panic of the tokenizer's Rust code fails its answer alone. A thread that died is replaced."""
+    pairs.opened = True
+
+    def panic(_: Session) -> Iterator[Event]:
+        raise Panic("a regex gave up")
+
+    async def work() -> None:
+        worker = pairs.pool.worker(PairKey("a", "none", OPTIONS))
+        assert await answered(pairs.ask("a")) == "aa"
+        for _ in range(2):
+            last = (await rest(worker.ask(panic, "me")))[-1]
+            assert isinstance(last, Failed)
+            assert last.error.message == "unexpected Panic"
+            assert await answered(pairs.ask("a")) == "aa"
+        dead = threading.Thread(target=lambda: None)
+        dead.start()
+        dead.join()
+        pairs.pool.close_changed(PairKey("a", "none", OPTIONS))
+        with worker._changed:
+            worker._changed.notify_all()
+        await until(lambda: worker._thread is None)
+        worker._thread = dead
+        assert await answered(pairs.ask("a")) == "aa"
+
+    run(work())
+
+
+def test_two_pairs_do_not_wait_for_each_other(pairs: Pairs) -> None:
+    """One has to go for the other while it waits to be loaded again itself, because its files have changed."""
+    pairs.opened = True
+    pairs.total = FOR_ONE
+    begins, waits = threading.Event(), threading.Event()
+
+    def changed(session: Session) -> Iterator[Event]:
+        begins.set()
+        assert waits.wait(LONG)  # until the other pair evicts this one, which runs
+        pairs.pool.close_changed(PairKey("a", "none", OPTIONS))
+        yield from session.open()
+        yield from session.generate("hello", max_new_tokens=2)
+
+    async def work() -> None:
+        assert await answered(pairs.ask("a")) == "aa"
+        first = pairs.pool.worker(PairKey("a", "none", OPTIONS)).ask(changed, "me")
+        await until(begins.is_set)
+        second = pairs.ask("b")
+        while await second.next() != Progress("waiting for the memory of a, which is answering"):
+            pass
+        waits.set()
+        assert await answered(second) == "aa"
+        assert await answered(first) == "aa"
+
+    run(work())
+
+
+def test_an_answer_that_hangs_after_its_caller_went_is_idle(pairs: Pairs) -> None:
+    async def work() -> None:
+        job = pairs.ask("a")
+        await started(job)
+        pairs.models["a"].wait_for_a_pass()
+        assert pairs.pool.idle_s() < 0.1
+        job.cancel()
+        await asyncio.sleep(0.2)
+        assert pairs.pool.running == 1
+        assert pairs.pool.idle_s() >= 0.2
+        pairs.models["a"].pass_on(2)
 
     run(work())
