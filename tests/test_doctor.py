@@ -1,4 +1,4 @@
-"""What each check says of machines that a test makes up."""
+"""Findings of each check on simulated machines."""
 
 from pathlib import Path
 from types import SimpleNamespace

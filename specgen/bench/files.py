@@ -1,4 +1,4 @@
-"""Report files in several formats, and baselines kept under a name in the user's data folder."""
+"""Report files in several formats, and named baselines in the user's data folder."""
 
 import csv
 import io

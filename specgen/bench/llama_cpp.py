@@ -1,4 +1,4 @@
-"""A llama-server of the user as a peer. It reads the same token ids and reports its own times."""
+"""A llama-server of the user as a peer: it reads the same token ids and reports its times."""
 
 import contextlib
 import os

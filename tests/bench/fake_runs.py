@@ -1,4 +1,4 @@
-"""Measurements and contenders of which a test knows everything."""
+"""Measurements and contenders with known values."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from specgen.core.prices import Prices
 def measurement(
     speed: float, *, ids: Sequence[int] = (1, 2, 3, 4, 5), first_s: float = 1.0, accepted: int = 0, inside: bool = True
 ) -> Measurement:
-    """One token in the first round, the others at `speed` tokens a second, one or two a round; 10 tokens drafted."""
+    """One token in the first round, then `speed` tokens a second. `accepted` of 10 drafted tokens are accepted."""
     elapsed = (len(ids) - 1) / speed
     stats = Stats(
         prompt_tokens=9,
@@ -67,7 +67,7 @@ MODEL = {"id": "org/big", "revision": "0123456789abcdef", "device": "cpu", "dtyp
 
 
 def whole_report(contenders: Sequence[Contender], runs: Sequence[Run], **settings: Any) -> dict[str, Any]:
-    """The report of these runs, as a benchmark with these settings would make it; JSON as it is."""
+    """The report that a benchmark with these settings would make of these runs, as JSON data."""
     prices = Prices(**settings.pop("prices", {}))
     made = BenchSettings("org/big", prices=prices, **settings)
     overall = report.compare(contenders, runs, prices)
@@ -91,7 +91,7 @@ def whole_report(contenders: Sequence[Contender], runs: Sequence[Run], **setting
 
 
 class FakeContender:
-    """A contender that says `answer`, as far as it may, and remembers what it was asked."""
+    """A contender that answers with the beginning of `answer` and records its calls."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the bundled pair must keep doing: texts, rounds, forward passes and acceptance of a fixed draft length.
+"""A regression test of the bundled pair: texts, rounds, forward passes and acceptance at a fixed draft length.
 
 `python -m tests.bench.guard` measures it anew into guard.json, after a change that is meant to change it.
 """
@@ -34,7 +34,7 @@ def measure() -> dict[str, Any]:
 
 
 def reduced(report: dict[str, Any]) -> dict[str, Any]:
-    """`report` without what differs from run to run and from machine to machine."""
+    """`report` without figures that differ between runs and machines."""
     kept = ("own", "reference", "same_text", "texts")
     return {
         "format": report["format"],

@@ -1,4 +1,4 @@
-"""Intervals that hold what they say they hold."""
+"""Confidence intervals and p-values."""
 
 import math
 import random
@@ -10,7 +10,7 @@ from specgen.bench.bootstrap import difference_interval, median_interval, p_valu
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Of the median of a hundred samples; the percentile method is known to promise a little too much."""
+    """For the median of a hundred samples. The percentile method is known to be slightly too narrow."""
     source = random.Random(1)
     held = 0
     for _ in range(100):
@@ -42,7 +42,7 @@ def test_a_ratio_is_that_of_sums() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """Prompts differ far more among themselves than from one report to the other."""
+    """Prompts differ far more from each other than the two reports do."""
     before = [[10.0, 50.0, 90.0], [100.0, 100.0, 100.0]]
     after = [[each - 5.0 for each in before[0]], before[1]]
     low, high = difference_interval(before, after) or (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Contenders over one loaded pair: fakes whose every answer is known."""
+"""Contenders over one loaded pair of fake models with known answers."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ OPTIONS = EngineOptions(num_draft_tokens=3)
 
 
 class Leaky(TableModel):
-    """A target that says something else where it verifies a draft: speculation breaks its text."""
+    """A target with different scores in wide passes, so that speculation breaks its text."""
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         rows = super().forward(tokens, last)
@@ -60,7 +60,7 @@ def test_every_contender_writes_the_plain_text(tmp_path: Path, target: TableMode
 
 
 def test_every_run_reads_its_whole_prompt(tmp_path: Path, target: TableModel) -> None:
-    """Each pays for its own prefill, whoever ran before."""
+    """Nothing is cached from the run before."""
     draft = TableModel(VOCAB, seed=2)
     made = contender("model", pair(tmp_path, target, draft))
     made.run(PROMPT, 4)

@@ -1,4 +1,4 @@
-"""What a comparison of two reports finds, and what it takes for noise."""
+"""Changes that a comparison of two reports finds, and noise that it ignores."""
 
 import random
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_noise_is_no_change(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_a_median_that_moves_as_far_as_its_prompts_do_is_no_change(seed: int) -> None:
-    """By more than what counts as large, on a machine as busy as that."""
+    """The median moves by more than the threshold, but so do single prompts."""
     assert compare_reports(measured(spread=0.3), measured(spread=0.3, seed=seed)) == []
 
 
@@ -84,7 +84,7 @@ def test_what_a_busy_machine_does_to_both_is_no_change() -> None:
 
 
 def test_on_a_machine_that_is_not_itself_speed_is_not_compared() -> None:
-    """It is twice as slow, and what makes it so slows the draft more than the target; a text is a text all the same."""
+    """The load slows the draft more than the target. Texts are compared all the same."""
     after = measured(plain=5.0, gain=1.5, pace=0.020, seed=1, text_7=(1, 2, 3, 4, 6))
     changes = compare_reports(measured(pace=0.010), after)
     assert kinds(changes) == [("output", "model", True)] * 2 + [("speed", "this machine", False)]
@@ -133,7 +133,7 @@ def test_tokens_that_a_busy_machine_did_not_draft_are_no_change_of_acceptance() 
 
 
 def test_with_a_fixed_draft_length_one_round_more_is_found() -> None:
-    """No clock decides about rounds then, so there is no noise in them."""
+    """Then rounds do not depend on time, so they have no noise."""
     after = measured(k=3)
     after["runs"][1]["rounds"] += 1
     assert kinds(compare_reports(measured(k=3), after)) == [("acceptance", "model", True)]

@@ -1,4 +1,4 @@
-"""What a forward pass reads, and which passes are timed."""
+"""Bytes that a forward pass reads, and the passes that are timed."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Who runs when."""
+"""The order of runs."""
 
 from specgen.bench.runner import interleave, warm_up
 from specgen.bench.suites import SuitePrompt

@@ -1,4 +1,4 @@
-"""Texts with and without speculation, compared over fakes whose every answer is known."""
+"""Texts with and without speculation, compared over fake models with known answers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ SAMPLED = SamplingParams(temperature=1.0, seed=5)
 
 
 class Leaky(TableModel):
-    """A target that says something else where it verifies a draft: speculation breaks its text."""
+    """A target with different scores in wide passes, so that speculation breaks its text."""
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         rows = super().forward(tokens, last)
@@ -37,7 +37,7 @@ class Leaky(TableModel):
 
 
 class Stale(TableModel):
-    """A target that forgets to take rejected tokens back: its scores go wrong with the first one, and stay so."""
+    """A target that does not roll back rejected tokens: its scores are wrong after the first one."""
 
     def __init__(self) -> None:
         super().__init__(VOCAB, seed=1)
@@ -138,7 +138,7 @@ def test_scores_that_move_by_more_than_rounding_are_no_tie_however_alike(tmp_pat
 
 
 def test_every_run_is_judged_by_the_scores_that_it_saw(tmp_path: Path) -> None:
-    """They come from a cache, which what went before has left as it is."""
+    """The scores come from a cache, whose state depends on earlier passes."""
     _, (checked,) = checks(pair(tmp_path, Stale(), TableModel(VOCAB, seed=2)))
     found = checked.difference
     assert found is not None
@@ -170,7 +170,7 @@ def test_a_tie_of_floating_point_is_told_from_a_bug(tmp_path: Path, draft: int) 
 
 
 def test_a_sampled_tie_is_one_with_its_noise(tmp_path: Path) -> None:
-    """The margin of the logits may be wide: what counts is the margin that was drawn."""
+    """The margin of the logits may be wide: the margin with noise counts."""
     alone = TableModel(VOCAB, seed=1)
     both = pair(tmp_path, alone)
     prompt = both.tokenizer.encode(PROMPT.text, special=True)
