@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def rapl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package counter at 2 J that restarts after 10 J, and counters of its cores and of the platform, which overlap."""
+    """A package counter at 2 J that restarts after 10 J, and the overlapping counters of its cores and the platform."""
     for name, of in (("intel-rapl:0", "package-0"), ("intel-rapl:0:0", "core"), ("intel-rapl:1", "psys")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "name").write_text(f"{of}\n")
