@@ -146,7 +146,12 @@ class DraftPayoff:
         return all(self._costs.round(k, by_model=True) >= (k + 1) * self._costs.plain for k in lengths)
 
     def _slow_notice(self) -> str:
-        draft, target = (f"{1000 * seconds:.3g} ms" for seconds in (self._costs.draft, self._costs.target(1)))
+        costs = (self._costs.draft, self._costs.target(1))
+        if costs[0] < costs[1]:
+            return (
+                "drafting does not pay on this machine now: decoding without the draft model, with a trial now and then"
+            )
+        draft, target = (f"{1000 * seconds:.3g} ms" for seconds in costs)
         return f"the draft model is too slow to help ({draft} a token, the target {target}): were the two swapped?"
 
     def _give_up(self, why: str) -> str | None:

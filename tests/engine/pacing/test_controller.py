@@ -112,6 +112,13 @@ def test_a_draft_slower_than_the_target_is_given_up_with_a_warning(prompt: int) 
     assert "1e+03 ms a token, the target 330 ms" in notice
 
 
+def test_a_draft_faster_than_the_target_is_not_called_swapped() -> None:
+    """Here each more token to verify costs a whole pass, so no draft can pay."""
+    run = simulate(text([0.9] * 256), Machine(sloped(1.0, 1.0), flat(0.33, 0.043)), None)
+    (notice,) = run.notices
+    assert notice.startswith("drafting does not pay on this machine now")
+
+
 def test_the_first_round_drafts_nothing_and_the_second_measures_one_token() -> None:
     done = simulate(text([0.9] * 60, prompt=30), BOUND, None).rounds
     assert [each.drafted for each in done[:2]] == [0, 0]
