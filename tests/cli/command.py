@@ -1,7 +1,10 @@
 """Runs specgen in this process with its own streams, or as a program on a pseudo-terminal."""
 
+import fcntl
 import io
+import struct
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +72,11 @@ def invoke(*arguments: object, stdin: bytes | None = None, stdout: Any = None) -
 
 def terminal(*arguments: object, columns: int = 80, **environment: str) -> Any:
     """specgen as a program on a pseudo-terminal, for pexpect."""
+
+    def resize() -> None:
+        # pexpect sets the size only after the program has started, which is late on a busy machine.
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
     return pexpect.spawn(
         sys.executable,
         ["-m", "specgen", *(str(argument) for argument in arguments)],
@@ -76,6 +84,7 @@ def terminal(*arguments: object, columns: int = 80, **environment: str) -> Any:
         env={**_environment(), "TERM": "xterm-256color", **environment},
         encoding="utf-8",
         timeout=60,
+        preexec_fn=resize,
     )
 
 

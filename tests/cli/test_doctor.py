@@ -43,7 +43,7 @@ def test_what_breaks_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.doctor.check_gpu", broken)
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
-    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 13)
+    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 14)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
     assert failed["found"] == "ImportError: libtorch_cuda.so: no such file"
     assert failed["advice"]
@@ -54,6 +54,6 @@ def test_a_broken_settings_file_is_found_and_stops_nothing(no_user_settings: Pat
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
-    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 13)
+    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 14)
     assert "modle" in failed["found"]
     assert "model" in failed["advice"]
