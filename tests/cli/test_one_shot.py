@@ -234,6 +234,13 @@ def test_continue_names_the_models_with_their_commits() -> None:
     assert (earlier.model, earlier.draft) == ("org/target@a1:m.gguf", "org/draft@b2")
 
 
+def test_continue_names_a_curated_pair_as_the_user_did() -> None:
+    """By another name the background process would load the pair a second time."""
+    assert invoke("-m", "stories", "-n", 2, "Once upon a time").code == 0
+    past = past_conversation()
+    assert (past.model, past.draft) == ("stories", "auto")
+
+
 def test_continue_says_which_conversation_goes_on_and_lets_one_be_named(run: Any) -> None:
     first, _ = run("the first one", "-n", 2), run("the second", "-n", 2)
     assert invoke("-c", "-n", 2, "and").err.startswith("specgen: continuing the conversation of answer 2: the second\n")

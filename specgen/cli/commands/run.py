@@ -220,6 +220,7 @@ class PastConversation:
 
 def past_conversation(id: int | None = None) -> PastConversation:  # noqa: A002
     """The conversation of answer `id`, or of the latest answer of run or chat. Raises UsageError, BadFile."""
+    from specgen.config.pairs import pair_of_target
     from specgen.history.recorder import open_history
 
     with open_history() as answers:
@@ -230,13 +231,11 @@ def past_conversation(id: int | None = None) -> PastConversation:  # noqa: A002
             raise UsageError("there is no conversation to continue", hint="the history is empty; see specgen log")
         conversation = answers.conversation(last.id)
     draft = last.settings["draft"]
-    return PastConversation(
-        last.id,
-        conversation,
-        last.raw,
-        _name(last.settings["target"]),
-        _name(draft) if draft else last.settings["drafter"],
-    )
+    target, drafter = _name(last.settings["target"]), _name(draft) if draft else last.settings["drafter"]
+    pair = pair_of_target(ModelRef.parse(target))
+    if pair and (target, drafter) == (str(pair.target), str(pair.draft)):
+        target, drafter = pair.name, ModelOptions().draft  # as it was named, so that it is not loaded twice
+    return PastConversation(last.id, conversation, last.raw, target, drafter)
 
 
 def _name(model: Mapping[str, str | None]) -> str:
