@@ -13,6 +13,19 @@ from specgen.engine.sampling.noise import gumbel_rows
 
 # Number of largest logits that top-p inspects before it sorts the vocabulary. Sorting 152,000 logits takes a CPU 13 ms.
 SHORTLIST = 1024
+# Rows that share a sum are a multiple of this: kernels for 1 row and for 8 rows sum in another order.
+_ROWS = 8
+
+
+def fill_rows(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """`logits` [rows, vocab] for `pick_rows`, so that the picks of a row do not depend on how many rows are picked.
+
+    It repeats the last row where a warp sums or sorts a row. What is picked for the added rows means nothing.
+    """
+    missing = -len(logits) % _ROWS
+    if not missing or params.greedy or (params.top_k == 0 and params.top_p == 1.0):
+        return logits
+    return torch.cat([logits, logits[-1:].expand(missing, -1)])
 
 
 def pick_rows(

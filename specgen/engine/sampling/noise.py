@@ -43,7 +43,7 @@ def gumbel(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
 def gumbel_rows(seed: int, position: int, ids: torch.Tensor) -> torch.Tensor:
     """The noise of consecutive positions, float32 [rows, n], for ids int64 [rows, n]; row i is at `position + i`."""
     keys = torch.tensor([[_key(seed, position + row)] for row in range(len(ids))], pin_memory=ids.is_cuda)
-    return _noise(keys.to(ids.device, non_blocking=True), ids)
+    return _noise(keys.to(ids.device, non_blocking=ids.is_cuda), ids)
 
 
 def _key(seed: int, position: int) -> int:

@@ -17,7 +17,7 @@ from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.constraint import Follower
-from specgen.engine.sampling.device import SHORTLIST, pick_rows
+from specgen.engine.sampling.device import SHORTLIST, fill_rows, pick_rows
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.penalties import Penalties
 
@@ -100,7 +100,8 @@ class Sampler:
                     break
             return picks
         if logits.device.type != "cpu":
-            return [token for token, _ in self._pick_on_device(self._penalise(logits, context, drafted), context)]
+            rows = self._penalise(logits, context, drafted)
+            return [token for token, _ in self._pick_on_device(fill_rows(rows, self.params), context)][: len(rows)]
         if self.params.greedy and self._penalties is None:
             return _largest(logits)
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
@@ -141,10 +142,11 @@ class Sampler:
         temperature = min(max(self.params.temperature, _COLDEST), _HOTTEST)
         for whole in (False, True):
             picks, complete = pick_rows(logits, self.params, len(context), temperature=temperature, whole=whole)
-            likely = torch.zeros_like(picks, dtype=torch.float64)
+            likely = torch.zeros_like(picks, dtype=torch.float32)
             if scores is not None:
-                likely = (scores.gather(1, picks.clamp(min=0)[:, None])[:, 0] - scores.logsumexp(-1)).exp().double()
-            found = torch.stack([picks.double(), complete.double(), likely], 1).tolist()
+                likely = (scores.gather(1, picks.clamp(min=0)[:, None])[:, 0] - scores.logsumexp(-1)).exp()
+            # Not every device has float64. Ids are below 2**24, so that float32 holds them exactly.
+            found = torch.stack([picks.float(), complete.float(), likely], 1).tolist()
             if any(token < 0 for token, _, _ in found):
                 raise NonFiniteLogits
             if all(complete for _, complete, _ in found):

@@ -148,9 +148,9 @@ def _attend_split(  # type: ignore[no-untyped-def]
     SPLIT: tl.constexpr,
     KEYS: tl.constexpr,
     CAPPED: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     head, split = tl.program_id(0), tl.program_id(1)
+    far = head.to(tl.int64)  # a cache may have more elements than an int32 can count
     first = tl.load(start)
     pair = tl.arange(0, M)  # a row and one of the query heads that share this key head
     row = pair // groups
@@ -165,13 +165,13 @@ def _attend_split(  # type: ignore[no-untyped-def]
     if (low < high) & (low + SPLIT > first - window + 1):
         at = queries + row[:, None] * row_stride + (head * groups + pair % groups)[:, None] * size + column[None, :]
         query = tl.load(at, mask=here[:, None] & inside[None, :], other=0.0)
-        keys = cache + head * capacity * size
-        values = cache + (key_heads + head) * capacity * size
+        keys = cache + far * capacity * size
+        values = cache + (key_heads + far) * capacity * size
         for step in range(0, SPLIT, KEYS):
             key = low + step + tl.arange(0, KEYS)
             there = (key < capacity)[:, None] & inside[None, :]
             loaded = tl.load(keys + key[:, None] * size + column[None, :], mask=there, other=0.0)
-            score = tl.dot(query, tl.trans(loaded), input_precision=PRECISION) * scale
+            score = tl.dot(query, tl.trans(loaded), input_precision="ieee") * scale
             if CAPPED:
                 score = cap * (1.0 - 2.0 / (tl.exp(2.0 * score / cap) + 1.0))  # cap * tanh(score / cap)
             seen = (key[None, :] <= place[:, None]) & (key[None, :] > place[:, None] - window)
@@ -182,13 +182,14 @@ def _attend_split(  # type: ignore[no-untyped-def]
             weight = tl.exp(score - base[:, None])
             total = total * shrink + tl.sum(weight, 1)
             loaded = tl.load(values + key[:, None] * size + column[None, :], mask=there, other=0.0)
-            part = tl.dot(weight.to(loaded.dtype), loaded, input_precision=PRECISION)
+            part = tl.dot(weight.to(loaded.dtype), loaded, input_precision="ieee")
             summed = summed * shrink[:, None] + part
             maximum = larger
-    slot = (split * key_heads + head) * M + pair
-    tl.store(maxima + slot, maximum)
-    tl.store(totals + slot, total)
-    tl.store(sums + slot[:, None] * D + column[None, :], summed)
+        # `_join_splits` reads no other splits.
+        slot = (split * key_heads + far) * M + pair
+        tl.store(maxima + slot, maximum)
+        tl.store(totals + slot, total)
+        tl.store(sums + slot[:, None] * D + column[None, :], summed)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -274,8 +275,8 @@ def attend(
         **shape,
         KEYS=_KEYS,
         CAPPED=cap is not None,
-        PRECISION="ieee" if projected.dtype == torch.float32 else "tf32",
         num_warps=4,
+        num_stages=3 if wide <= 128 else 1,  # more would not fit into the shared memory of many cards
     )
     _join_splits[(rows, queries)](sums, maxima, totals, start, out, key_heads, seen, **shape, num_warps=1)
     return out

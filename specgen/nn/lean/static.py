@@ -90,7 +90,7 @@ class StaticModel(LeanModel):
         count = len(ids)
         rows = WIDTH if self._exact else count
         buffer = self._buffer[: 1 + rows]
-        buffer.copy_(self._send(start, ids + ids[-1:] * (rows - count), to_device=False), non_blocking=True)
+        buffer.copy_(self._send(start, ids + ids[-1:] * (rows - count), to_device=False), non_blocking=buffer.is_cuda)
         keys = self._caches[0].shape[2]
 
         def step() -> tuple[torch.Tensor, ...]:
@@ -106,8 +106,9 @@ class StaticModel(LeanModel):
         if max(ids) >= self.vocab_size:
             raise IndexError(f"token {max(ids)} of {self.vocab_size}")  # which a GPU would not survive
         device = self._placement.device
-        sent = torch.tensor([start, *ids], pin_memory=device.type == "cuda")
-        return sent.to(device, non_blocking=True) if to_device else sent
+        cuda = device.type == "cuda"  # elsewhere memory is not pinned, and may be gone before a copy that nobody awaits
+        sent = torch.tensor([start, *ids], pin_memory=cuda)
+        return sent.to(device, non_blocking=cuda) if to_device else sent
 
     def _torch_positions(self, sent: torch.Tensor, keys: int) -> list[TorchPositions]:
         """Positions for each kind of layer; attention goes over the first `keys` positions of the cache.

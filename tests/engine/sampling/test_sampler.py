@@ -23,7 +23,7 @@ from specgen.engine import decode as decode_module
 from specgen.engine.drafters.interface import Drafter, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
-from specgen.engine.sampling.device import pick_rows
+from specgen.engine.sampling.device import fill_rows, pick_rows
 from specgen.engine.sampling.penalties import Penalties
 from specgen.engine.sampling.sampler import NonFiniteLogits, Sampler, warp
 from specgen.engine.verify import Verdict
@@ -377,3 +377,13 @@ def test_a_row_without_numbers_is_marked() -> None:
     for temperature in (0.0, 1.0):
         picks, _ = pick_rows(logits, SamplingParams(temperature=temperature), 0, temperature=1.0)
         assert (picks[0] >= 0, picks[1]) == (True, -1)
+
+
+def test_rows_are_repeated_where_a_warp_sums_them() -> None:
+    """Kernels may sum 1 row and 8 rows in another order, so a warp always gets a multiple of 8."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    filled = fill_rows(logits, SamplingParams(temperature=1.0, top_p=0.9))
+    assert len(filled) == 8
+    assert torch.equal(filled[:3], logits)
+    for params in (SamplingParams(), SamplingParams(temperature=1.0)):
+        assert fill_rows(logits, params) is logits
