@@ -91,4 +91,6 @@ def terminal(*arguments: object, columns: int = 80, **environment: str) -> Any:
 def _environment() -> dict[str, str]:
     import os
 
-    return {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM")}
+    # COLUMNS would count more than the size of the terminal.
+    left_out = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES")
+    return {name: value for name, value in os.environ.items() if name not in left_out}
