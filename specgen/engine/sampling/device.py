@@ -13,8 +13,8 @@ from specgen.engine.sampling.noise import gumbel_rows
 
 # Number of largest logits that top-p inspects before it sorts the vocabulary. Sorting 152,000 logits takes a CPU 13 ms.
 SHORTLIST = 1024
-# Rows that share a sum are a multiple of this: kernels for 1 row and for 8 rows sum in another order.
-_ROWS = 8
+# Rows that are picked together: kernels for 1 row, for 8 and for 16 rows may sum in another order.
+ROWS = 8
 
 
 def fill_rows(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -22,7 +22,7 @@ def fill_rows(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 
     It repeats the last row where a warp sums or sorts a row. What is picked for the added rows means nothing.
     """
-    missing = -len(logits) % _ROWS
+    missing = -len(logits) % ROWS
     if not missing or params.greedy or (params.top_k == 0 and params.top_p == 1.0):
         return logits
     return torch.cat([logits, logits[-1:].expand(missing, -1)])

@@ -17,7 +17,7 @@ from specgen.core.errors import UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.constraint import Follower
-from specgen.engine.sampling.device import SHORTLIST, fill_rows, pick_rows
+from specgen.engine.sampling.device import ROWS, SHORTLIST, fill_rows, pick_rows
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.penalties import Penalties
 
@@ -100,8 +100,7 @@ class Sampler:
                     break
             return picks
         if logits.device.type != "cpu":
-            rows = self._penalise(logits, context, drafted)
-            return [token for token, _ in self._pick_on_device(fill_rows(rows, self.params), context)][: len(rows)]
+            return self._pick_in_groups(self._penalise(logits, context, drafted), context, drafted)
         if self.params.greedy and self._penalties is None:
             return _largest(logits)
         return [self._pick_one(row, context + drafted[:i]) for i, row in enumerate(logits)]
@@ -131,6 +130,14 @@ class Sampler:
         if penalties is None:
             return logits
         return torch.stack([penalties.apply(row, context + drafted[:i]) for i, row in enumerate(logits)])
+
+    def _pick_in_groups(self, logits: torch.Tensor, context: Tokens, drafted: Sequence[int]) -> list[int]:
+        """The token of every row of `logits`, float32 [rows, vocab], penalties applied, on an accelerator."""
+        picks: list[int] = []
+        for start in range(0, len(logits), ROWS):
+            rows = fill_rows(logits[start : start + ROWS], self.params)
+            picks += [token for token, _ in self._pick_on_device(rows, context + drafted[:start])]
+        return picks[: len(logits)]
 
     def _pick_on_device(
         self, logits: torch.Tensor, context: Tokens, scores: torch.Tensor | None = None

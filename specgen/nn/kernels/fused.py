@@ -276,7 +276,8 @@ def attend(
         KEYS=_KEYS,
         CAPPED=cap is not None,
         num_warps=4,
-        num_stages=3 if wide <= 128 else 1,  # more would not fit into the shared memory of many cards
+        # More stages of wide heads do not fit into the shared memory of many cards.
+        num_stages=3 if wide * projected.element_size() <= 256 else 1,
     )
     _join_splits[(rows, queries)](sums, maxima, totals, start, out, key_heads, seen, **shape, num_warps=1)
     return out

@@ -20,6 +20,7 @@ from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
+from specgen.engine.sampling import sampler as sampling
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
 from specgen.nn.lean import model as decoder
@@ -476,3 +477,42 @@ def test_greedy_picks_are_read_at_once() -> None:
         picks = Sampler(SamplingParams(), 1).pick(logits, Tokens(IDS[:1]), IDS[1:5])
     assert picks == [int(row.argmax()) for row in logits]
     assert counter.count == 0
+
+
+class Without64(TorchDispatchMode):
+    """Rejects float64, which MPS and some other devices lack."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            assert not isinstance(value, torch.Tensor) or value.dtype != torch.float64, f"{func} makes float64"
+        return result
+
+
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.9, seed=1)
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SAMPLED])
+def test_the_sampler_of_a_device_needs_no_float64(params: SamplingParams) -> None:
+    logits, context = torch.randn(3, VOCAB), Tokens(IDS[:5])
+    sampler = Sampler(params, 3)
+    with Without64():
+        found = sampler._pick_on_device(logits, context, logits)
+    assert [token for token, _ in found] == sampler.pick(logits, context, IDS[5:7])
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 9, 17])
+def test_rows_that_are_summed_have_one_shape_whatever_is_drafted(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel for 1 row, or for 16, may sum in another order than one for 8."""
+    shapes = []
+    pick_rows = sampling.pick_rows
+
+    def note(logits: torch.Tensor, *given: Any, **more: Any) -> Any:
+        shapes.append(len(logits))
+        return pick_rows(logits, *given, **more)
+
+    monkeypatch.setattr(sampling, "pick_rows", note)
+    logits, context, drafted = torch.randn(rows, VOCAB), Tokens(IDS[:5]), IDS[5 : 4 + rows]
+    found = Sampler(SAMPLED, 3)._pick_in_groups(logits, context, drafted)
+    assert set(shapes) == {8}
+    assert found == Sampler(SAMPLED, 3).pick(logits, context, drafted)
