@@ -255,7 +255,17 @@ class Typist:
     def __init__(self, *arguments: object, columns: int = 80, **environment: str) -> None:
         # Nobody answers when prompt_toolkit asks this terminal where its cursor is.
         self.child = terminal(
-            "chat", "-m", "stories", "--seed", 1, *arguments, columns=columns, PROMPT_TOOLKIT_NO_CPR="1", **environment
+            "chat",
+            "-m",
+            "stories",
+            "--seed",
+            1,
+            "-k",
+            2,
+            *arguments,
+            columns=columns,
+            PROMPT_TOOLKIT_NO_CPR="1",
+            **environment,
         )
         self.sent = io.StringIO()
         self.child.logfile_read = self.sent

@@ -8,9 +8,12 @@ import pytest
 from openai import OpenAI
 
 from specgen.core.events import Finished
-from specgen.core.types import SamplingChoice
+from specgen.core.types import EngineOptions, SamplingChoice
 from specgen.session.session import Session
 from tests.serve.running import Running
+
+# A fixed draft length, so that no notice depends on how fast the machine is.
+OPTIONS = EngineOptions(num_draft_tokens=4)
 
 PROMPT = "Once upon a time"
 SCHEMA = {
