@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 from tokenizers.normalizers import NFC
 
-from specgen.core.errors import BadFile, UnsupportedModel
+from specgen.core.errors import BadFile, UnreadableText
 from specgen.core.files import read_object, read_small, read_text
 from specgen.core.words import reason, shorten
 from specgen.hub.files import DAMAGED
@@ -122,7 +122,7 @@ class Tokenizer:
         """The ids of `text`. `special` adds BOS and EOS as the model expects; a rendered chat template has them.
 
         Special tokens in the text become their ids in both cases. Raises BadFile for a lone surrogate, by which
-        Python represents undecodable bytes, and UnsupportedModel if the tokenizer fails on the text.
+        Python represents undecodable bytes, and UnreadableText if the tokenizer fails on the text.
         """
         try:
             # encode_batch starts threads, and then warns on stderr at every fork.
@@ -199,7 +199,7 @@ def _failure(error: BaseException, what: str) -> BaseException:
     """The error to raise for one of the library; any other as it is, such as KeyboardInterrupt."""
     if not _is_of_library(error):
         return error
-    return UnsupportedModel(f"{what}: {reason(error)}", hint="change the text, or choose another model")
+    return UnreadableText(f"{what}: {reason(error)}", hint="change the text, or choose another model")
 
 
 def _token(value: object, key: str, file: Path) -> AddedToken:

@@ -79,6 +79,10 @@ class UnsupportedModel(SpecgenError):
     exit_code = 11
 
 
+class UnreadableText(UnsupportedModel):
+    """The model's tokenizer fails on one text. Other texts may work."""
+
+
 class DeviceUnavailable(SpecgenError):
     exit_code = 12
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from specgen.core.errors import TERMINATED, OutOfMemory, SomeFailed
+from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.core.errors import TERMINATED, OutOfMemory, SomeFailed, UnreadableText
 from specgen.core.events import Event, Failed
 from specgen.history.store import History, location
 from specgen.serve.background.client import BackgroundSession
@@ -155,6 +156,23 @@ def test_a_fault_of_the_model_ends_the_run_and_resuming_goes_on_there(
     assert mapped(*form, "--resume", file, stdin=data).code == 0
     whole = mapped(*form, stdin=data).out
     assert [strip(line) for line in file.read_bytes().splitlines()] == [strip(line) for line in whole.splitlines()]
+
+
+@FORMS
+def test_a_text_that_the_tokenizer_fails_on_fails_its_record_alone(
+    mapped: Any, monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    encode = Tokenizer.encode
+
+    def failing(tokenizer: Tokenizer, text: str, **options: Any) -> list[int]:
+        if LINES[1] in text:
+            raise UnreadableText("the model's tokenizer fails on this text")
+        return encode(tokenizer, text, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode", failing)
+    outcome = mapped(*form, stdin="\n".join(LINES).encode())
+    assert outcome.code == SomeFailed.exit_code
+    assert outcome.out.count(b"\n") == len(LINES)
 
 
 def test_a_field_can_be_named_or_taken_in(mapped: Any, answer: Any) -> None:

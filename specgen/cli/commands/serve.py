@@ -49,6 +49,7 @@ def command(
 
     fingerprint = Fingerprint.own()
 
+    from specgen.config.pairs import canonical_name
     from specgen.render import make_renderer
     from specgen.serve.background.connection import stop_background
     from specgen.serve.background.endpoint import open_endpoint
@@ -60,7 +61,7 @@ def command(
         try:
             ended = Server(
                 endpoint,
-                PairKey(target, models.draft, models.engine()),
+                PairKey(canonical_name(target), canonical_name(models.draft), models.engine()),
                 key=api_key or None,
                 keep_alive_s=seconds(keep_alive) or None if keep_alive else None,
                 show=renderer.show,

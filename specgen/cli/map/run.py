@@ -11,7 +11,7 @@ from typing import Any
 from specgen.cli.map.records import Record, Records
 from specgen.cli.map.results import Results
 from specgen.cli.stream import check_complete, owned_terminal
-from specgen.core.errors import TERMINATED, BadFile, Incomplete, PromptTooLong, SomeFailed, UsageError
+from specgen.core.errors import TERMINATED, BadFile, Incomplete, PromptTooLong, SomeFailed, UnreadableText, UsageError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started
 from specgen.history.recorder import Recorder
 from specgen.render.progress import ProgressLine, RecordBar
@@ -20,7 +20,7 @@ from specgen.render.terminal import put, sanitize
 from specgen.serve.background.client import BackgroundSession
 
 # What generate() raises because of the prompt. BadFile: the tokenizer cannot encode it.
-_RECORD_FAULTS = (BadFile, Incomplete, PromptTooLong, UsageError)
+_RECORD_FAULTS = (BadFile, Incomplete, PromptTooLong, UnreadableText, UsageError)
 
 
 @dataclass
