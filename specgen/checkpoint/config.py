@@ -1,6 +1,6 @@
 """Validate config.json before anything is computed or allocated from it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,9 @@ _SIZES: Mapping[str, int] = {
     "n_positions": 1 << 40,
 }
 _POSITIVE = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "query_pre_attn_scalar", "rope_theta")
+# Objects with parameters of rotary positions; each may have one object for each kind of attention.
+_ROPES = ("rope_parameters", "rope_scaling", "full_attention", "sliding_attention")
+_ROPE_POSITIVE = ("rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "model_type": (str,),
     "architectures": (list,),
@@ -54,12 +57,25 @@ def check_config(config: Mapping[str, Any], path: Path, names: Mapping[str, str]
         for item in value if isinstance(value, list) else [value]:
             if item is not None and (not isinstance(item, int) or isinstance(item, bool) or not 1 <= item <= largest):
                 raise _bad(path, names.get(key, key), item, f"a whole number from 1 to {largest}")
-    for key in _POSITIVE:
+    _check_positive(config, _POSITIVE, path, names)
+    _check_ropes(config, path)
+    if isinstance(nested := config.get("text_config"), dict):
+        check_config(nested, path)
+
+
+def _check_ropes(config: Mapping[str, Any], path: Path, within: str = "") -> None:
+    for key in _ROPES:
+        if isinstance(ropes := config.get(key), dict):
+            names = {name: f"{within}{key}.{name}" for name in _ROPE_POSITIVE}
+            _check_positive(ropes, _ROPE_POSITIVE, path, names)
+            _check_ropes(ropes, path, f"{within}{key}.")
+
+
+def _check_positive(config: Mapping[str, Any], keys: Iterable[str], path: Path, names: Mapping[str, str]) -> None:
+    for key in keys:
         value = config.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf):
             raise _bad(path, names.get(key, key), value, "a number above 0")
-    if isinstance(nested := config.get("text_config"), dict):
-        check_config(nested, path)
 
 
 def _bad(path: Path, key: str, value: object, expected: str) -> BadFile:

@@ -67,6 +67,10 @@ def filled(
     return prompt or None, system if system is not None else own or None
 
 
+# Options whose value may name a file.
+_FILES = ("model", "draft", "json-schema", "grammar")
+
+
 def current(context: typer.Context, name: str, words: Sequence[str]) -> Template:
     """A template `name` of this command line, based on the template of -t if there is one."""
     base: Template = context.params["template"] or Template(name)
@@ -75,7 +79,7 @@ def current(context: typer.Context, name: str, words: Sequence[str]) -> Template
         if typed(context, parameter.name):
             value = _toml_value(context.params[parameter.name])
             # A template is used from any folder.
-            options[option] = canonical_name(value) if option in ("model", "draft") else value
+            options[option] = canonical_name(value) if option in _FILES else value
     return Template(
         name,
         about=base.about,

@@ -32,6 +32,13 @@ def change(folder: Path, name: str = "config.json", **values: Any) -> Path:
         ("vocab_size", True, "is True, not a whole number"),
         ("max_position_embeddings", {"a": "b" * 99}, "is {'a': 'bbb"),
         ("architectures", "LlamaForCausalLM", "is 'LlamaForCausalLM', not a list"),
+        ("rope_parameters", {"rope_theta": -3}, "rope_parameters.rope_theta is -3, not a number above 0"),
+        ("rope_scaling", {"rope_type": "linear", "factor": 0}, "rope_scaling.factor is 0, not a number above 0"),
+        (
+            "rope_parameters",
+            {"full_attention": {"rope_theta": "x"}},
+            "rope_parameters.full_attention.rope_theta is 'x', not a number above 0",
+        ),
         ("architectures", [1], "is [1], not a list with only texts"),
         ("model_type", ["llama"], "is ['llama'], not text"),
         ("quantization_config", "gptq", "is 'gptq', not an object"),

@@ -318,6 +318,16 @@ def test_a_template_finds_its_model_from_any_folder(
     assert invoke("-t", "ask", "it").code == 0
 
 
+def test_a_template_finds_its_schema_from_any_folder(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "any.json").write_text('{"type": "boolean"}')
+    monkeypatch.chdir(tmp_path)
+    run("-j", "any.json", "--save", "ask", "{input}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert json.loads(invoke("-t", "ask", "it").text) in (True, False)
+
+
 def test_what_is_typed_beats_the_template(run: Any) -> None:
     run("--temp", 0.5, "-k", "auto", "--save", "ask", "-s", "Be brief.")
     started = json.loads(invoke("-t", "ask", "--temp", 0.9, "-s", "Go.", "it", "-k", 2, "--json").text.splitlines()[0])
