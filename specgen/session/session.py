@@ -20,7 +20,7 @@ from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.pacing.controller import Controller, make_controller
 from specgen.engine.sampling.constraint import Follower, Vocabulary
 from specgen.engine.sampling.grammar import compile_grammar
-from specgen.engine.sampling.sampler import Sampler
+from specgen.engine.sampling.sampler import NonFiniteLogits, Sampler
 from specgen.engine.text.detokenizer import TextStream
 from specgen.engine.text.thinking import Tags, ThinkingSplit
 from specgen.session.answer import Answer, special_tokens
@@ -217,7 +217,7 @@ class Session:
             else ThinkingSplit(None if thinking is None or thinking.off else thinking, keep_blanks=True)
         )
         answer = Answer(stream, split, len(context), pair.tokenizer.token_bytes)
-        with memory_errors():
+        with memory_errors(), _naming_models(pair):
             reason = yield from answer.steps(rounds, lambda: self._stop_reason)
         # The end token is allowed only where the grammar accepts the text.
         complete = grammar is None or reason == "end" or (not split.is_thinking and self._accepts(grammar, answer.text))
@@ -272,6 +272,16 @@ def _collect_notices(events: Generator[Event, None, Pair], notices: list[Notice]
         if isinstance(event, Notice):
             notices.append(event)
         yield event
+
+
+@contextlib.contextmanager
+def _naming_models(pair: Pair) -> Iterator[None]:
+    """Add the model's name to NonFiniteLogits; the sampler knows only its role."""
+    try:
+        yield
+    except NonFiniteLogits as error:
+        checkpoint = pair.draft_checkpoint if error.role == "draft" else pair.checkpoint
+        raise NonFiniteLogits(error.role, error.hint, checkpoint.ref.name if checkpoint else "") from error
 
 
 @contextlib.contextmanager

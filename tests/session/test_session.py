@@ -420,4 +420,4 @@ def test_logits_that_are_nan_end_an_answer_with_a_line(tmp_path: Path, sampling:
     *_, failed = fake_session(target, folder=tmp_path).generate(PROMPT, raw=True, sampling=sampling)
     assert isinstance(failed, Failed)
     assert failed.error.exit_code == 11
-    assert "its logits are NaN or infinite" in str(failed.error)
+    assert "the target model fake computes no usable scores: its logits are NaN" in str(failed.error)

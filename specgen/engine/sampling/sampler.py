@@ -28,8 +28,14 @@ _COLDEST, _HOTTEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32)
 class NonFiniteLogits(UnsupportedModel):
     """The logits of a model are NaN, or the largest is infinite: no token can be picked from them."""
 
-    def __init__(self, model: str = "target", hint: str = "try --dtype float32, or download the model again") -> None:
-        super().__init__(f"the {model} model computes no usable scores: its logits are NaN or infinite", hint=hint)
+    def __init__(
+        self, role: str = "target", hint: str = "try --dtype float32, or download the model again", name: str = ""
+    ) -> None:
+        named = f" {name}" if name else ""
+        super().__init__(
+            f"the {role} model{named} computes no usable scores: its logits are NaN or infinite", hint=hint
+        )
+        self.role = role
 
 
 def warp(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:

@@ -174,7 +174,9 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field: plain(getattr(value, field)) for field in _fields(type(value))}
     if isinstance(value, SpecgenError):
-        return {"error": type(value).__name__, "message": value.message, "hint": value.hint}
+        # The other process knows the classes of core/errors.py, so a narrower class is sent as its base.
+        known = next(kind.__name__ for kind in type(value).__mro__ if _ERRORS.get(kind.__name__) is kind)
+        return {"error": known, "message": value.message, "hint": value.hint}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, collections.abc.Mapping):

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specgen.core import errors
-from specgen.core.errors import SpecgenError
+from specgen.core.errors import SpecgenError, UnsupportedModel
 from specgen.core.events import Event, Failed, Notice
 from specgen.core.types import EngineOptions
+from specgen.engine.sampling.sampler import NonFiniteLogits
 from specgen.serve.api.errors import ServerEnding
 from specgen.serve.background.messages import object_line, plain, read, read_event
 
@@ -39,6 +40,13 @@ def test_every_error(kind: type[SpecgenError]) -> None:
     assert isinstance(found, Failed)
     assert type(found.error) is kind
     assert (found.error.message, found.error.hint) == ("it went wrong", "try again")
+
+
+def test_a_narrower_error_keeps_its_exit_code() -> None:
+    found = read_event(json.loads(object_line(Failed(NonFiniteLogits("draft", "try again", "org/m")))))
+    assert isinstance(found, Failed)
+    assert type(found.error) is UnsupportedModel
+    assert "org/m" in found.error.message
 
 
 @given(options=st.from_type(EngineOptions))
