@@ -18,7 +18,8 @@ from specgen.nn.kernels.int8 import PIECE
 from specgen.nn.kernels.linear import ROWS, packs
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
-from specgen.nn.lean.model import CHUNK, FIRST
+from specgen.nn.lean.caching import CHUNK
+from specgen.nn.lean.model import FIRST
 from specgen.nn.lean.weights import EMBEDDING, tensor_shapes
 
 # Bytes beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.

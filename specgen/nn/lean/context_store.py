@@ -43,7 +43,7 @@ class ContextStore:
                 _, cached, caches = chosen
             if len(cached) - shared <= max(_FEW, shared) or not self._keep(owner, cached, caches):
                 return cached, caches
-        return cached.prefix(shared), [_copy(cache, shared) for cache in caches] if shared else []
+        return cached.prefix(shared), [cache.clone() for cache in caches] if shared else []
 
     def clear(self, owner: object) -> None:
         with self._lock:
@@ -61,10 +61,3 @@ class ContextStore:
 
 def _bytes(caches: list[torch.Tensor]) -> int:
     return sum(cache.nbytes for cache in caches)
-
-
-def _copy(cache: torch.Tensor, positions: int) -> torch.Tensor:
-    """A copy of the first `positions` of a cache [2, kv_heads, capacity, head_size]; the rest are zeros."""
-    copied = torch.zeros_like(cache)
-    copied[:, :, :positions] = cache[:, :, :positions]
-    return copied
