@@ -270,9 +270,9 @@ def check_models() -> Finding:
 
 def check_packed() -> Finding:
     """Report the size of the weights that specgen packed for int8."""
-    from specgen.nn.kernels import pack_file
+    from specgen.nn.kernels import weight_cache
 
-    folder = pack_file.folder()
+    folder = weight_cache.folder()
     size = sum(file.stat().st_size for file in folder.glob("*") if file.is_file()) if folder.is_dir() else 0
     found = f"{format_bytes(size)} in {folder}"
     return _check_folder("packed weights", found, folder, "make it writable: otherwise every start packs again")

@@ -33,7 +33,7 @@ def no_user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Packed weights and hashes go to a folder of the tests, not to the user's own."""
     folder = tmp_path_factory.mktemp("packed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("specgen.nn.kernels.pack_file.folder", lambda: folder)
+        patch.setattr("specgen.nn.kernels.weight_cache.folder", lambda: folder)
         patch.setattr("specgen.checkpoint.provenance._hashes_file", lambda: folder / "hashes.json")
         yield
 
@@ -69,7 +69,7 @@ def pins_file(no_user_settings: Path) -> Path:
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for packed weights that only this test uses."""
-    monkeypatch.setattr("specgen.nn.kernels.pack_file.folder", lambda: tmp_path / "packed")
+    monkeypatch.setattr("specgen.nn.kernels.weight_cache.folder", lambda: tmp_path / "packed")
     return tmp_path / "packed"
 
 

@@ -74,8 +74,10 @@ def follow(reporting: Reporting[T], show: Callable[[Progress | Notice], object])
         reporting.close()
 
 
-def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], object]]) -> Reporting[None]:
-    """Run `jobs` in a few threads and report their bytes as one Progress from `done` to `total`.
+def run_jobs(
+    what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], object]], threads: int = _THREADS
+) -> Reporting[None]:
+    """Run `jobs` in `threads` threads and report their bytes as one Progress from `done` to `total`.
 
     The first failure stops the other jobs and is raised here. Closing the generator, or an exception at a yield, stops
     them too. A job notices at its next `meter.add`. The threads never keep the process alive.
@@ -89,7 +91,7 @@ def run_jobs(what: str, done: int, total: int, jobs: Sequence[Callable[[Meter], 
     running = told = 0
     try:
         yield Progress(what, shown := done, total)
-        for _ in range(min(_THREADS, len(jobs))):
+        for _ in range(min(threads, len(jobs))):
             Thread(target=_work, args=(pending, meter, failures, ended), daemon=True).start()
             running += 1
         while running:

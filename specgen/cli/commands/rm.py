@@ -31,7 +31,7 @@ def command(
     """
     from specgen.core.words import format_bytes
     from specgen.hub.cache import folder, plan_removal
-    from specgen.nn.kernels import pack_file as packed
+    from specgen.nn.kernels import weight_cache
 
     plan = plan_removal([ModelRef.parse(model) for model in models])
     size = format_bytes(plan.freed)
@@ -42,4 +42,4 @@ def command(
         typer.echo("Nothing was deleted.", err=True)
         raise typer.Exit(1)
     plan.execute()
-    typer.echo(f"deleted {names}, {format_bytes(plan.freed + packed.prune())} freed")
+    typer.echo(f"deleted {names}, {format_bytes(plan.freed + weight_cache.prune())} freed")

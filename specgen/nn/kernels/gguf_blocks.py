@@ -4,13 +4,14 @@ The formats are those of ggml-common.h in llama.cpp.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import IQ4_NL, MXFP4, dequantize
 from numpy.typing import NDArray
 
-from specgen.nn.kernels.grouped import GroupedMatrix
+from specgen.nn.kernels.grouped import Format, GroupedMatrix
 from specgen.nn.kernels.quantize import quantize_int8
 
 _Bytes = NDArray[np.uint8]
@@ -29,6 +30,29 @@ def read_blocks(data: NDArray[np.uint8], kind: GGMLQuantizationType) -> GroupedM
     if reader is None:
         return quantize_int8(dequantize(data, kind))
     return reader(data.reshape(len(data), -1, GGML_QUANT_SIZES[kind][1]))
+
+
+@dataclass(frozen=True, slots=True)
+class GgufRows:
+    """Rows of a quantized tensor [out, in] of a .gguf file, in an order of their own."""
+
+    data: _Bytes
+    """uint8 [rows, bytes of a row], memory-mapped."""
+    kind: GGMLQuantizationType
+    order: NDArray[np.intp] | None = None
+    """The rows of `data` that are the rows of this matrix; None for all of them."""
+
+    @property
+    def format(self) -> Format:
+        return read_blocks(self.data[:1], self.kind).format
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return len(self.data if self.order is None else self.order), self.data.shape[1] // size * block
+
+    def read(self, chosen: slice | NDArray[np.intp]) -> GroupedMatrix:
+        return read_blocks(self.data[chosen if self.order is None else self.order[chosen]], self.kind)
 
 
 def _q4_0(blocks: _Blocks) -> GroupedMatrix:

@@ -1,7 +1,7 @@
 """A quantized matrix: integer levels, with a scale and an offset for each group of inputs."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,28 @@ ScaleKind: TypeAlias = Literal["plain", "offset", "super", "halves"]
 """plain: a float16 scale for each group. offset: a float16 scale and offset for each group.
 super: 8-bit scales and offsets, multiplied by a float16 scale and offset of the superblock.
 halves: a signed 8-bit scale for each half of a group, multiplied by a float16 scale of the superblock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What the levels and scales of a matrix mean; see GroupedMatrix."""
+
+    bits: Bits
+    zero: int
+    kind: ScaleKind
+
+
+class Rows(Protocol):
+    """A matrix [out, in] whose rows are quantized as they are read. Several threads read at once."""
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def read(self, chosen: slice) -> "GroupedMatrix":
+        """Some rows. Few of them take little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +62,10 @@ class GroupedMatrix:
     """super, halves: float16 [out, superblocks]."""
     super_offset: NDArray[np.float16] | None = None
     """super: float16 [out, superblocks]."""
+
+    @property
+    def format(self) -> Format:
+        return Format(self.bits, self.zero, self.kind)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,33 +1,17 @@
-"""Packed weights on disk, so that a model is packed once for each processor and version of torch.
-
-An entry is two files in the user's cache folder: `<key>.bin` with the bytes, and `<key>.json`, its index. The key is a
-hash of the content of the weight files and of the packed form. Both files are written under another name and moved, the
-index last. So two processes, a full disk or a crash leave a whole entry or none.
-"""
+"""Packed weights on disk, so that a model is packed once for each processor and version of torch."""
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
-from specgen.core.files import cache_folder, read_json, replace_file
+from specgen.core.files import read_json, replace_file
 from specgen.core.machine import processor_name
-
-try:
-    import fcntl
-except ImportError:  # Windows, which does not delete a file that is open
-    fcntl = None  # type: ignore[assignment]
-
-# The content of a file is identified by its size, its time and this many samples: hashing all of it takes seconds.
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
-# Data whose index is still missing after this time, in seconds, was left by a crash.
-_ORPHANED_S = 60.0
+from specgen.nn.kernels import weight_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +40,7 @@ class PackedFile:
     def discard(self) -> None:
         """Close and delete the entry."""
         self.close()
-        _delete(self._index)
+        weight_cache.delete(self._index)
 
     def close(self) -> None:
         self._file.close()
@@ -72,14 +56,14 @@ class PackedWriter:
         self._size = 0
         self._file: BinaryIO | None = None
         try:
-            self._content = _digest(weights)
-            self._base = folder() / _key(self._content, form)
-            folder().mkdir(parents=True, exist_ok=True)
-            _remove_abandoned()
-            descriptor, self._part = tempfile.mkstemp(suffix=".part", dir=folder())
+            self._content = weight_cache.digest(weights)
+            self._base = weight_cache.folder() / weight_cache.key(self._content, form)
+            weight_cache.folder().mkdir(parents=True, exist_ok=True)
+            weight_cache.remove_abandoned()
+            descriptor, self._part = tempfile.mkstemp(suffix=".part", dir=weight_cache.folder())
             self._file = open(descriptor, "wb")  # noqa: PTH123, SIM115 - a descriptor, closed by close()
             with contextlib.suppress(OSError):  # a file system without locks
-                _lock(self._file)
+                weight_cache.lock(self._file)
         except OSError as error:
             self._fail(error)
 
@@ -114,11 +98,11 @@ class PackedWriter:
         except OSError as error:
             self._fail(error)
             return
-        for path, other in _indexes():
+        for path, other in weight_cache.indexes():
             # Another processor may share the home folder, and needs its own form of the same content.
             shared = other.get("content") == self._content and other.get("processor") != index["processor"]
             if other["weights"] == self._weights and path.stem != self._base.name and not shared:
-                _delete(path)
+                weight_cache.delete(path)
 
     def close(self) -> None:
         """Drop an unfinished entry."""
@@ -139,14 +123,9 @@ class PackedWriter:
             self.close()
 
 
-def folder() -> Path:
-    """The folder of the entries, present or not."""
-    return cache_folder() / "packed"
-
-
 def find(weights: Sequence[Path], form: str) -> PackedFile | None:
     """The entry of these weight files in this form, None without a whole one."""
-    path = (folder() / _key(_digest(weights), form)).with_suffix(".json")
+    path = (weight_cache.folder() / weight_cache.key(weight_cache.digest(weights), form)).with_suffix(".json")
     try:
         index = read_json(path)
         sections = {name: Section(**section) for name, section in index["sections"].items()}
@@ -157,74 +136,3 @@ def find(weights: Sequence[Path], form: str) -> PackedFile | None:
         file.close()
         return None
     return PackedFile(path, file, sections)
-
-
-def prune() -> int:
-    """Delete every entry whose weight files are gone, and what crashes left. Returns the bytes freed."""
-    gone = [path for path, index in _indexes() if not all(Path(weight).is_file() for weight in index["weights"])]
-    return sum(_delete(path) for path in gone) + _remove_abandoned()
-
-
-def _indexes() -> list[tuple[Path, dict[str, Any]]]:
-    """The readable indexes."""
-    found = []
-    for path in folder().glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            index = read_json(path)
-            if isinstance(index, dict) and isinstance(index.get("weights"), list):
-                found.append((path, index))
-    return found
-
-
-def _delete(index: Path) -> int:
-    """Delete an entry, its index first. Returns the bytes freed."""
-    return sum(_unlink(file) for file in (index, index.with_suffix(".bin")))
-
-
-def _unlink(file: Path) -> int:
-    try:
-        size = file.stat().st_size
-        file.unlink()
-    except OSError:
-        return 0
-    return size
-
-
-def _remove_abandoned() -> int:
-    """Delete the files of writers that were killed. Returns the bytes freed."""
-    freed = 0
-    for path in folder().glob("tmp*.part"):
-        with contextlib.suppress(OSError), path.open("r+b") as file:
-            if fcntl:
-                _lock(file)  # fails while the writer lives
-                freed += _unlink(path)
-        if not fcntl:
-            freed += _unlink(path)
-    for path in folder().glob("*.bin"):
-        with contextlib.suppress(OSError):
-            if not path.with_suffix(".json").exists() and time.time() - path.stat().st_mtime > _ORPHANED_S:
-                freed += _unlink(path)
-    return freed
-
-
-def _lock(file: BinaryIO) -> None:
-    """Lock a file for as long as it is open. Raises OSError if another process has locked it."""
-    if fcntl:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _digest(weights: Sequence[Path]) -> str:
-    """A hash of the content of the weight files. Raises OSError."""
-    digest = hashlib.sha256()
-    for path in weights:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-            for sample in range(_SAMPLES):
-                file.seek(sample * max(0, status.st_size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
-
-
-def _key(content: str, form: str) -> str:
-    return hashlib.sha256(f"{form} {content}".encode()).hexdigest()[:32]

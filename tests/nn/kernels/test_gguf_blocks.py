@@ -6,7 +6,8 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.nn.kernels.gguf_blocks import NATIVE, read_blocks
+from specgen.nn.kernels.gguf_blocks import NATIVE, GgufRows, read_blocks
+from specgen.nn.kernels.grouped import Format
 
 TYPES = gguf.GGMLQuantizationType
 # Where a block has float16 numbers, which random bytes would make infinite.
@@ -57,3 +58,12 @@ def test_other_types_are_rounded_to_8_bits(name: str) -> None:
     error = np.abs(matrix.dequantize() - expected).reshape(3, -1, 32)
     assert (error <= matrix.scale[..., None] * 0.501 + 1e-9).all()
     assert error.max() > 0
+
+
+def test_rows_in_an_order_of_their_own() -> None:
+    stored = random_blocks(TYPES.Q4_K)
+    rows = GgufRows(stored, TYPES.Q4_K, np.array([4, 0, 2]))
+    assert (rows.shape, rows.format) == ((3, INPUTS), Format(4, 0, "super"))
+    expected = gguf.dequantize(stored, TYPES.Q4_K)[[0, 2]]
+    np.testing.assert_array_equal(rows.read(slice(1, 9)).dequantize(), expected)
+    assert GgufRows(stored, TYPES.Q4_K).shape == (ROWS, INPUTS)

@@ -18,7 +18,7 @@ from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import Device, Dtype, EngineOptions, ModelRef, Quant
 from specgen.nn.device import Placement, choose_device, place
-from specgen.nn.kernels import int8, int8_kernels, pack, pack_file
+from specgen.nn.kernels import int8, int8_kernels, pack, pack_file, weight_cache
 from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot, Int8Dot
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
@@ -327,9 +327,9 @@ def test_weights_that_are_gone_take_their_entry_with_them(tmp_path: Path, llama:
     gone = save(tmp_path / "gone", **MODELS["llama"])
     opened(gone)
     size = sum(path.stat().st_size for path in shelf.iterdir())
-    assert pack_file.prune() == 0
+    assert weight_cache.prune() == 0
     (gone / "model.safetensors").unlink()
-    assert 0 < pack_file.prune() < size
+    assert 0 < weight_cache.prune() < size
     assert len(list(shelf.iterdir())) == 2
 
 
