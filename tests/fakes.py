@@ -81,6 +81,9 @@ class _Fake:
         """The logits after `ids`, float32 [vocab]."""
         raise NotImplementedError
 
+    def begin_answer(self) -> None:
+        pass
+
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         ids = tokens.ids()
         assert 1 <= last <= len(ids), "a forward pass needs a token for each of its rows"

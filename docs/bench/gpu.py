@@ -37,6 +37,7 @@ from specgen import Session  # noqa: E402
 from specgen.core.events import Failed, Finished, Notice, Stats, Step  # noqa: E402
 from specgen.core.tokens import Tokens  # noqa: E402
 from specgen.core.types import Device, Dtype, EngineOptions, SamplingChoice  # noqa: E402
+from specgen.nn.lean import static  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 THREADS: dict[str, int] = {} if CUDA else {"threads": 1}
@@ -369,6 +370,7 @@ def passes(report: Report, session: Session) -> None:
         report.add(f"{name}_prompt_of_600_with_new_cache_s", round(first, 3))
         model.forward(Tokens([1, 2, 3]), 1)
         report.add(f"{name}_prompt_of_600_s", round(seconds(lambda: fresh(model, ids), 3), 4))  # noqa: B023
+        report.add(f"{name}_prompt_of_1200_s_by_chunk", chunks(model, ids))
     reported = report.figures
     if "bandwidth_gb_s" in reported:
         read = sum(path.stat().st_size for path in pair.checkpoint.path.glob("*.safetensors"))
@@ -376,6 +378,17 @@ def passes(report: Report, session: Session) -> None:
         bound = (read - embedding) / reported["bandwidth_gb_s"] / 1e6
         report.add("target_bound_ms", round(bound, 3))
         report.add("share_of_bandwidth", round(bound / reported["target_pass_ms"], 3))
+
+
+def chunks(model: Any, ids: list[int]) -> dict[int, float]:
+    """Seconds to read a prompt of 1,200 tokens in passes of 256, 512 and 1,024 tokens."""
+    chosen, took = static.CHUNK, {}
+    try:
+        for static.CHUNK in (256, 512, 1024):
+            took[static.CHUNK] = round(seconds(lambda: fresh(model, ids, 1200), 3), 4)
+    finally:
+        static.CHUNK = chosen
+    return took
 
 
 def profile(report: Report, session: Session) -> None:
@@ -408,10 +421,10 @@ def any_width(report: Report, target: Path, draft: Path, tokens: int) -> None:
     session.close()
 
 
-def fresh(model: Any, ids: list[int]) -> None:
-    """Read a prompt of 600 tokens that shares nothing with the cache."""
+def fresh(model: Any, ids: list[int], length: int = 600) -> None:
+    """Read a prompt of `length` tokens that shares nothing with the cache."""
     model.forward(Tokens([4001, 2, 3]), 1)
-    model.forward(Tokens(ids[:600]), 1)
+    model.forward(Tokens(ids[:length]), 1)
 
 
 def answers(report: Report, session: Session, tokens: int) -> None:

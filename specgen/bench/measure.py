@@ -37,6 +37,9 @@ class TimedModel:
     def context_length(self) -> int | None:
         return self._model.context_length
 
+    def begin_answer(self) -> None:
+        self._model.begin_answer()
+
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         start = time.perf_counter()
         rows = self._model.forward(tokens, last)

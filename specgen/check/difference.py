@@ -41,6 +41,9 @@ class CallRecorder:
     def context_length(self) -> int | None:
         return self._model.context_length
 
+    def begin_answer(self) -> None:
+        self._model.begin_answer()
+
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         self.calls.append((tokens, last))
         return self._model.forward(tokens, last)
@@ -133,6 +136,7 @@ def _row_of(model: LanguageModel, calls: Sequence[tuple[Tokens, int]], length: i
     Several passes may score one position after rejected tokens; the last of them decides.
     """
     at = max(i for i, (tokens, last) in enumerate(calls) if len(tokens) - last < length <= len(tokens))
+    model.begin_answer()
     for tokens, last in calls[: at + 1]:
         rows = model.forward(tokens, last)
     tokens, last = calls[at]

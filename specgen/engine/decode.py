@@ -62,6 +62,7 @@ def decode(
     finish: Reason | None = None
     clock = controller.clock
     controller.begin(context)
+    target.begin_answer()
     while finish is None:
         room = limits.length - len(context)
         plan = controller.plan(context, room, sampler, limits.end_ids)

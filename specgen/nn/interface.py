@@ -18,6 +18,12 @@ class LanguageModel(Protocol):
     def vocab_size(self) -> int:
         """The number of logits in a row. Ids are below it."""
 
+    def begin_answer(self) -> None:
+        """The next call has the prompt of a new answer. Later calls until then extend that answer.
+
+        A model whose bits depend on how a token was fed reads the prompt anew where the last answer fed it.
+        """
+
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         """float32 [last, vocab]: the scores after each of the final `last` positions of `tokens`.
 

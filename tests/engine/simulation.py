@@ -63,6 +63,9 @@ class Target:
         self._said, self._clock, self._cost = said, clock, cost
         self._cached = Tokens()
 
+    def begin_answer(self) -> None:
+        pass
+
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         fed = len(tokens) - min(tokens.common_prefix(self._cached), len(tokens) - last)
         self.fed += fed

@@ -1,7 +1,9 @@
 """Capture of a pass over fixed buffers: as a CUDA graph, by torch.compile, or not at all."""
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 
 import torch
 
@@ -58,6 +60,19 @@ class Graphs:
         return step
 
 
+_CAPTURING = threading.Lock()
+"""Held during a capture, because torch and the one stream allow only one at a time."""
+
+
+@lru_cache
+def _side_stream(device: int) -> torch.cuda.Stream:  # noqa: ARG001  the key
+    """The stream on which all steps of a device are captured.
+
+    Memory that is freed on a stream serves only that stream again. A new one for each capture would hold memory.
+    """
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
 class CudaGraphs:
     """Records the kernels of a step and launches them together. Launches take most of the time of a small model.
 
@@ -69,18 +84,19 @@ class CudaGraphs:
 
     def __call__(self, step: Step) -> Step:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        try:
-            # Libraries initialize in a first run, which must not be recorded.
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(stream)
-            with torch.cuda.stream(side):
-                step()
-            stream.wait_stream(side)
-            # Another thread may load or run a model now, and allocate.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                results = step()
-        finally:
-            torch.cuda.set_stream(stream)  # a failed capture leaves its own stream current
+        side = _side_stream(torch.cuda.current_device())
+        with _CAPTURING:
+            try:
+                # Libraries initialize in a first run, which must not be recorded.
+                side.wait_stream(stream)
+                with torch.cuda.stream(side):
+                    step()
+                stream.wait_stream(side)
+                # Another thread may load or run a model now, and allocate.
+                with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                    results = step()
+            finally:
+                torch.cuda.set_stream(stream)  # a failed capture leaves its own stream current
 
         def replay() -> tuple[torch.Tensor, ...]:
             graph.replay()

@@ -2,8 +2,9 @@
 
 On CUDA the bits of a row do not depend on the pass that computes it. Every decode pass has WIDTH rows, padded with rows
 that are thrown away; a longer proposal takes several passes. So every matrix product has one shape and one kernel.
-Attention sums over the keys in splits of fixed length (nn/kernels/fused.py). Prompts are cut at multiples of CHUNK, and
-a new turn reads the answer before it again, so that no key depends on what was drafted.
+Attention sums over the keys in splits of fixed length (nn/kernels/fused.py). Prompts are cut at multiples of CHUNK. A
+new answer keeps whole chunks of the cache and reads the rest again: the answer before it, and the end of that answer's
+prompt. So its bits are those of a model that has answered nothing before.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from specgen.nn.lean.weights import Weights
 
 # Rows of a decode pass. A pass that waits for the weights costs the same for 1 row and for 8: docs/bench/gpu.py.
 WIDTH = 8
-# Tokens of a prompt pass.
-CHUNK = 1024
+# Tokens of a prompt pass. Products of 512 rows are bound by arithmetic on every card, so longer passes are no faster;
+# longer ones need larger masks and make a new turn read more again. docs/bench/gpu.py measures 256, 512 and 1024.
+CHUNK = 512
 
 
 class StaticModel(LeanModel):
@@ -50,7 +52,11 @@ class StaticModel(LeanModel):
         self._exact = exact
         self._rereads = exact and not is_draft
         self._read_end = 0  # the cache was filled by prompt passes up to here, and by decode passes behind it
+        self._begins = False
         self._buffer = torch.zeros(1 + WIDTH, dtype=torch.int64, device=placement.device)
+
+    def begin_answer(self) -> None:
+        self._begins = True
 
     def keep_contexts(self, store: ContextStore) -> None:
         """Keep nothing: graphs read the one cache that they were captured with."""
@@ -64,8 +70,9 @@ class StaticModel(LeanModel):
         # What decides how a token is fed must not depend on how many were drafted, before it or after it.
         prompt = len(tokens) - last
         known = min(tokens.common_prefix(self._cached), prompt)
-        if self._rereads and known < prompt:
-            known = min(known, self._read_end)  # a new turn reads the last answer again, as a prompt
+        if self._begins and self._rereads and not known == prompt == self._read_end:
+            known = min(known, self._read_end) // CHUNK * CHUNK
+        self._begins = False
         self._cached, self._read_end = tokens.prefix(known), min(known, self._read_end)
         self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
         while prompt - len(self._cached) > WIDTH:
@@ -132,7 +139,7 @@ class StaticModel(LeanModel):
         """Make room for `length` positions; graphs that read the old cache are forgotten."""
         if self._capacity >= length:
             return
+        self._graphs.clear()  # first, so that their memory is free for the new caches
         super()._reserve(length)
-        self._graphs.clear()
         for table in self._rotations.values():
             table.at(0, self._capacity)

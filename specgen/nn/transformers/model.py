@@ -57,6 +57,9 @@ class TransformersModel:
         length = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return length if isinstance(length, int) and length > 0 else None
 
+    def begin_answer(self) -> None:
+        """Nothing: transformers promises no bits."""
+
     @torch.inference_mode()
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         try:

@@ -2,8 +2,9 @@
 
 import contextlib
 import random
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from specgen.core.events import Event, Failed, Finished, Notice
 from specgen.core.progress import follow
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, ModelRef, SamplingParams
+from specgen.engine.decode import Limits, decode
+from specgen.engine.drafters.interface import DraftPlan, Proposal
+from specgen.engine.pacing.controller import FixedController
 from specgen.engine.sampling import sampler as sampling
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
+from specgen.nn.lean import graphs, static
 from specgen.nn.lean import model as decoder
 from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.static import StaticModel
 from tests.checkpoints import Checkpoints
-from tests.fakes import tokens_of
+from tests.fakes import rounds, tokens_of
 from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
 IDS = random.Random(1).choices(range(VOCAB), k=300)
@@ -98,7 +103,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("gemma"), **MODELS["gemma2"])
 
 
-def static(
+def load_static(
     folder: Path,
     capture: Capture,
     device: torch.device = CPU,
@@ -124,7 +129,7 @@ def test_static_passes_compute_what_eager_ones_do(folder: Path, monkeypatch: pyt
     """After a prompt, in rounds of every width with tokens taken back, over windows and the ends of three caches."""
     monkeypatch.setattr(decoder, "FIRST", 64)
     tapes, dice = Tapes(), random.Random(2)
-    model, plain = static(folder, tapes), load(folder)
+    model, plain = load_static(folder, tapes), load(folder)
     context = Tokens(IDS[:50])
     while len(context) < 200:
         proposal = dice.choices(range(VOCAB), k=dice.randint(0, 9))
@@ -139,7 +144,7 @@ def test_static_passes_compute_what_eager_ones_do(folder: Path, monkeypatch: pyt
 def test_one_graph_serves_every_width_until_the_cache_grows(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "FIRST", 64)
     tapes = Tapes()
-    model = static(gemma, tapes)
+    model = load_static(gemma, tapes)
     assert tapes.captured == 1, "while it loads"
     model.forward(Tokens(IDS[:30]), 2)
     for end in (31, 33, 34, 36, 56):
@@ -152,19 +157,107 @@ def test_one_graph_serves_every_width_until_the_cache_grows(gemma: Path, monkeyp
 
 def test_without_exactness_a_pass_has_the_rows_that_are_asked_for(gemma: Path) -> None:
     tapes, plain = Tapes(), load(gemma)
-    model = static(gemma, tapes, exact=False)
+    model = load_static(gemma, tapes, exact=False)
     for end, last in ((30, 3), (31, 1), (34, 3), (35, 1)):
         same(model.forward(Tokens(IDS[:end]), last), plain.forward(Tokens(IDS[:end]), last))
     assert tapes.captured == 2, "1 row and 3 rows"
+
+
+def test_old_graphs_are_freed_before_larger_caches_are_allocated(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "FIRST", 64)
+    grown: list[bool] = []
+    steps: list[weakref.ref[Any]] = []
+
+    def capture(step: Step) -> Step:
+        def captured() -> tuple[torch.Tensor, ...]:
+            return step()
+
+        steps.append(weakref.ref(captured))
+        return captured
+
+    def reserve(model: decoder.LeanModel, length: int, reserve: Any = decoder.LeanModel._reserve) -> None:
+        grown.append(all(step() is None for step in steps))
+        reserve(model, length)
+
+    monkeypatch.setattr(decoder.LeanModel, "_reserve", reserve)
+    model = load_static(gemma, capture)
+    for end in (40, 100):
+        model.forward(Tokens(IDS[:end]), 1)
+    assert grown == [True, True], "while it loads, and once more"
+
+
+class Recited:
+    """A drafter that proposes the next `k` of known tokens."""
+
+    def __init__(self, ids: list[int], k: int) -> None:
+        self._ids, self._k = ids, k
+
+    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
+        tokens = tuple(self._ids[len(context) : len(context) + min(self._k, plan.limit)])
+        return Proposal(tokens, ("draft",) * len(tokens))
+
+
+def rounding_by_width(folder: Path) -> StaticModel:
+    """A model whose bits depend on the rows of a pass, as those of products on a GPU do."""
+    model = load_static(folder, Tapes())
+    embed = model._weights.embed
+    model._weights = replace(model._weights, embed=lambda ids: embed(ids) * (1 + 1e-3 * len(ids)))
+    model._graphs.clear()
+    return model
+
+
+@pytest.mark.parametrize("drafted", [0, 3, 6])
+@pytest.mark.parametrize("more", [0, 3, 4, 60])
+def test_an_answer_after_a_stopped_one_has_the_bits_of_a_fresh_model(
+    gemma: Path, monkeypatch: pytest.MonkeyPatch, drafted: int, more: int
+) -> None:
+    """A stop string ends an answer after any round. Its tokens and drafted ones may begin the next prompt."""
+    monkeypatch.setattr(static, "CHUNK", 32)
+    prompt = IDS[:50]
+    whole = tokens_of(rounds(rounding_by_width(gemma), prompt, new=40))
+    model = rounding_by_width(gemma)
+    seen: list[torch.Tensor] = []
+    forward = StaticModel.forward
+
+    def note(model: StaticModel, tokens: Tokens, last: int) -> torch.Tensor:
+        seen.append(forward(model, tokens, last))
+        return seen[-1]
+
+    monkeypatch.setattr(StaticModel, "forward", note)
+    limits = Limits(len(prompt) + 40, "length", frozenset())
+    drafter = Recited([*prompt, *whole], drafted)
+    running = decode(model, drafter, Tokens(prompt), Sampler(SamplingParams(), 50), limits, FixedController(drafted))
+    for _ in range(3):
+        next(running)
+    running.close()
+    again = [*prompt, *whole][: 50 + more] if more < 60 else IDS[:20] + IDS[60:200]
+    texts, bits = [], []
+    for each in (model, rounding_by_width(gemma)):
+        seen.clear()
+        texts.append(tokens_of(rounds(each, again, new=12)))
+        bits.append(torch.cat(seen[:12]))
+    assert texts[0] == texts[1]
+    assert torch.equal(*bits)
+
+
+def test_a_prompt_that_is_asked_again_is_not_read_again(gemma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_static(gemma, Tapes())
+    fed: list[int] = []
+    read = model._read
+    monkeypatch.setattr(model, "_read", lambda tokens: (fed.append(len(tokens)), read(tokens)))
+    for _ in range(2):
+        rounds(model, IDS[:40], new=5)
+    assert fed == [39]
 
 
 def test_a_new_turn_is_read_alike_however_the_answer_before_it_came(
     gemma: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain decoding leaves the last token of an answer unread; a draft may leave more tokens behind it."""
+    monkeypatch.setattr(static, "CHUNK", 32)
     turns = []
-    for rounds in ([(41, 1), (42, 1), (43, 1), (44, 1)], [(41, 1), (46, 5)]):
-        model = static(gemma, Tapes())
+    for ends in ([(41, 1), (42, 1), (43, 1), (44, 1)], [(41, 1), (46, 5)]):
+        model = load_static(gemma, Tapes())
         fed: list[tuple[int, int]] = []
         read = model._read
 
@@ -173,18 +266,20 @@ def test_a_new_turn_is_read_alike_however_the_answer_before_it_came(
             read(tokens)
 
         monkeypatch.setattr(model, "_read", note)
-        for end, last in rounds:
+        model.begin_answer()
+        for end, last in ends:
             model.forward(Tokens(IDS[:end]), last)
+        model.begin_answer()
         same(model.forward(Tokens(IDS[:90]), 1), load(gemma).forward(Tokens(IDS[:90]), 1))
         turns.append(fed)
-    assert turns[0] == turns[1] == [(0, 40), (40, 89)]
+    assert turns[0] == turns[1] == [(0, 32), (32, 64), (64, 89)]
 
 
 def test_how_a_prompt_is_read_does_not_depend_on_what_is_drafted_after_it(
     gemma: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompt tokens are fed by the same passes whether one token is scored after them, or five."""
-    model = static(gemma, Tapes())
+    model = load_static(gemma, Tapes())
     fed: list[tuple[int, int]] = []
     read = model._read
 
@@ -205,7 +300,7 @@ def test_how_a_prompt_is_read_does_not_depend_on_what_is_drafted_after_it(
 
 def test_long_passes_are_not_captured(gemma: Path) -> None:
     tapes = Tapes()
-    model = static(gemma, tapes)
+    model = load_static(gemma, tapes)
     rows = model.forward(Tokens(IDS), 17)
     assert tapes.captured == 1
     expected = load(gemma).forward(Tokens(IDS), 17)
@@ -213,7 +308,7 @@ def test_long_passes_are_not_captured(gemma: Path) -> None:
 
 
 def test_results_outlive_the_next_pass(gemma: Path) -> None:
-    model, plain = static(gemma, Tapes()), load(gemma)
+    model, plain = load_static(gemma, Tapes()), load(gemma)
     first = model.forward(Tokens(IDS[:40]), 3)
     model.forward(Tokens(IDS[:43]), 3)
     expected = plain.forward(Tokens(IDS[:40]), 3)
@@ -222,8 +317,8 @@ def test_results_outlive_the_next_pass(gemma: Path) -> None:
 
 def test_a_token_that_does_not_exist_never_reaches_the_device(gemma: Path) -> None:
     with pytest.raises(IndexError):
-        static(gemma, lambda step: step, META).forward(Tokens([*IDS[:10], VOCAB]), 1)
-    model, plain = static(gemma, Tapes()), load(gemma)
+        load_static(gemma, lambda step: step, META).forward(Tokens([*IDS[:10], VOCAB]), 1)
+    model, plain = load_static(gemma, Tapes()), load(gemma)
     with pytest.raises(IndexError):
         model.forward(Tokens([*IDS[:10], VOCAB]), 1)
     same(model.forward(Tokens(IDS[:20]), 2), plain.forward(Tokens(IDS[:20]), 2))
@@ -242,7 +337,7 @@ def test_a_step_never_waits_for_its_device(folder: Path) -> None:
 
         return guarded_step
 
-    model = static(folder, guard, META)
+    model = load_static(folder, guard, META)
     for last in (1, 5):
         rows = model.forward(Tokens(IDS[:100]), last)
         assert rows.shape == (last, VOCAB)
@@ -271,7 +366,7 @@ def test_the_guard_of_that_test_notices_what_waits(gemma: Path, wait: Callable[[
         return waiting
 
     with pytest.raises((RuntimeError, NotImplementedError, AssertionError)):
-        static(gemma, guard, META)
+        load_static(gemma, guard, META)
 
 
 def test_a_capture_that_fails_is_told_once_and_the_text_is_the_same(
@@ -315,17 +410,23 @@ class FakeCuda:
     """As much of torch.cuda as a capture uses, and what became of its streams."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.stream, self.replays, self.pools = "first", 0, list[object]()
+        self.stream, self.replays, self.pools, self.sides = "first", 0, list[object](), list[Stream]()
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(self, self.stream))
         monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(self, "stream", stream.name))
-        monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(self, "side"))
+        monkeypatch.setattr(torch.cuda, "Stream", self._new_stream)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        graphs._side_stream.cache_clear()
         monkeypatch.setattr(torch.cuda, "stream", self._on)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
         monkeypatch.setattr(torch.cuda, "graph", self._capturing)
 
     def replay(self) -> None:
         self.replays += 1
+
+    def _new_stream(self) -> "Stream":
+        self.sides.append(Stream(self, "side"))
+        return self.sides[-1]
 
     @contextlib.contextmanager
     def _on(self, stream: "Stream") -> Iterator[None]:
@@ -334,9 +435,10 @@ class FakeCuda:
         self.stream = before
 
     @contextlib.contextmanager
-    def _capturing(self, graph: object, pool: object, capture_error_mode: str) -> Iterator[None]:
+    def _capturing(self, graph: object, pool: object, stream: "Stream", capture_error_mode: str) -> Iterator[None]:
         """Like torch's, it leaves its stream behind when the capture fails."""
         assert capture_error_mode == "thread_local", "another thread may not break it"
+        assert stream is self.sides[0], "memory that the first run freed serves the capture"
         self.pools.append(pool)
         self.stream, before = "capturing", self.stream
         yield
@@ -360,12 +462,14 @@ def test_a_graph_is_recorded_after_a_first_run_and_then_replayed(monkeypatch: py
         ran_on.append(cuda.stream)
         return (torch.tensor(len(ran_on)),)
 
-    graphs = CudaGraphs()
-    replay = graphs(step)
+    capture = CudaGraphs()
+    replay = capture(step)
     assert [result.item() for result in (*replay(), *replay())] == [2, 2]
     assert (ran_on, cuda.replays, cuda.stream) == (["side", "capturing"], 2, "first")
-    graphs(step)
+    capture(step)
     assert cuda.pools[0] is cuda.pools[1], "graphs of one model share their memory"
+    CudaGraphs()(step)
+    assert len(cuda.sides) == 1, "a stream holds the memory that was freed on it"
 
 
 def test_a_capture_that_fails_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +494,7 @@ def test_a_capture_that_fails_later_is_one_warning(gemma: Path, monkeypatch: pyt
             raise torch.OutOfMemoryError("no room")
         return tapes(step)
 
-    model, plain = static(gemma, fail_later, events=events), load(gemma)
+    model, plain = load_static(gemma, fail_later, events=events), load(gemma)
     assert not [event for event in events if isinstance(event, Notice)]
     expected = [plain.forward(Tokens(IDS[:end]), last) for end, last in ((70, 2), (73, 3))]
     with pytest.warns(UserWarning, match="CUDA graphs fail from here on, which is slower: no room"):
