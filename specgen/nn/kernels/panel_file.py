@@ -4,8 +4,8 @@ import contextlib
 import json
 import mmap
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -19,7 +19,7 @@ from specgen.core.files import read_json, replace_file
 from specgen.core.machine import cores
 from specgen.core.progress import Meter, Reporting, run_jobs
 from specgen.nn.kernels import weight_cache
-from specgen.nn.kernels.grouped import GROUP, Format, Rows
+from specgen.nn.kernels.grouped import GROUP, Rows
 from specgen.nn.kernels.panels import GROUP_BYTES, PANEL, Panels, pack_into, scale_bytes
 
 # Part of every key. A change of the layout of panels needs another number.
@@ -30,23 +30,14 @@ _ALIGNMENT = 64
 _PIECE = 1 << 21
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some outputs of a linear layer: panels whose first output is the layer's output `first`."""
-
-    first: int
-    panels: Panels
-
-
-Layers: TypeAlias = Mapping[str, tuple[Part, ...]]
-"""Name -> a linear layer. Its outputs follow each other, and each part has one format."""
+Matrices: TypeAlias = Mapping[str, Panels]
+"""The panels of matrices by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a part lies: offsets in bytes of its levels and scales."""
+    """Where the panels of a matrix lie: offsets in bytes of their levels and scales."""
 
-    first: int
     outputs: int
     inputs: int
     bits: Any
@@ -73,25 +64,33 @@ class _Place:
         """Bytes of the scales of a panel."""
         return scale_bytes(self.kind, self.groups)
 
-    def part(self, data: NDArray[np.uint8]) -> Part:
+    def panels_in(self, data: NDArray[np.uint8]) -> Panels:
         levels = data[self.levels :][: self.panels * self.level_bytes].reshape(self.panels, self.groups, -1)
         scales = data[self.scales :][: self.panels * self.scale_bytes].reshape(self.panels, -1)
-        panels = Panels(levels, scales, self.bits, self.zero, self.kind, self.outputs, self.inputs)
-        return Part(self.first, panels)
+        return Panels(levels, scales, self.bits, self.zero, self.kind, self.outputs, self.inputs)
 
 
-def load(
-    name: str, weights: Sequence[Path], form: str, sources: Callable[[], Mapping[str, Sequence[Rows]]]
-) -> Reporting[Layers]:
-    """The layers of a model with the files `weights`, mapped from disk, or packed there first.
+def find(weights: Sequence[Path], form: str) -> Matrices | None:
+    """The packed matrices of these weight files, None unless all of them are on disk and whole."""
+    try:
+        index_path = _base(weight_cache.digest(weights), form).with_suffix(".json")
+        index = read_json(index_path)
+        with index_path.with_suffix(".bin").open("rb") as file:
+            if weight_cache.sampled(file) != index["samples"]:
+                return None
+            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        return _mapped({name: _Place(**place) for name, place in index["matrices"].items()}, data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
-    `form` names what `sources` makes of the weights. Each layer of `sources` is the rows of some matrices, one after
-    the other. Yields Progress with the word packing and the model's `name`, and a Notice where the disk keeps nothing.
+
+def create(name: str, weights: Sequence[Path], form: str, sources: Mapping[str, Rows]) -> Reporting[Matrices]:
+    """Pack the matrices of a model with the files `weights` to disk, and map them from there.
+
+    `form` names what `sources` makes of the weights. Yields Progress with the word packing and the model's `name`, and
+    a Notice where the disk keeps nothing: then the matrices are in memory.
     """
-    found = find(weights, form)
-    if found is not None:
-        return found
-    jobs, places, size = _plan(sources())
+    jobs, places, size = _plan(sources)
     try:
         return (yield from _pack_to_disk(name, weights, form, jobs, places, size))
     except OSError as error:
@@ -103,89 +102,45 @@ def load(
         memory[start : start + data.size] = data.reshape(-1)
 
     yield from _run(name, jobs, size, write)
-    return _layers(places, memory)
+    return _mapped(places, memory)
 
 
-def find(weights: Sequence[Path], form: str) -> Layers | None:
-    """The packed layers of these weight files, None unless all of them are on disk and whole."""
-    try:
-        index_path = _base(weight_cache.digest(weights), form).with_suffix(".json")
-        index = read_json(index_path)
-        with index_path.with_suffix(".bin").open("rb") as file:
-            if weight_cache.sampled(file) != index["samples"]:
-                return None
-            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-        places = {name: [_Place(**place) for place in places] for name, places in index["layers"].items()}
-        return _layers(places, data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _layers(places: Mapping[str, Sequence[_Place]], data: NDArray[np.uint8]) -> Layers:
-    return {name: tuple(place.part(data) for place in parts) for name, parts in places.items()}
+def _mapped(places: Mapping[str, _Place], data: NDArray[np.uint8]) -> Matrices:
+    return {name: place.panels_in(data) for name, place in places.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Packs the panels from `start` to `stop` of a part, from rows whose first panel is `above`."""
+    """Packs the panels from `start` to `stop` of a matrix."""
 
     rows: Rows
     place: _Place
-    above: int
     start: int
     stop: int
 
     def run(self, write: Callable[[int, NDArray[np.uint8]], object], meter: Meter) -> None:
-        first, last = (PANEL * (panel - self.above) for panel in (self.start, self.stop))
         levels = np.empty((self.stop - self.start, self.place.groups, GROUP_BYTES[self.place.bits]), np.uint8)
         scales = np.empty((self.stop - self.start, self.place.scale_bytes), np.uint8)
-        pack_into(self.rows.read(slice(first, last)), levels, scales)
+        pack_into(self.rows.read(slice(PANEL * self.start, PANEL * self.stop)), levels, scales)
         write(self.place.levels + self.start * self.place.level_bytes, levels)
         write(self.place.scales + self.start * self.place.scale_bytes, scales)
         meter.add(levels.nbytes + scales.nbytes)
 
 
-def _plan(sources: Mapping[str, Sequence[Rows]]) -> tuple[list[_Job], dict[str, list[_Place]], int]:
-    """The jobs that pack all layers, where their parts lie, and the size of the file in bytes."""
+def _plan(sources: Mapping[str, Rows]) -> tuple[list[_Job], dict[str, _Place], int]:
+    """The jobs that pack all matrices, where these lie, and the size of the file in bytes."""
     jobs: list[_Job] = []
-    places: dict[str, list[_Place]] = {}
+    places: dict[str, _Place] = {}
     end = 0
-    for name, matrices in sources.items():
-        places[name], first = [], 0
-        for joined in _joined(matrices):
-            outputs, (inputs, of) = sum(rows.shape[0] for rows in joined), (joined[0].shape[1], joined[0].format)
-            place = _Place(first, outputs, inputs, of.bits, of.zero, of.kind, end, 0)
-            place = _Place(**asdict(place) | {"scales": _aligned(end + place.panels * place.level_bytes)})
-            end = _aligned(place.scales + place.panels * place.scale_bytes)
-            places[name].append(place)
-            first += outputs
-            jobs += _jobs(joined, place)
+    for name, rows in sources.items():
+        (outputs, inputs), of = rows.shape, rows.format
+        place = _Place(outputs, inputs, of.bits, of.zero, of.kind, end, 0)
+        place = replace(place, scales=_aligned(end + place.panels * place.level_bytes))
+        end = _aligned(place.scales + place.panels * place.scale_bytes)
+        places[name] = place
+        each = max(1, _PIECE // (PANEL * GROUP * place.groups))
+        jobs += [_Job(rows, place, start, min(place.panels, start + each)) for start in range(0, place.panels, each)]
     return jobs, places, end
-
-
-def _joined(matrices: Sequence[Rows]) -> Iterator[list[Rows]]:
-    """Neighbours that can share panels: of one format, and each but the last fills its panels."""
-    run: list[Rows] = []
-
-    def key(rows: Rows) -> tuple[Format, int]:
-        return rows.format, rows.shape[1]
-
-    for rows in matrices:
-        if run and (run[-1].shape[0] % PANEL or key(run[-1]) != key(rows)):
-            yield run
-            run = []
-        run.append(rows)
-    yield run
-
-
-def _jobs(joined: Sequence[Rows], place: _Place) -> Iterator[_Job]:
-    each = max(1, _PIECE // (PANEL * GROUP * place.groups))
-    above = 0
-    for rows in joined:
-        end = above - -rows.shape[0] // PANEL
-        for start in range(above, end, each):
-            yield _Job(rows, place, above, start, min(end, start + each))
-        above = end
 
 
 def _aligned(size: int) -> int:
@@ -203,9 +158,9 @@ def _pack_to_disk(
     weights: Sequence[Path],
     form: str,
     jobs: Sequence[_Job],
-    places: Mapping[str, Sequence[_Place]],
+    places: Mapping[str, _Place],
     size: int,
-) -> Reporting[Layers]:
+) -> Reporting[Matrices]:
     """Write an entry and map it. Raises OSError, and then leaves nothing behind."""
     content = weight_cache.digest(weights)
     base = _base(content, form)
@@ -224,8 +179,8 @@ def _pack_to_disk(
         Path(part).unlink(missing_ok=True)
         raise
     paths = [str(path.resolve()) for path in weights]
-    placed = {layer: [asdict(place) for place in parts] for layer, parts in places.items()}
-    index = {"weights": paths, "content": content, "form": form, "samples": samples, "layers": placed}
+    placed = {matrix: asdict(place) for matrix, place in places.items()}
+    index = {"weights": paths, "content": content, "form": form, "samples": samples, "matrices": placed}
     replace_file(base.with_suffix(".json"), json.dumps(index))
     for path, other in weight_cache.indexes():
         # The same files before they changed, or an older layout of panels.

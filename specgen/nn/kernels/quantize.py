@@ -1,9 +1,41 @@
 """Rounds weights to 8 bits, in groups of inputs."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
-from specgen.nn.kernels.grouped import GROUP, GroupedMatrix
+from specgen.nn.kernels.grouped import GROUP, Format, GroupedMatrix
+
+Quantizer: TypeAlias = Callable[[NDArray[np.float32]], GroupedMatrix]
+"""Rounds some rows [rows, in] of a matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatRows:
+    """Rows of a matrix of floating-point weights [out, in], in an order of their own."""
+
+    data: NDArray[Any]
+    """float32, float16, or the bits of bfloat16 as uint16: [rows, in], memory-mapped."""
+    quantize: Quantizer
+    order: NDArray[np.intp] | None = None
+    """The rows of `data` that are the rows of this matrix; None for all of them."""
+
+    @property
+    def format(self) -> Format:
+        return self.quantize(np.zeros((1, GROUP), np.float32)).format
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.data if self.order is None else self.order), self.data.shape[1]
+
+    def read(self, chosen: slice) -> GroupedMatrix:
+        rows = self.data[chosen if self.order is None else self.order[chosen]]
+        if rows.dtype == np.uint16:  # bfloat16 is the upper half of a float32
+            return self.quantize((rows.astype(np.uint32) << np.uint32(16)).view(np.float32))
+        return self.quantize(rows.astype(np.float32))
 
 
 def quantize_int8(weights: NDArray[np.float32]) -> GroupedMatrix:

@@ -3,16 +3,20 @@
 This undoes the changes of llama.cpp's convert_hf_to_gguf.py. Dequantized values equal those of transformers to the bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, ReaderTensor
 from gguf.quants import dequantize
 
 from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
+from specgen.nn.kernels.gguf_blocks import NATIVE, GgufRows
+from specgen.nn.kernels.grouped import Rows
+from specgen.nn.kernels.quantize import Quantizer
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.weights import Tensors, check_fit, find_fault, tensor_shapes
 
@@ -50,10 +54,11 @@ _PLAIN = {
     GGMLQuantizationType.F16: torch.float16,
     GGMLQuantizationType.BF16: torch.bfloat16,
 }
-_QUANTIZED = {
+_ROUNDED = {
     GGMLQuantizationType[name]
-    for name in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+    for name in ("Q2_K", "Q3_K", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 }
+_QUANTIZED = NATIVE.keys() | _ROUNDED
 # Numbers that are dequantized at a time, so that temporary arrays stay in the processor's cache.
 _NUMBERS = 1 << 18
 
@@ -95,6 +100,26 @@ class GgufTensors(Tensors):
         kind = self._tensor_of[name].tensor_type
         return "F32" if kind in _QUANTIZED else kind.name
 
+    def values(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        tensor = self._tensor_of[name]
+        if tensor.tensor_type in _PLAIN:
+            return super().values(name, rows)
+        return torch.from_numpy(dequantize(tensor.data[np.array(rows)], tensor.tensor_type))
+
+    def quantized(self, name: str, quantize: Quantizer, order: torch.Tensor | None) -> Rows:
+        """Blocks of the file keep their levels, whatever `quantize` does with the other types."""
+        tensor = self._tensor_of[name]
+        if tensor.tensor_type in _PLAIN:
+            return super().quantized(name, quantize, order)
+        stored = self._reordered(tensor, torch.arange(_shape(tensor)[0]))
+        rows = stored if order is None else stored[order]
+        whole = torch.equal(rows, torch.arange(len(tensor.data)))
+        return GgufRows(tensor.data, tensor.tensor_type, None if whole else rows.numpy())
+
+    def rounded(self) -> list[str]:
+        """The types of this file's tensors that have no exact form in panels, and are rounded to 8 bits."""
+        return sorted({kind.name for tensor in self._tensor_of.values() if (kind := tensor.tensor_type) in _ROUNDED})
+
     def find_unread(self, architecture: Architecture) -> str | None:
         """The name in the file of a tensor that this architecture does not have."""
         known = {*tensor_shapes(architecture), "lm_head.weight", *_CONFIG}
@@ -110,13 +135,17 @@ class GgufTensors(Tensors):
         return f"model.layers.{block.removeprefix('blk.')}.{leaves[leaf]}.{kind}" if leaf in leaves else name
 
     def _restored(self, tensor: ReaderTensor) -> torch.Tensor:
-        weight, leaf = _numbers(tensor), tensor.name.split(".")[-2]
-        if self._architecture in _PERMUTED and leaf in self._heads:
-            pairs = weight.view(self._heads[leaf], -1, 2, *weight.shape[1:])
-            return pairs.transpose(1, 2).reshape(weight.shape)
+        weight = self._reordered(tensor, _numbers(tensor))
         if self._architecture in _RAISED and tensor.name.endswith("norm.weight"):
             return weight.float() - 1
         return weight
+
+    def _reordered(self, tensor: ReaderTensor, rows: torch.Tensor) -> torch.Tensor:
+        """`rows` of a tensor, or their numbers, in the order of the hub."""
+        leaf = tensor.name.split(".")[-2]
+        if self._architecture not in _PERMUTED or leaf not in self._heads:
+            return rows
+        return rows.view(self._heads[leaf], -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 def read_gguf_architecture(path: Path) -> Architecture | str:

@@ -32,7 +32,7 @@ def load_decoder(
     `context_length` is in tokens, for prompt and answer together. Its memory is allocated as needed. `new_capture` is
     the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel.
     """
-    tensors = _open_tensors(checkpoint)
+    tensors = open_tensors(checkpoint)
     if placement.int8:
         weights = yield from _read_int8(checkpoint, architecture, tensors, placement)
     else:
@@ -53,7 +53,7 @@ def load_decoder(
     return model
 
 
-def _open_tensors(checkpoint: Checkpoint) -> Tensors:
+def open_tensors(checkpoint: Checkpoint) -> Tensors:
     """The tensors of a checkpoint by their names on the hub. Raises BadFile for GGUF."""
     if not checkpoint.is_gguf:
         return Tensors(checkpoint.weight_files)

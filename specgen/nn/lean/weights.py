@@ -1,18 +1,21 @@
 """Reads the weights of a checkpoint into the layers of the lean decoder."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from specgen.core.errors import UnsupportedModel
 from specgen.nn.device import Placement
+from specgen.nn.kernels.grouped import Rows
 from specgen.nn.kernels.linear import Linear
 from specgen.nn.kernels.pack import Linears, join
+from specgen.nn.kernels.quantize import FloatRows, Quantizer
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.layer import HeadNorm, Layer, Norm
 from specgen.nn.lean.rope import interleave
@@ -50,9 +53,27 @@ class Tensors:
         """The dtype in the terms of safetensors: F32, BF16 ..."""
         return str(self._file_of[name].get_slice(name).get_dtype())
 
+    def values(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        """Some rows of a matrix [out, in], float32 [rows, in]. Reads no others."""
+        return self[name][torch.tensor(rows, dtype=torch.long)].float()
+
+    def rounded(self) -> list[str]:
+        """The types of quantized tensors that must be rounded once more."""
+        return []
+
+    def quantized(self, name: str, quantize: Quantizer, order: torch.Tensor | None) -> Rows:
+        """The rows of a matrix that `order` names, or all, to be rounded by `quantize` when they are read."""
+        return FloatRows(_bits(self[name]), quantize, None if order is None else order.numpy())
+
+
+def _bits(weight: torch.Tensor) -> NDArray[Any]:
+    """The same memory as numpy's array; bfloat16, which numpy lacks, as uint16."""
+    array: NDArray[Any] = weight.view(torch.uint16).numpy() if weight.dtype == torch.bfloat16 else weight.numpy()
+    return array
+
 
 EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
+HEAD = "lm_head.weight"
 _NORM = "model.norm.weight"
 _DTYPES = ("F32", "BF16", "F16")
 # Tensors with these prefixes are computed with. Others belong to value heads, vision or multi-token prediction.
@@ -109,8 +130,8 @@ def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
 def find_fault(architecture: Architecture, tensors: Tensors) -> str | None:
     """The reason why the lean decoder cannot read `tensors`, None if it can."""
     shapes = dict(tensor_shapes(architecture))
-    if _HEAD in tensors or not architecture.tied:
-        shapes[_HEAD] = shapes[EMBEDDING]
+    if HEAD in tensors or not architecture.tied:
+        shapes[HEAD] = shapes[EMBEDDING]
     for name in shapes:
         if name not in tensors:
             return f"no tensor {name}"
@@ -125,7 +146,7 @@ def check_fit(architecture: Architecture, tensors: Tensors, path: Path) -> None:
     transformers would fail on the first, and ignore the second, which makes the text wrong.
     """
     shapes = dict(tensor_shapes(architecture))
-    shapes[_HEAD] = shapes[EMBEDDING]
+    shapes[HEAD] = shapes[EMBEDDING]
     for name in tensors.names():
         if name in shapes and (found := tensors.shape(name)) != shapes[name]:
             fault = f"has the shape {list(found)}, its config asks for {list(shapes[name])}"
@@ -147,7 +168,7 @@ def read_weights(
     table = tensors[EMBEDDING].to(placement.device)
     # transformers rounds Gemma's scale to the dtype of the weights, and Gemma was trained that way.
     scale = torch.tensor(architecture.embedding_scale, dtype=placement.dtype, device=placement.device)
-    head = linears.make("head", lambda: [tensors[_HEAD if _HEAD in tensors else EMBEDDING]], None)
+    head = linears.make("head", lambda: [tensors[HEAD if HEAD in tensors else EMBEDDING]], None)
 
     def embed(ids: torch.Tensor) -> torch.Tensor:
         rows = F.embedding(ids, table).to(placement.dtype)

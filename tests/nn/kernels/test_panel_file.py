@@ -3,7 +3,7 @@
 import errno
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,15 @@ from specgen.core.events import Notice, Progress
 from specgen.core.progress import follow
 from specgen.nn.kernels import panel_file, weight_cache
 from specgen.nn.kernels.grouped import Format, GroupedMatrix
-from specgen.nn.kernels.panel_file import Layers
+from specgen.nn.kernels.panel_file import Matrices
 from specgen.nn.kernels.panels import unpack
 from tests.nn.kernels.matrices import random_matrix
 
-LAYERS: Mapping[str, Sequence[GroupedMatrix]] = {
-    "qkv": [
-        random_matrix(4, 0, "super", 64, 320, seed=1),
-        random_matrix(4, 0, "super", 32, 320, seed=2),
-        random_matrix(6, 32, "halves", 32, 320, seed=3),
-    ],
-    "output": [random_matrix(8, 128, "plain", 50, 96, seed=4)],
-    "uneven": [random_matrix(5, 16, "plain", 20, 96, seed=5), random_matrix(5, 16, "plain", 7, 96, seed=6)],
+MATRICES = {
+    "queries": random_matrix(4, 0, "super", 64, 320, seed=1),
+    "values": random_matrix(6, 32, "halves", 32, 320, seed=3),
+    "output": random_matrix(8, 128, "plain", 50, 96, seed=4),
+    "down": random_matrix(5, 16, "plain", 7, 96, seed=5),
 }
 
 
@@ -48,29 +45,22 @@ class MatrixRows:
         return self.matrix.rows(chosen)
 
 
-def sources() -> Mapping[str, Sequence[MatrixRows]]:
-    return {name: [MatrixRows(matrix) for matrix in matrices] for name, matrices in LAYERS.items()}
+def sources() -> Mapping[str, MatrixRows]:
+    return {name: MatrixRows(matrix) for name, matrix in MATRICES.items()}
 
 
-def unread() -> Mapping[str, Sequence[MatrixRows]]:
-    raise AssertionError("packed again")
-
-
-def load(weights: Path, form: str = "some", read: Any = sources) -> tuple[Layers, list[Any]]:
-    """The layers, and the events of loading them."""
+def load(weights: Path, form: str = "some") -> tuple[Matrices, list[Any]]:
+    """The matrices, mapped or packed, and the events of packing them."""
     told: list[Any] = []
-    return follow(panel_file.load("M", [weights], form, read), told.append), told
+    found = panel_file.find([weights], form)
+    return found or follow(panel_file.create("M", [weights], form, sources()), told.append), told
 
 
-def check(layers: Layers) -> None:
-    """Every weight is the one of its source, and outputs follow each other."""
-    assert list(layers) == list(LAYERS)
-    for name, matrices in LAYERS.items():
-        expected = np.concatenate([matrix.dequantize() for matrix in matrices])
-        for part in layers[name]:
-            rows = unpack(part.panels).dequantize()
-            np.testing.assert_array_equal(rows, expected[part.first : part.first + len(rows)])
-        assert sum(part.panels.outputs for part in layers[name]) == len(expected)
+def check(found: Matrices) -> None:
+    """Every weight is the one of its source."""
+    assert list(found) == list(MATRICES)
+    for name, matrix in MATRICES.items():
+        np.testing.assert_array_equal(unpack(found[name]).dequantize(), matrix.dequantize(), strict=True)
 
 
 @pytest.fixture
@@ -82,22 +72,16 @@ def weights(tmp_path: Path, shelf: Path) -> Path:
 
 
 def test_the_first_start_packs_and_the_second_maps(weights: Path) -> None:
-    layers, told = load(weights)
-    check(layers)
+    found, told = load(weights)
+    check(found)
     progress = [event for event in told if isinstance(event, Progress)]
     assert {event.what for event in progress} == {"packing M"}
     assert progress[-1].done == progress[-1].total > 0
-    mapped, told = load(weights, read=unread)
+    mapped, told = load(weights)
     check(mapped)
     assert told == []
-    assert not mapped["qkv"][0].panels.levels.flags.writeable
-    assert all(part.panels.levels.ctypes.data % 64 == 0 for parts in mapped.values() for part in parts)
-
-
-def test_neighbours_of_one_format_share_panels(weights: Path) -> None:
-    layers, _ = load(weights)
-    found = {name: [(part.first, part.panels.outputs) for part in parts] for name, parts in layers.items()}
-    assert found == {"qkv": [(0, 96), (96, 32)], "output": [(0, 50)], "uneven": [(0, 20), (20, 7)]}
+    assert not mapped["queries"].levels.flags.writeable
+    assert all(panels.levels.ctypes.data % 64 == panels.scales.ctypes.data % 64 == 0 for panels in mapped.values())
 
 
 def test_pieces_of_any_size_give_the_same_panels(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +101,11 @@ def test_a_damaged_entry_is_packed_again(weights: Path, shelf: Path, harm: str) 
     elif harm == "no data":
         data.unlink()
     else:
-        index.write_text('{"samples": ' if harm == "no index" else '{"layers": 1}')
-    layers, told = load(weights)
+        index.write_text('{"samples": ' if harm == "no index" else '{"matrices": 1}')
+    found, told = load(weights)
     assert told
-    check(layers)
-    check(load(weights, read=unread)[0])
+    check(found)
+    assert panel_file.find([weights], "some")
     assert len(list(shelf.iterdir())) == 2
 
 
@@ -133,7 +117,7 @@ def test_a_changed_file_replaces_its_entry_of_the_same_form(weights: Path, shelf
     assert len(list(shelf.glob("*.bin"))) == 2
     assert load(weights, "other")[1], "the old one stays until its own form is packed again"
     assert len(list(shelf.glob("*.bin"))) == 2
-    load(weights, read=unread)
+    assert panel_file.find([weights], "some")
 
 
 def test_a_full_disk_costs_a_notice(weights: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,8 +126,8 @@ def test_a_full_disk_costs_a_notice(weights: Path, shelf: Path, monkeypatch: pyt
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(panel_file, "open", lambda file, *_, **__: Full(file, "r+"), raising=False)
-    layers, told = load(weights)
-    check(layers)
+    found, told = load(weights)
+    check(found)
     assert [event.text for event in told if isinstance(event, Notice)] == [
         "the packed weights could not be saved (No space left on device): the next start packs again"
     ]
@@ -152,13 +136,13 @@ def test_a_full_disk_costs_a_notice(weights: Path, shelf: Path, monkeypatch: pyt
 
 def test_a_folder_that_cannot_be_made_costs_a_notice(weights: Path, shelf: Path) -> None:
     shelf.write_text("in the way")
-    layers, told = load(weights)
-    check(layers)
+    found, told = load(weights)
+    check(found)
     assert [event for event in told if isinstance(event, Notice)]
 
 
 def test_an_interrupted_start_leaves_nothing_behind(weights: Path, shelf: Path) -> None:
-    loading = panel_file.load("M", [weights], "some", sources)
+    loading = panel_file.create("M", [weights], "some", sources())
     next(loading)
     assert list(shelf.iterdir())
     loading.close()
@@ -167,10 +151,10 @@ def test_an_interrupted_start_leaves_nothing_behind(weights: Path, shelf: Path) 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_killed_start_leaves_nothing_behind_the_next(weights: Path, shelf: Path) -> None:
-    living = panel_file.load("M", [weights], "living", sources)
+    living = panel_file.create("M", [weights], "living", sources())
     next(living)
     if not (child := os.fork()):
-        killed = panel_file.load("M", [weights], "killed", sources)
+        killed = panel_file.create("M", [weights], "killed", sources())
         next(killed)
         os._exit(1)
     os.waitpid(child, 0)

@@ -133,7 +133,21 @@ def test_greedy_text_is_that_of_transformers(tmp_path: Path, name: str) -> None:
     assert ids == expected[0].tolist()
 
 
-QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+QUANTIZED = (
+    "Q8_0",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", *QUANTIZED])
