@@ -1,10 +1,38 @@
 """The interface of a model for the decoding loop: token ids in, logits out."""
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import torch
 
 from specgen.core.tokens import Tokens
+
+UNNORMED = -1
+"""The number of the state after the last layer, before the final norm. See `Runner.tap`."""
+StateListener: TypeAlias = Callable[[Tokens, int, Sequence[torch.Tensor]], None]
+"""Called as (tokens, start, states) when the rows of `tokens` from position `start` on have been fed.
+
+`states` has one tensor [rows, hidden_size] for each tapped layer, valid during the call only. Nobody knows yet which of
+the tokens are accepted. A row may come twice.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParts:
+    """The parts of a target that a head borrows.
+
+    embed: int64 ids [rows] -> [rows, hidden_size]. norm: the final norm of such states. score: the output head, normed
+    states -> float32 [rows, vocab]. layers: the number of layers. device, dtype: of states.
+    """
+
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    norm: Callable[[torch.Tensor], torch.Tensor]
+    score: Callable[[torch.Tensor], torch.Tensor]
+    hidden_size: int
+    layers: int
+    device: torch.device
+    dtype: torch.dtype
 
 
 class LanguageModel(Protocol):
@@ -43,3 +71,15 @@ class Runner(LanguageModel, Protocol):
 
     @property
     def context_length(self) -> int | None: ...
+
+    @property
+    def shared(self) -> SharedParts:
+        """The parts that a head may borrow."""
+
+    def tap(self, layers: Sequence[int], listener: StateListener | None) -> None:
+        """From now on tell `listener` the states of `layers` for every row that is fed, prompts included.
+
+        Layers are numbered as transformers' `hidden_states`: 0 is the embedding, k the input of layer k, and the number
+        of layers is the state after the final norm. UNNORMED is the one before that norm. A model has one listener;
+        None ends the tap. Raises IndexError for a layer that the model does not have.
+        """

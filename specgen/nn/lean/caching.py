@@ -1,11 +1,14 @@
 """The invisible cache of the lean decoder: which tokens a call must feed, and in which passes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 
 from specgen.core.tokens import Tokens
+from specgen.nn.interface import SharedParts, StateListener
 from specgen.nn.lean.context_store import ContextStore
+from specgen.nn.tap import Tap, check_layers
 
 # Tokens of a prompt pass. It bounds the memory of masks and activations.
 CHUNK = 256
@@ -24,6 +27,17 @@ class CachingModel(ABC):
         self._caches: list[torch.Tensor] = []
         self._cached = Tokens()
         self._store, self._owner = ContextStore(0), object()
+        self._tap = Tap()
+
+    @property
+    @abstractmethod
+    def shared(self) -> SharedParts:
+        """The parts that a head may borrow."""
+
+    def tap(self, layers: Sequence[int], listener: StateListener | None) -> None:
+        """See nn/interface.py."""
+        check_layers(layers, self.shared.layers)
+        self._tap = Tap(layers, listener)
 
     def begin_answer(self) -> None:  # noqa: B027  most models have nothing to do
         """Nothing: no bit depends on how a token was fed."""
@@ -56,13 +70,14 @@ class CachingModel(ABC):
     def _feed(self, tokens: Tokens, last: int) -> torch.Tensor:
         """Feed the uncached part of `tokens` in one pass, and score the final `last` positions."""
         start = len(self._cached)
-        logits = self._compute(tokens.ids(start), start, last)
+        logits, states = self._compute(tokens.ids(start), start, last)
         self._cached = tokens
+        self._tap.tell(tokens, start, states)
         return logits
 
     @abstractmethod
-    def _compute(self, ids: list[int], start: int, last: int) -> torch.Tensor:
-        """Feed `ids` from position `start` on; float32 [last, vocab]."""
+    def _compute(self, ids: list[int], start: int, last: int) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        """Feed `ids` from position `start` on; float32 [last, vocab], and the states of the tapped layers."""
 
     @abstractmethod
     def _reserve(self, length: int) -> None:

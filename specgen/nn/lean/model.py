@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from specgen.nn.device import Placement
+from specgen.nn.interface import SharedParts
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK, AttentionMask, RowBlock, choose_tile
 from specgen.nn.lean.caching import CachingModel
@@ -52,21 +53,46 @@ class LeanModel(CachingModel):
         """Positions of the caches."""
         return self._caches[0].shape[2] if self._caches else 0
 
-    def _compute(self, ids: list[int], start: int, last: int) -> torch.Tensor:
+    @property
+    def shared(self) -> SharedParts:
+        weights = self._weights
+        return SharedParts(
+            weights.embed,
+            weights.norm,
+            self._score_normed,
+            self._architecture.hidden_size,
+            len(weights.layers),
+            self._placement.device,
+            self._placement.dtype,
+        )
+
+    def _score_normed(self, states: torch.Tensor) -> torch.Tensor:
+        missing = self._weights.rows - len(states)
+        padded = torch.cat([states, states[-1:].expand(missing, -1)]) if missing > 0 else states
+        return self._weights.score(padded)[: len(states)]
+
+    def _compute(self, ids: list[int], start: int, last: int) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
         """Feed `ids` from position `start` on, padded to the least number of rows of a pass."""
         count, least = len(ids), self._weights.rows
         ids += ids[-1:] * (least - count)
-        hidden = self._layers(torch.tensor(ids, device=self._placement.device), self._positions(start, count, len(ids)))
+        at = self._positions(start, count, len(ids))
+        hidden, states = self._layers(torch.tensor(ids, device=self._placement.device), at)
         # The head needs the least number of rows too.
         first = min(count - last, len(ids) - least)
-        return self._score(hidden[first:])[count - last - first : count - first] if last else hidden[:0]
+        logits = self._score(hidden[first:])[count - last - first : count - first] if last else hidden[:0]
+        return logits, states
 
-    def _layers(self, ids: torch.Tensor, positions: Sequence[Positions]) -> torch.Tensor:
-        """The states [rows, hidden_size] after the last layer."""
+    def _layers(
+        self, ids: torch.Tensor, positions: Sequence[Positions]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The states [rows, hidden_size] after the last layer, and those of the tapped layers."""
         hidden = self._weights.embed(ids)
-        for layer, cache, kind in zip(self._weights.layers, self._caches, self._kind_of_layer, strict=True):
-            hidden = layer(hidden, cache, positions[kind])
-        return hidden
+        inputs: dict[int, torch.Tensor] = {}
+        for index, (layer, cache) in enumerate(zip(self._weights.layers, self._caches, strict=True)):
+            if index in self._tap.layers:
+                inputs[index] = hidden
+            hidden = layer(hidden, cache, positions[self._kind_of_layer[index]])
+        return hidden, self._tap.order(inputs, hidden, self._weights.norm)
 
     def _score(self, hidden: torch.Tensor) -> torch.Tensor:
         """The logits [rows, vocab] of states [rows, hidden_size]."""

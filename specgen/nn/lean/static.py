@@ -7,12 +7,13 @@ new answer keeps whole chunks of the cache and reads the rest again: the answer 
 prompt. So its bits are those of a model that has answered nothing before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from specgen.core.tokens import Tokens
 from specgen.nn.device import Placement
+from specgen.nn.interface import StateListener
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
 from specgen.nn.lean.context_store import ContextStore
@@ -58,6 +59,10 @@ class StaticModel(LeanModel):
     def begin_answer(self) -> None:
         self._begins = True
 
+    def tap(self, layers: Sequence[int], listener: StateListener | None) -> None:
+        super().tap(layers, listener)
+        self._graphs.clear()  # a graph returns the states that were tapped when it was captured
+
     def keep_contexts(self, store: ContextStore) -> None:
         """Keep nothing: graphs read the one cache that they were captured with."""
 
@@ -87,8 +92,9 @@ class StaticModel(LeanModel):
         start = len(self._cached)
         sent = self._send(start, tokens.ids(start))
         keys = -(-len(tokens) // BLOCK) * BLOCK
-        self._layers(sent[1:], self._torch_positions(sent, keys))
+        _, states = self._layers(sent[1:], self._torch_positions(sent, keys))
         self._cached, self._read_end = tokens, len(tokens)
+        self._tap.tell(tokens, start, states)
 
     def _decode(self, tokens: Tokens) -> torch.Tensor:
         """Feed what the cache lacks of `tokens`, at most WIDTH ids, and score each: float32 [rows, vocab]."""
@@ -102,10 +108,12 @@ class StaticModel(LeanModel):
 
         def step() -> tuple[torch.Tensor, ...]:
             positions = self._fused_positions(buffer) if self._fused else self._torch_positions(buffer, keys)
-            return (self._score(self._layers(buffer[1:], positions)),)
+            hidden, states = self._layers(buffer[1:], positions)
+            return (self._score(hidden), *states)
 
-        logits = self._graphs.run(rows, step)[0]
+        logits, *states = self._graphs.run(rows, step)
         self._cached = tokens
+        self._tap.tell(tokens, start, states)
         return logits[:count].clone()  # the next step overwrites its results
 
     def _send(self, start: int, ids: list[int], *, to_device: bool = True) -> torch.Tensor:

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from specgen.core.errors import SpecgenError, UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.words import shorten
 from specgen.nn.device import Placement
+from specgen.nn.interface import UNNORMED, SharedParts, StateListener
+from specgen.nn.tap import Tap, check_layers
 from specgen.nn.transformers.cache import RunnerCache
 
 # Tokens of a prompt that are fed at a time, which bounds the memory of attention masks and activations.
@@ -28,6 +30,8 @@ _SAME_STATE = 1e-3
 _SAME_STATE_UNITS = 4
 # These packages for quantized weights repeat warnings about which a user can do nothing.
 _CHATTY = ("bitsandbytes", "torch.utils._pytree")
+# Names of the norm after the last layer, in the order in which they are tried.
+_FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_norm", "norm_f")
 
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -49,6 +53,7 @@ class TransformersModel:
         self._cache = RunnerCache(lambda: DynamicCache(config=model.config))
         head = model.get_output_embeddings()
         self.vocab_size = int(head.weight.shape[0] if head is not None else model.config.vocab_size)
+        self._tap = Tap()
         self.can_verify = self._cache_name is not None and (self._cache.croppable or self._restores_states())
 
     @property
@@ -59,6 +64,26 @@ class TransformersModel:
 
     def begin_answer(self) -> None:
         """Nothing: transformers promises no bits."""
+
+    @property
+    def shared(self) -> SharedParts:
+        model, head = self._model, self._model.get_output_embeddings()
+        config = model.config.get_text_config()
+        return SharedParts(
+            model.get_input_embeddings(),
+            _final_norm(model),
+            lambda states: head(states).float(),
+            config.hidden_size,
+            config.num_hidden_layers,
+            model.device,
+            model.dtype,
+        )
+
+    def tap(self, layers: Sequence[int], listener: StateListener | None) -> None:
+        check_layers(layers, self._model.config.get_text_config().num_hidden_layers)
+        if UNNORMED in layers:
+            _final_norm(self._model)  # raises for a model without one
+        self._tap = Tap(layers, listener)
 
     @torch.inference_mode()
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
@@ -98,10 +123,16 @@ class TransformersModel:
         if self._takes_positions:
             # Some models (Bamba) count from 0 in every call without them.
             arguments["position_ids"] = torch.arange(start, len(tokens), device=self._model.device)[None]
+        if self._tap.layers:
+            arguments["output_hidden_states"] = True
         ids = torch.tensor([tokens.ids(start)], device=self._model.device)
-        output = self._model(input_ids=ids, **arguments)
+        with _watch_norm(self._model, self._tap) as states:
+            output = self._model(input_ids=ids, **arguments)
         if self._cache_name is not None:
             self._cache.fed(tokens)
+        if self._tap.layers:
+            states.update(enumerate(output.hidden_states))
+            self._tap.tell(tokens, start, [states[layer][0] for layer in self._tap.layers])
         logits: torch.Tensor = output.logits[0, -last:].float()
         return logits
 
@@ -123,6 +154,32 @@ class TransformersModel:
         self._cache.drop()
         difference = (whole - pieces).abs().max() / whole.abs().max().clamp(min=1e-6)
         return bool(difference < max(_SAME_STATE, _SAME_STATE_UNITS * torch.finfo(self._model.dtype).eps))
+
+
+def _final_norm(model: Any) -> Any:
+    """The norm after the last layer. Raises UnsupportedModel for a model that names it otherwise."""
+    decoder = model.get_decoder()
+    norm = next((found for name in _FINAL_NORMS if (found := getattr(decoder, name, None)) is not None), None)
+    if norm is None:
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no final norm that specgen knows, so a head cannot read its states",
+            hint="choose another draft",
+        )
+    return norm
+
+
+@contextlib.contextmanager
+def _watch_norm(model: Any, tap: Tap) -> Iterator[dict[int, torch.Tensor]]:
+    """The input of the final norm in the block, as the state UNNORMED, where `tap` wants it."""
+    seen: dict[int, torch.Tensor] = {}
+    if UNNORMED not in tap.layers:
+        yield seen
+        return
+    handle = _final_norm(model).register_forward_pre_hook(lambda _, inputs: seen.update({UNNORMED: inputs[0]}))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def load_model(checkpoint: Checkpoint, placement: Placement, *, trust_remote_code: bool) -> TransformersModel:
