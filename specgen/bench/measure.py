@@ -12,37 +12,23 @@ from specgen.core.events import Finished, Stats, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingChoice
 from specgen.nn.interface import Runner
+from specgen.nn.wrapper import RunnerWrapper
 from specgen.session.session import Session
 
 K = TypeVar("K")
 
 
-class TimedModel:
+class TimedModel(RunnerWrapper):
     """A model that counts its forward passes and the seconds they take."""
 
     def __init__(self, model: Runner) -> None:
-        self._model = model
+        super().__init__(model)
         self.seconds = 0.0
         self.passes = 0
 
-    @property
-    def vocab_size(self) -> int:
-        return self._model.vocab_size
-
-    @property
-    def can_verify(self) -> bool:
-        return self._model.can_verify
-
-    @property
-    def context_length(self) -> int | None:
-        return self._model.context_length
-
-    def begin_answer(self) -> None:
-        self._model.begin_answer()
-
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         start = time.perf_counter()
-        rows = self._model.forward(tokens, last)
+        rows = super().forward(tokens, last)
         synchronize(rows)
         self.seconds += time.perf_counter() - start
         self.passes += 1

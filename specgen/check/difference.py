@@ -15,6 +15,7 @@ from specgen.core.types import SamplingParams
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.interface import LanguageModel, Runner
+from specgen.nn.wrapper import RunnerWrapper
 
 # Largest difference between two widths, in roundings of the largest score. A 16-bit model rounds between operations and
 # accumulates in float32. A float32 model also rounds in its sums over thousands of products.
@@ -22,31 +23,16 @@ _ROUNDINGS_16 = 4
 _ROUNDINGS_32 = 64
 
 
-class CallRecorder:
+class CallRecorder(RunnerWrapper):
     """A target that records its calls, so that each can be repeated."""
 
     def __init__(self, model: Runner) -> None:
-        self._model = model
+        super().__init__(model)
         self.calls: list[tuple[Tokens, int]] = []
-
-    @property
-    def vocab_size(self) -> int:
-        return self._model.vocab_size
-
-    @property
-    def can_verify(self) -> bool:
-        return self._model.can_verify
-
-    @property
-    def context_length(self) -> int | None:
-        return self._model.context_length
-
-    def begin_answer(self) -> None:
-        self._model.begin_answer()
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         self.calls.append((tokens, last))
-        return self._model.forward(tokens, last)
+        return super().forward(tokens, last)
 
 
 @dataclass(frozen=True, slots=True)
