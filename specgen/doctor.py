@@ -228,13 +228,14 @@ def check_triton() -> Finding:
     """Report whether the fused kernels run. Exact text on CUDA needs them."""
     import torch
 
-    from specgen.nn.lean.layer import fused_kernels
+    from specgen.nn.lean.fusion import load_kernels
 
     if not torch.cuda.is_available():
         return Finding("triton", Status.OK, "not needed without CUDA")
-    if fused_kernels(torch.device("cuda")) is not None:
+    fault = load_kernels(torch.device("cuda"))
+    if not isinstance(fault, str):
         return Finding("triton", Status.OK, "runs: the text on this GPU is the same with any draft")
-    found = "does not run: passes are slower, and a draft may change the text where two tokens score nearly alike"
+    found = f"{fault}: passes are slower, and a draft may change the text where two tokens score nearly alike"
     return Finding("triton", Status.WARN, found, "install triton and a C compiler such as gcc")
 
 

@@ -175,6 +175,8 @@ def test_caches_tell_their_sizes(monkeypatch: pytest.MonkeyPatch, shelf: Path, t
 def test_a_gpu_without_triton_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_triton().verdict is Status.OK
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for found, verdict in ((None, Status.WARN), (doctor, Status.OK)):
-        monkeypatch.setattr("specgen.nn.lean.layer.fused_kernels", lambda _, found=found: found)
-        assert doctor.check_triton().verdict is verdict
+    monkeypatch.setattr("specgen.nn.lean.fusion.load_kernels", lambda _: doctor)
+    assert doctor.check_triton().verdict is Status.OK
+    monkeypatch.setattr("specgen.nn.lean.fusion.load_kernels", lambda _: "triton is not installed")
+    assert doctor.check_triton().verdict is Status.WARN
+    assert doctor.check_triton().found.startswith("triton is not installed: passes are slower")

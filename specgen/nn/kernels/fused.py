@@ -14,6 +14,7 @@ import triton.language as tl
 # Chosen on an H100 by docs/bench/gpu.py: shorter splits fill the card at short contexts.
 SPLIT = 128
 _KEYS = 64  # keys of one step inside a split
+_JOINED = 32  # splits that `_join_splits` adds at once: 32 steps at 131,072 keys
 _ELEMENTS = 1024  # elements of one program of `gate`
 
 
@@ -207,6 +208,7 @@ def _join_splits(  # type: ignore[no-untyped-def]
     M: tl.constexpr,
     D: tl.constexpr,
     SPLIT: tl.constexpr,
+    JOINED: tl.constexpr,
 ):
     row, head = tl.program_id(0), tl.program_id(1)
     place = tl.load(start) + row
@@ -215,15 +217,19 @@ def _join_splits(  # type: ignore[no-untyped-def]
     maximum = float("-inf")
     total = 0.0
     summed = tl.zeros([D], tl.float32)
-    # One split after the other: those that the row does not see change nothing, so that they may be left out.
-    begin = tl.maximum(place - window + 1, 0) // SPLIT
-    for split in range(begin, place // SPLIT + 1):
+    # JOINED splits at a time, from multiples of JOINED on: so the order of a sum depends on the row's position alone.
+    # A split that the row does not see adds an exact zero.
+    begin, end = tl.maximum(place - window + 1, 0) // SPLIT, place // SPLIT + 1
+    for base in range(begin // JOINED * JOINED, end, JOINED):
+        split = base + tl.arange(0, JOINED)
+        seen = (split >= begin) & (split < end)
         slot = (split * key_heads + head // groups) * M + pair
-        other = tl.load(maxima + slot)
-        larger = tl.maximum(maximum, other)
+        other = tl.load(maxima + slot, mask=seen, other=float("-inf"))
+        larger = tl.maximum(maximum, tl.max(other, 0))
         shrink, share = tl.exp(maximum - larger), tl.exp(other - larger)
-        total = total * shrink + tl.load(totals + slot) * share
-        summed = summed * shrink + tl.load(sums + slot * D + column) * share
+        total = total * shrink + tl.sum(tl.load(totals + slot, mask=seen, other=0.0) * share, 0)
+        part = tl.load(sums + slot[:, None] * D + column[None, :], mask=seen[:, None], other=0.0)
+        summed = summed * shrink + tl.sum(part * share[:, None], 0)
         maximum = larger
     heads = key_heads * groups
     tl.store(
@@ -279,5 +285,7 @@ def attend(
         # More stages of wide heads do not fit into the shared memory of many cards.
         num_stages=3 if wide * projected.element_size() <= 256 else 1,
     )
-    _join_splits[(rows, queries)](sums, maxima, totals, start, out, key_heads, seen, **shape, num_warps=1)
+    _join_splits[(rows, queries)](
+        sums, maxima, totals, start, out, key_heads, seen, **shape, JOINED=_JOINED, num_warps=4
+    )
     return out

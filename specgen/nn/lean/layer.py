@@ -1,9 +1,8 @@
 """One layer of a Llama-like decoder, by torch or by fused kernels."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -18,20 +17,6 @@ from specgen.nn.lean.rope import rotate
 # torch divides more elements than these between threads, anywhere in a row. It computes the elements beside a division
 # one by one, and rounds their exponentials differently.
 _UNDIVIDED = 16383
-
-
-@lru_cache
-def fused_kernels(device: torch.device) -> ModuleType | None:
-    """The module nn/kernels/fused.py where Triton runs on `device`, else None."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return None
-    from specgen.nn.kernels import fused  # noqa: PLC0415  needs Triton
-
-    try:
-        fused.rms_norm(torch.ones(1, 16, device=device), torch.ones(16, device=device), 1e-6)
-    except Exception:
-        return None
-    return fused
 
 
 class Positions(Protocol):
@@ -72,31 +57,35 @@ class TorchPositions:
 
 @dataclass(frozen=True, slots=True)
 class FusedPositions:
-    """Rows at consecutive positions, computed with the fused kernels.
+    """Rows at consecutive positions, computed with `kernels`, the module nn/kernels/fused.py.
 
     start: int64 [1], the first position, on the device. table: see `Rotation.table`; None in a layer without positions.
     window: the number of keys that a row sees, its own included; None for all.
     """
 
+    kernels: ModuleType
     start: torch.Tensor
     table: torch.Tensor | None
     window: int | None
 
     def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-        from specgen.nn.kernels import fused  # noqa: PLC0415  needs Triton
-
-        fused.rotate_and_store(projected, cache, self.table, self.start, architecture.heads)
-        scale, cap = architecture.attention_scale, architecture.attention_cap
-        return fused.attend(projected, cache, self.start, architecture.heads, scale=scale, cap=cap, window=self.window)
+        heads, scale, cap = architecture.heads, architecture.attention_scale, architecture.attention_cap
+        self.kernels.rotate_and_store(projected, cache, self.table, self.start, heads)
+        mixed: torch.Tensor = self.kernels.attend(
+            projected, cache, self.start, heads, scale=scale, cap=cap, window=self.window
+        )
+        return mixed
 
 
 class Norm:
-    """RMS norm over the last dimension, in float32. Fewer operations than F.rms_norm."""
+    """RMS norm over the last dimension, in float32. Fewer operations than F.rms_norm.
 
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+    fused: the module nn/kernels/fused.py, None for torch.
+    """
+
+    def __init__(self, weight: torch.Tensor, eps: float, fused: ModuleType | None) -> None:
         self._weight = weight
         self._eps = torch.tensor(eps, device=weight.device)
-        fused = fused_kernels(weight.device)
         self._fused: Callable[[torch.Tensor], torch.Tensor] | None = (
             partial(fused.rms_norm, weight=weight, eps=eps) if fused else None
         )
@@ -135,9 +124,10 @@ def _inverse(values: torch.Tensor, over: int | tuple[int, int], eps: torch.Tenso
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The weights of a layer. Norms that the family lacks are None."""
+    """The weights of a layer. Norms that the family lacks are None; `fused` as in Norm."""
 
     architecture: Architecture
+    fused: ModuleType | None
     before_attention: Norm | None
     qkv: Linear
     head_norm: HeadNorm | None
@@ -171,8 +161,8 @@ class Layer:
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         joined = self.gate_up(rows)
-        if fused := fused_kernels(joined.device):
-            return self.down(fused.gate(joined, self.architecture.activation))
+        if self.fused:
+            return self.down(self.fused.gate(joined, self.architecture.activation))
         gate, up = joined.chunk(2, -1)
         for piece in torch.split(gate, max(1, _UNDIVIDED // gate.shape[1])) if gate.is_cpu else (gate,):
             if self.architecture.activation == "silu":

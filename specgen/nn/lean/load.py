@@ -1,6 +1,7 @@
 """Loads a checkpoint into the lean decoder, or tells why that is impossible."""
 
 from collections.abc import Callable, Generator
+from types import ModuleType
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
@@ -10,10 +11,10 @@ from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.kernels.pack import FloatLinears, Int8Linears
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.compile import hide_products
+from specgen.nn.lean.fusion import choose_kernels, load_kernels
 from specgen.nn.lean.graphs import Capture
-from specgen.nn.lean.layer import fused_kernels
 from specgen.nn.lean.model import LeanModel
-from specgen.nn.lean.static import StaticModel
+from specgen.nn.lean.static import WIDTH, StaticModel
 from specgen.nn.lean.weights import Tensors, Weights, check_fit, find_fault, read_weights
 
 
@@ -33,10 +34,12 @@ def load_decoder(
     the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel.
     """
     tensors = open_tensors(checkpoint)
+    found = choose_kernels(architecture, placement, WIDTH)
+    fused = found if isinstance(found, ModuleType) else None
     if placement.int8:
         weights = yield from _read_int8(checkpoint, architecture, tensors, placement)
     else:
-        shares = read_weights(architecture, tensors, placement, FloatLinears(placement))
+        shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
         weights = yield from _progress("loading", checkpoint, shares)
     if new_capture and placement.device.type == "cpu":
         weights = hide_products(weights, architecture)
@@ -45,11 +48,9 @@ def load_decoder(
     model = StaticModel(architecture, weights, placement, context_length, new_capture, exact=exact, is_draft=is_draft)
     if failure := model.warm_up():
         yield Notice(f"{checkpoint.ref.source} runs without CUDA graphs, which is slower: {failure}")
-    if placement.device.type == "cuda" and fused_kernels(placement.device) is None and not is_draft:
-        yield Notice(
-            "Triton does not run here, so passes are slower, and a draft may change the text where two tokens score"
-            " nearly alike; specgen doctor says more"
-        )
+    if isinstance(found, str) and not (is_draft and isinstance(load_kernels(placement.device), str)):
+        doubt = "" if is_draft else ", and a draft may change the text where two tokens score nearly alike"
+        yield Notice(f"{checkpoint.ref.source} runs without fused kernels ({found}), so passes are slower{doubt}")
     return model
 
 

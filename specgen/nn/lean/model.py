@@ -9,7 +9,7 @@ from specgen.nn.interface import SharedParts
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK, AttentionMask, RowBlock, choose_tile
 from specgen.nn.lean.caching import CachingModel
-from specgen.nn.lean.layer import Positions, TorchPositions, fused_kernels
+from specgen.nn.lean.layer import Positions, TorchPositions
 from specgen.nn.lean.rope import Rope, Rotation
 from specgen.nn.lean.weights import Weights
 
@@ -46,7 +46,6 @@ class LeanModel(CachingModel):
             for window in {kind.window for kind in self._kinds}
         }
         self._rotations = {rope: Rotation(rope, placement.device) for kind in self._kinds if (rope := kind.rope)}
-        self._fused = fused_kernels(placement.device)
 
     @property
     def _capacity(self) -> int:

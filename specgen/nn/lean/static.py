@@ -8,6 +8,7 @@ prompt. So its bits are those of a model that has answered nothing before.
 """
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 
@@ -107,7 +108,8 @@ class StaticModel(LeanModel):
         keys = self._caches[0].shape[2]
 
         def step() -> tuple[torch.Tensor, ...]:
-            positions = self._fused_positions(buffer) if self._fused else self._torch_positions(buffer, keys)
+            fused = self._weights.fused
+            positions = self._fused_positions(fused, buffer) if fused else self._torch_positions(buffer, keys)
             hidden, states = self._layers(buffer[1:], positions)
             return (self._score(hidden), *states)
 
@@ -136,10 +138,10 @@ class StaticModel(LeanModel):
         rotations = {rope: table.of(places) for rope, table in self._rotations.items()}
         return self._for_kinds(places, count, rotations, blocks)
 
-    def _fused_positions(self, sent: torch.Tensor) -> list[FusedPositions]:
+    def _fused_positions(self, fused: ModuleType, sent: torch.Tensor) -> list[FusedPositions]:
         """Positions for each kind of layer, for the fused kernels."""
         return [
-            FusedPositions(sent[:1], self._rotations[kind.rope].table if kind.rope else None, kind.window)
+            FusedPositions(fused, sent[:1], self._rotations[kind.rope].table if kind.rope else None, kind.window)
             for kind in self._kinds
         ]
 

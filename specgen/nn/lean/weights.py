@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ _IGNORED = ("rotary_emb.", "self_attn.k_scale", "self_attn.v_scale")
 class Weights:
     """A model without its cache. `embed`: ids -> [rows, hidden]; `score`: [rows, hidden] -> float32 [rows, vocab].
 
-    A pass has at least `rows` rows.
+    A pass has at least `rows` rows. fused: the module nn/kernels/fused.py, None for torch.
     """
 
     embed: Callable[[torch.Tensor], torch.Tensor]
@@ -94,6 +95,7 @@ class Weights:
     norm: Norm
     score: Linear
     rows: int
+    fused: ModuleType | None
 
 
 def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
@@ -158,13 +160,17 @@ def check_fit(architecture: Architecture, tensors: Tensors, path: Path) -> None:
 
 
 def read_weights(
-    architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears
+    architecture: Architecture,
+    tensors: Tensors,
+    placement: Placement,
+    linears: Linears,
+    fused: ModuleType | None = None,
 ) -> Generator[float, None, Weights]:
     """Read the weights, each tensor once, with no weight in memory twice. `find_fault` must have found no fault.
 
-    Yields the fraction read so far.
+    Yields the fraction read so far. fused: as in Weights.
     """
-    reader = _Reader(architecture, tensors, placement, linears)
+    reader = _Reader(architecture, tensors, placement, linears, fused)
     table = tensors[EMBEDDING].to(placement.device)
     # transformers rounds Gemma's scale to the dtype of the weights, and Gemma was trained that way.
     scale = torch.tensor(architecture.embedding_scale, dtype=placement.dtype, device=placement.device)
@@ -186,13 +192,21 @@ def read_weights(
     while len(layers) < len(architecture.layers):
         layers.append(reader.layer(len(layers)))
         yield len(layers) / len(architecture.layers)
-    return Weights(embed, tuple(layers), reader.norm(_NORM), score, linears.rows)
+    return Weights(embed, tuple(layers), reader.norm(_NORM), score, linears.rows, fused)
 
 
 class _Reader:
     """Reads layers: converts the dtype, joins matrices with the same input, and interleaves rotated rows."""
 
-    def __init__(self, architecture: Architecture, tensors: Tensors, placement: Placement, linears: Linears) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        tensors: Tensors,
+        placement: Placement,
+        linears: Linears,
+        fused: ModuleType | None,
+    ) -> None:
+        self._fused = fused
         self._architecture = architecture
         self._tensors = tensors
         self._placement = placement
@@ -222,6 +236,7 @@ class _Reader:
 
         return Layer(
             architecture,
+            self._fused,
             before_attention=norm(norms.before_attention),
             qkv=qkv(),
             head_norm=None if architecture.head_norm == "none" else self._head_norm(attention),
@@ -234,7 +249,7 @@ class _Reader:
         )
 
     def norm(self, name: str) -> Norm:
-        return Norm(self._norm_weight(name), self._architecture.norm_eps)
+        return Norm(self._norm_weight(name), self._architecture.norm_eps, self._fused)
 
     def _bias(self, parts: list[torch.Tensor]) -> torch.Tensor | None:
         return join(parts, self._placement) if parts else None

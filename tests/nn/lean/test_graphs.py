@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from specgen.engine.pacing.controller import FixedController
 from specgen.engine.sampling import sampler as sampling
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
-from specgen.nn.lean import graphs, static
+from specgen.nn.lean import fusion, graphs, static
 from specgen.nn.lean import model as decoder
 from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
@@ -404,6 +405,43 @@ def test_a_device_that_lacks_an_operation_gets_transformers(
         "The operator 'aten::x' is not implemented for this device"
     )
     assert tokens_of(events) == tokens_of(expected)
+
+
+@pytest.mark.parametrize("failing", ["rms_norm", "gate", "rotate_and_store", "attend"])
+@pytest.mark.parametrize("fault", [RuntimeError("out of resource: shared memory\nmore"), None])
+def test_a_fused_kernel_that_fails_at_the_models_shapes_is_told_and_replaced(
+    gemma: Path, failing: str, fault: Exception | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Each is tried once before the model is loaded. A result that is not finite is a failure too."""
+    kernels = ModuleType("kernels")
+    tried: list[str] = []
+
+    def kernel(name: str) -> Callable[..., Any]:
+        def run(rows: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            tried.append(name)
+            if name == failing and (fault or name == "rotate_and_store"):
+                raise fault or RuntimeError("a kernel turns zeros into infinities")
+            return rows.new_full((8, 1), torch.inf if name == failing else 0.0)
+
+        return run
+
+    for name in ("rms_norm", "gate", "rotate_and_store", "attend"):
+        setattr(kernels, name, kernel(name))
+    monkeypatch.setattr(fusion, "load_kernels", lambda _: kernels)
+    fusion.choose_kernels.cache_clear()
+    request.addfinalizer(fusion.choose_kernels.cache_clear)
+    events = list[Event]()
+    model = load_static(gemma, lambda step: step, events=events)
+    count = len(tried)
+    load_static(gemma, lambda step: step)
+    assert len(tried) == count, "once for both"
+    (notice,) = (event.text for event in events if isinstance(event, Notice))
+    reason = "out of resource: shared memory" if fault else "a kernel turns zeros into infinities"
+    assert notice == (
+        f"{gemma} runs without fused kernels ({reason}), so passes are slower, and a draft may change the text where "
+        "two tokens score nearly alike"
+    )
+    same(model.forward(Tokens(IDS[:30]), 2), load(gemma).forward(Tokens(IDS[:30]), 2))
 
 
 class FakeCuda:
