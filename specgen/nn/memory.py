@@ -16,11 +16,12 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.nn.device import Placement
 from specgen.nn.kernels.int8 import PIECE
 from specgen.nn.kernels.linear import ROWS, packs
+from specgen.nn.kernels.workspace import Workspace
+from specgen.nn.lean import caching, static
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
-from specgen.nn.lean.caching import CHUNK
 from specgen.nn.lean.model import FIRST
-from specgen.nn.lean.weights import EMBEDDING, tensor_shapes
+from specgen.nn.lean.weights import EMBEDDING, HEAD, tensor_shapes
 
 # Bytes beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
 _BESIDE_INT8 = 16
@@ -30,6 +31,12 @@ _ROUNDED = 3 * 4
 _TOKENIZER = 10
 # Bytes that libraries allocate for threads and kernels.
 _SCRATCH = 32_000_000
+# Tokens of a prompt pass of nn/transformers/model.py, which is slow to import.
+TRANSFORMERS_CHUNK = 1024
+# Bytes for each logit of a decode pass: the head's output, its float32 copy, and the copy that outlives the pass.
+_SCORED = 4 + 4 + 4
+# Bytes for each logit while tokens are sampled from a sorted vocabulary. tests/nn/test_memory.py measures it.
+_SAMPLED = 60
 _BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -38,8 +45,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 class Footprint:
     """The memory of a model in bytes.
 
-    `weights` and `tokenizer` are permanent. `cache` is that of a full context. `loading` is temporary while weights are
-    read, `passing` while a prompt is read. `layers` is a count, 0 if unknown.
+    `weights` and `tokenizer` are permanent. `cache` is that of a full context, and on accelerators the table of
+    rotations and what a captured decode pass holds. `loading` is temporary while weights are read, `passing` while a
+    prompt is read, the cache grows or tokens are sampled. `layers` is a count, 0 if unknown.
     """
 
     weights: int
@@ -63,26 +71,71 @@ def footprint(
     """The memory of a model with `context` tokens in its cache. `architecture` is a reason if transformers runs it."""
     if isinstance(architecture, str):
         return _of_transformers(checkpoint, placement, context)
-    matrices = [
-        shape
-        for name, shape in tensor_shapes(architecture).items()
-        if len(shape) == 2 and (name != EMBEDDING or not _is_view(checkpoint, placement))
-    ]
-    head = (architecture.vocab_size, architecture.hidden_size)
-    sizes = [_matrix(shape, placement) for shape in [*matrices, head]]
+    shapes = {**tensor_shapes(architecture), HEAD: (architecture.vocab_size, architecture.hidden_size)}
+    on_cpu = placement.device.type == "cpu"
+    # An accelerator keeps a tied matrix once. On a CPU the head is packed, and the embedding is a view of its file.
+    left_out = {HEAD} if architecture.tied and not on_cpu else set()
+    left_out |= {EMBEDDING} if _is_view(checkpoint, placement) else set()
+    matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and name not in left_out]
+    vectors = sum(shape[0] for shape in shapes.values() if len(shape) == 1)
+    cache, passing = (_running_on_cpu if on_cpu else _running)(architecture, placement, context)
+    return Footprint(
+        weights=sum(_matrix(shape, placement) for shape in matrices) + 4 * vectors,
+        tokenizer=_tokenizer(checkpoint, placement),
+        cache=cache,
+        loading=_loading(matrices, placement),
+        passing=passing,
+        layers=len(architecture.layers),
+    )
+
+
+def _running_on_cpu(architecture: Architecture, placement: Placement, context: int) -> tuple[int, int]:
+    """(permanent, temporary) bytes beside the weights of LeanModel, with `context` tokens in its cache."""
     capacity = max(FIRST, -(-context // BLOCK) * BLOCK)
-    keys = 2 * architecture.kv_heads * architecture.head_size * placement.dtype.itemsize
     states = 4 * architecture.hidden_size + 3 * architecture.intermediate_size
     states += 2 * (architecture.heads + 2 * architecture.kv_heads) * architecture.head_size
     mask = (BLOCK + ROWS) * capacity * (1 + architecture.heads // architecture.kv_heads)
-    return Footprint(
-        weights=sum(sizes),
-        tokenizer=_tokenizer(checkpoint, placement),
-        cache=len(architecture.layers) * keys * capacity,
-        loading=_loading([*matrices, head], placement),
-        passing=(CHUNK * states + mask) * placement.dtype.itemsize,
-        layers=len(architecture.layers),
+    passing = (caching.CHUNK * states + mask) * placement.dtype.itemsize
+    return _caches(architecture, placement, capacity), passing + _capped_scores(architecture, BLOCK, capacity)
+
+
+def _running(architecture: Architecture, placement: Placement, context: int) -> tuple[int, int]:
+    """(permanent, temporary) bytes beside the weights of StaticModel, with `context` tokens in its cache."""
+    size, width = placement.dtype.itemsize, static.WIDTH
+    capacity = max(FIRST, -(-(context + width) // BLOCK) * BLOCK)
+    rows, groups = min(context, static.CHUNK), architecture.heads // architecture.kv_heads
+    windows = len({layer.window for layer in architecture.layers})
+    tables = sum(4 * rope.size * capacity for rope in {layer.rope for layer in architecture.layers} if rope)
+    space = Workspace.of(width, architecture.heads, architecture.kv_heads, architecture.head_size, capacity)
+    # Without Triton a decode pass has masks and scores like a prompt.
+    captured = max(
+        space.nbytes,
+        windows * groups * width * capacity * size + _capped_scores(architecture, width, capacity),
+        width * architecture.vocab_size * _SCORED,
     )
+    queries = architecture.heads * architecture.head_size
+    attention = 2 * architecture.hidden_size + 4 * queries + 2 * architecture.kv_heads * architecture.head_size
+    mlp = 4 * architecture.hidden_size + 3 * architecture.intermediate_size
+    prompt = windows * groups * rows * capacity * size + max(
+        rows * capacity * (size + 2),  # one more mask, of one group, and its truth values, while masks are drawn
+        rows * attention * size + _capped_scores(architecture, rows, capacity),
+        rows * mlp * size,
+    )
+    caches = _caches(architecture, placement, capacity)
+    growing = caches // len(architecture.layers) + tables
+    sampling = width * architecture.vocab_size * _SAMPLED
+    return caches + tables + captured, max(prompt, growing, sampling)
+
+
+def _caches(architecture: Architecture, placement: Placement, capacity: int) -> int:
+    """Bytes of the keys and values of `capacity` positions in all layers."""
+    keys = 2 * architecture.kv_heads * architecture.head_size * placement.dtype.itemsize
+    return len(architecture.layers) * keys * capacity
+
+
+def _capped_scores(architecture: Architecture, rows: int, keys: int) -> int:
+    """Bytes of scores, their softmax in float32, and its copy, where scores are capped."""
+    return 8 * architecture.heads * rows * keys if architecture.attention_cap is not None else 0
 
 
 def context_limit(checkpoint: Checkpoint, architecture: Architecture | str) -> int | None:
@@ -132,7 +185,7 @@ def _matrix(shape: tuple[int, ...], placement: Placement) -> int:
     return rows * (columns + _BESIDE_INT8) if placement.int8 else rows * columns * placement.dtype.itemsize
 
 
-def _loading(shapes: list[tuple[int, ...]], placement: Placement) -> int:
+def _loading(shapes: Sequence[tuple[int, ...]], placement: Placement) -> int:
     """Temporary bytes. In int8: an unpacked matrix, or a packed blank of each size, whichever is larger. Otherwise a
     copy of the largest matrix, to change its layout or send it to the device."""
     largest = max(math.prod(shape) for shape in shapes)
@@ -162,7 +215,7 @@ def _of_transformers(checkpoint: Checkpoint, placement: Placement, context: int)
         tokenizer=_tokenizer(checkpoint, placement),
         cache=2 * layers * width * context * size,
         loading=hidden * _number(config, "vocab_size") * size,
-        passing=CHUNK * (3 * inner + 8 * hidden) * size,
+        passing=TRANSFORMERS_CHUNK * (3 * inner + 8 * hidden + context) * size,
         layers=layers,
     )
 

@@ -78,7 +78,8 @@ def test_weights_are_those_of_every_matrix_in_the_dtype(stories: MemoryPlan) -> 
     bfloat16 = plan_pair(
         stories.target.checkpoint, None, EngineOptions(quant=Quant.NONE, dtype=Dtype.BFLOAT16), CPU
     ).target
-    assert bfloat16.footprint.weights * 2 == stories.target.footprint.weights
+    norms = 4 * 21 * 256  # stay in float32
+    assert 2 * (bfloat16.footprint.weights - norms) == stories.target.footprint.weights - norms
     assert stories.target.footprint.loading in (0, 4 * head)
     assert stories.total > stories.without_draft.total > stories.target.footprint.weights
 

@@ -10,9 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-# Keys of one attention program. Fixed, so that the sums of a row do not depend on the length of the cache.
-# Chosen on an H100 by docs/bench/gpu.py: shorter splits fill the card at short contexts.
-SPLIT = 128
+from specgen.nn.kernels.workspace import SPLIT, Workspace
+
 _KEYS = 64  # keys of one step inside a split
 _JOINED = 32  # splits that `_join_splits` adds at once: 32 steps at 131,072 keys
 _ELEMENTS = 1024  # elements of one program of `gate`
@@ -257,15 +256,14 @@ def attend(
     """
     rows, heads, size = projected.shape
     key_heads, capacity = cache.shape[1], cache.shape[2]
-    groups = queries // key_heads
-    padded, wide = max(16, triton.next_power_of_2(rows * groups)), max(16, triton.next_power_of_2(size))
-    splits = triton.cdiv(capacity, SPLIT)
-    sums = torch.empty(splits * key_heads * padded, wide, dtype=torch.float32, device=projected.device)
-    maxima, totals = sums.new_empty(2, splits * key_heads * padded)
+    space = Workspace.of(rows, queries, key_heads, size, capacity, SPLIT)
+    sums = torch.empty(space.slots, space.size, dtype=torch.float32, device=projected.device)
+    maxima, totals = sums.new_empty(2, space.slots)
     out = projected.new_empty(rows, queries * size)
-    shape: dict[str, Any] = {"rows": rows, "groups": groups, "size": size, "M": padded, "D": wide, "SPLIT": SPLIT}
+    shape: dict[str, Any] = {"rows": rows, "groups": queries // key_heads, "size": size}
+    shape |= {"M": space.rows, "D": space.size, "SPLIT": SPLIT}
     seen = window or 1 << 30
-    _attend_split[(key_heads, splits)](
+    _attend_split[(key_heads, space.splits)](
         projected,
         cache,
         start,
@@ -283,7 +281,7 @@ def attend(
         CAPPED=cap is not None,
         num_warps=4,
         # More stages of wide heads do not fit into the shared memory of many cards.
-        num_stages=3 if wide * projected.element_size() <= 256 else 1,
+        num_stages=3 if space.size * projected.element_size() <= 256 else 1,
     )
     _join_splits[(rows, queries)](
         sums, maxima, totals, start, out, key_heads, seen, **shape, JOINED=_JOINED, num_warps=4

@@ -103,7 +103,12 @@ class Int8Linears:
 
 
 def join(parts: Sequence[torch.Tensor], placement: Placement) -> torch.Tensor:
-    """`parts` concatenated, in the placement's dtype and on its device, without a second copy."""
+    """`parts` concatenated, in the placement's dtype and on its device, without a second copy.
+
+    A single part that is on an accelerator already, such as an embedding that is the output head too, is not copied.
+    """
+    if len(parts) == 1 and parts[0].device.type != "cpu" and parts[0].dtype == placement.dtype:
+        return parts[0]
     shape = (sum(map(len, parts)), *parts[0].shape[1:])
     whole = torch.empty(shape, dtype=placement.dtype, device=placement.device)
     start = 0

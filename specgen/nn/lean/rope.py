@@ -160,13 +160,16 @@ class Rotation:
 
     def at(self, start: int, end: int) -> torch.Tensor:
         """complex64 [positions, 1, size / 2]: the rotations of positions `start` to `end`."""
-        known = len(self._table)
-        if end > known:
-            positions = torch.arange(known, max(end, 2 * known), dtype=torch.float)
-            angles = torch.outer(positions, self._frequencies)
-            rotations = torch.complex(angles.cos(), angles.sin()) * self._magnitude
-            self._table = torch.cat([self._table, rotations[:, None].to(self._table.device)])
+        if end > len(self._table):
+            self.reserve(max(end, 2 * len(self._table)))
         return self._table[start:end]
+
+    def reserve(self, end: int) -> None:
+        """Compute the rotations of positions up to `end` that are not known."""
+        positions = torch.arange(len(self._table), end, dtype=torch.float)
+        angles = torch.outer(positions, self._frequencies)
+        rotations = torch.complex(angles.cos(), angles.sin()) * self._magnitude
+        self._table = torch.cat([self._table, rotations[:, None].to(self._table.device)])
 
     @property
     def table(self) -> torch.Tensor:
@@ -174,7 +177,7 @@ class Rotation:
         return torch.view_as_real(self._table)[:, 0]
 
     def of(self, positions: torch.Tensor) -> torch.Tensor:
-        """The rotations of `positions`, a tensor on the device. `at` must have computed them before."""
+        """The rotations of `positions`, a tensor on the device. They must be known."""
         # As real numbers, because some devices cannot gather complex ones.
         return torch.view_as_complex(torch.view_as_real(self._table).index_select(0, positions))
 

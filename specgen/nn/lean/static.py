@@ -152,4 +152,4 @@ class StaticModel(LeanModel):
         self._graphs.clear()  # first, so that their memory is free for the new caches
         super()._reserve(length)
         for table in self._rotations.values():
-            table.at(0, self._capacity)
+            table.reserve(self._capacity)

@@ -171,10 +171,13 @@ def read_weights(
     Yields the fraction read so far. fused: as in Weights.
     """
     reader = _Reader(architecture, tensors, placement, linears, fused)
-    table = tensors[EMBEDDING].to(placement.device)
+    table = tensors[EMBEDDING]  # on a CPU a view of its file
+    if placement.device.type != "cpu":
+        table = table.to(placement.device, placement.dtype)
     # transformers rounds Gemma's scale to the dtype of the weights, and Gemma was trained that way.
     scale = torch.tensor(architecture.embedding_scale, dtype=placement.dtype, device=placement.device)
-    head = linears.make("head", lambda: [tensors[HEAD if HEAD in tensors else EMBEDDING]], None)
+    tied = HEAD not in tensors
+    head = linears.make("head", lambda: [table if tied else tensors[HEAD]], None)
 
     def embed(ids: torch.Tensor) -> torch.Tensor:
         rows = F.embedding(ids, table).to(placement.dtype)
