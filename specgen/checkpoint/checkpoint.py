@@ -116,7 +116,14 @@ def find(ref: ModelRef, *, offline: bool, trust_remote_code: bool = False) -> Re
     found = Checkpoint(ref, path, commit)
     if ref.file is not None:
         check_gguf(found.header)
+    _refuse_pickle(found)
     return found
+
+
+def _refuse_pickle(checkpoint: Checkpoint) -> None:
+    from specgen.checkpoint.drafter_format import refuse_pickle  # noqa: PLC0415  it imports this file
+
+    refuse_pickle(checkpoint)
 
 
 def _fetch_header(snapshot: "Snapshot") -> Reporting[None]:
@@ -187,7 +194,9 @@ def _local(ref: ModelRef, path: Path) -> Checkpoint:
         raise BadFile(f"cannot read {path}: permission denied", hint="check the folder's permissions") from error
     if missing is not None:
         raise ModelNotFound(f"{path} is incomplete: {missing.name} is missing", hint="copy the whole folder again")
-    return Checkpoint(ref, path)
+    found = Checkpoint(ref, path)
+    _refuse_pickle(found)
+    return found
 
 
 def check_gguf(path: Path) -> None:

@@ -7,12 +7,14 @@ from safetensors import SafetensorError, safe_open
 
 from specgen.checkpoint.gguf.format import LFS_POINTER
 from specgen.core.errors import BadFile
+from specgen.hub.files import PICKLE
 
 
 def verify(files: Iterable[Path]) -> None:
     """Raise BadFile unless the header of every safetensors file matches its size to the byte."""
     for path in files:
-        tensor_shapes(path)
+        if path.name != PICKLE:
+            tensor_shapes(path)
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[str, list[int]]]:

@@ -10,6 +10,8 @@ from specgen.core.files import read_object, read_small
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+"""Pickled weights. Only those of a trained drafter are read, and nothing but tensors is unpickled."""
 CONFIG = "config.json"
 DAMAGED = "download the model again"  # the hint for a damaged file
 _SMALL = (
@@ -60,10 +62,15 @@ def check_parts(name: str, count: int = 0) -> None:
 def check_loadable(model: str, names: Collection[str]) -> None:
     """Raise UnsupportedModel unless files of these `names` form a model that specgen loads."""
     top = [name for name in names if "/" not in name]
-    if SINGLE not in top and INDEX not in top:
+    if SINGLE not in top and INDEX not in top and not _may_be_drafter(top):
         raise _no_weights(model, top)
     if CONFIG not in top:
         raise UnsupportedModel(f"{model} has no config.json", hint="choose a model in the format of transformers")
+
+
+def _may_be_drafter(names: Collection[str]) -> bool:
+    """Whether a repository with pickled weights may hold a trained drafter: these have no tokenizer of their own."""
+    return PICKLE in names and not any(map(is_tokenizer, names))
 
 
 def _no_weights(model: str, names: list[str]) -> SpecgenError:
@@ -75,19 +82,26 @@ def _no_weights(model: str, names: list[str]) -> SpecgenError:
             f"{model} has GGUF weights only", hint=f"name the file{more}: {model.partition('@')[0]}:{files[0]}"
         )
     if any(name.endswith(_PICKLES) for name in names):
-        return UnsupportedModel(
-            f"{model} has pickle weights only (*.bin, *.pt), which can run code when they are loaded",
-            hint="choose a model with safetensors weights",
-        )
+        return pickled(model)
     return UnsupportedModel(f"{model} has no {SINGLE} and no {INDEX}", hint="choose a model with safetensors weights")
 
 
+def pickled(model: str) -> SpecgenError:
+    """The error for pickled weights of a model."""
+    return UnsupportedModel(
+        f"{model} has pickle weights only (*.bin, *.pt), which can run code when they are loaded",
+        hint="choose a model with safetensors weights",
+    )
+
+
 def weight_names(folder: Path, names: Collection[str]) -> list[str]:
-    """The weight files among `names` that transformers would load.
+    """The weight files among `names` that are loaded.
 
     model.safetensors wins over the shards of the index. Other files (consolidated.safetensors, other formats) are
     ignored. The index is read from `folder`. Raises BadFile for an invalid index.
     """
+    if SINGLE not in names and INDEX not in names and _may_be_drafter(names):
+        return [PICKLE]
     if SINGLE in names or INDEX not in names:
         return [SINGLE]
     index = read_object(folder / INDEX, hint=DAMAGED)
