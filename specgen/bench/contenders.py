@@ -11,6 +11,7 @@ from specgen.bench.settings import BenchSettings
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
+from specgen.engine.drafters.head import HeadDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
@@ -98,8 +99,12 @@ class OwnContender:
         pair = self._pair
         if self.kind == LOOKUP:
             return LookupDrafter(), []
-        if self.kind == PLAIN or pair.draft is None:
+        if self.kind == PLAIN:
             return NoDrafter(), []
+        if pair.head is not None:
+            head = HeadDrafter(pair.head)
+            return HybridDrafter(LookupDrafter(), head) if self.kind == HYBRID else head, []
+        assert pair.draft is not None, "checked by available"  # noqa: S101
         drop_cache(pair.draft, prompt)
         draft = TimedModel(pair.draft)
         drafter = ModelDrafter(draft, pair.shared_vocab, draft.context_length or UNLIMITED)
@@ -110,7 +115,7 @@ def available(pair: Pair) -> list[str]:
     """Kinds of contenders that `pair` supports, plain decoding first."""
     if not pair.target.can_verify:
         return [PLAIN]
-    return [PLAIN, MODEL, LOOKUP, HYBRID] if pair.draft else [PLAIN, LOOKUP]
+    return [PLAIN, MODEL, LOOKUP, HYBRID] if pair.draft or pair.head else [PLAIN, LOOKUP]
 
 
 def drop_cache(model: LanguageModel, prompt: Sequence[int]) -> None:

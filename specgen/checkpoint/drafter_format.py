@@ -196,3 +196,32 @@ def _numbers(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, list) or not value or not all(type(layer) is int for layer in value):
         raise UnsupportedModel(f"the head's config names the layers {value!r}", hint=_HINT)
     return tuple(value)
+
+
+def describe_head(checkpoint: Checkpoint) -> dict[str, str]:
+    """What specgen understands of a head, in words. Raises UnsupportedModel, BadFile."""
+    if not checkpoint.is_complete:
+        return {"drafter": "a head; its tensors tell more once they are downloaded"}
+    found = read_format(checkpoint)
+    if found.kind == "eagle1":
+        states = "the last, after the final norm"
+    elif found.layers is None:
+        states = "2, n / 2 and n - 3 of a target with n layers"
+    else:
+        numbers = ", ".join(str(layer + found.shift) for layer in found.layers)
+        states = f"{numbers} (numbered as layers in the file)" if found.shift else numbers
+    switches = {
+        "of each state": found.input_norm == "each",
+        "of all states": found.input_norm == "one",
+        "before the residual": found.norm_before_residual,
+        "of what is fed back": found.norm_output,
+        "of queries and keys": found.head_norm,
+    }
+    of = f"{found.vocabulary} tokens" if found.vocabulary else "the target's output head"
+    return {
+        "drafter": f"{'EAGLE-3' if found.kind == 'eagle3' else 'EAGLE-1'} head in the layout of {found.layout}",
+        "states read": states,
+        "proposes": f"{of}, mapped to the target's" if found.mapped else of,
+        "norms": ", ".join(name for name, on in switches.items() if on) or "the usual ones",
+        "embedding": "its own" if found.own_embedding else "the target's",
+    }

@@ -38,6 +38,8 @@ _SCORED = 4 + 4 + 4
 # Bytes for each logit while tokens are sampled from a sorted vocabulary. tests/nn/test_memory.py measures it.
 _SAMPLED = 60
 _BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+# Pairs of a pass of a head over a prompt, see heads/reader.py.
+_HEAD_ROWS = 256
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -136,6 +138,20 @@ def _caches(architecture: Architecture, placement: Placement, capacity: int) -> 
 def _capped_scores(architecture: Architecture, rows: int, keys: int) -> int:
     """Bytes of scores, their softmax in float32, and its copy, where scores are capped."""
     return 8 * architecture.heads * rows * keys if architecture.attention_cap is not None else 0
+
+
+def head_footprint(checkpoint: Checkpoint, placement: Placement, context: int) -> Footprint:
+    """The memory of a head. It keeps what it reads of the target's states, and keys and values, in the dtype."""
+    config = _config(checkpoint)
+    nested = config.get("transformer_layer_config")
+    config = {**config, **nested} if isinstance(nested, dict) else config
+    hidden, heads = _number(config, "hidden_size"), max(1, _number(config, "num_attention_heads"))
+    size = _number(config, "head_dim") or hidden // heads
+    keyed = _number(config, "num_key_value_heads") or heads
+    # Files of heads have 16 bits a number.
+    weights = checkpoint.weight_bytes // 2 * (1 if placement.int8 else placement.dtype.itemsize)
+    entry = (hidden + 2 * keyed * size) * placement.dtype.itemsize
+    return Footprint(weights, 0, entry * context, weights, _HEAD_ROWS * 8 * hidden * placement.dtype.itemsize, 1)
 
 
 def context_limit(checkpoint: Checkpoint, architecture: Architecture | str) -> int | None:

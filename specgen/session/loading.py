@@ -10,14 +10,17 @@ import torch
 
 from specgen.checkpoint.chat_template import start_renderer
 from specgen.checkpoint.checkpoint import Checkpoint, check_backend, fetch_all, fetch_weights, find
+from specgen.checkpoint.drafter_format import is_head
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.core.errors import SpecgenError
+from specgen.core.errors import SpecgenError, UsageError
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.interface import NoDrafter
 from specgen.nn.device import Placement, choose_device, place, use_threads
+from specgen.nn.heads.load import load_head, tapped_states
+from specgen.nn.heads.reader import HeadReader
 from specgen.nn.interface import Runner
 from specgen.nn.lean.graphs import choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
@@ -58,6 +61,8 @@ def resolve_pair(target: ModelRef, draft: str, options: EngineOptions) -> Report
     """Find both models, choose the draft for `auto`, and plan the memory. Raises SpecgenError."""
     device = choose_device(options.device)
     found = yield from _find(target, options)
+    if is_head(found):
+        raise UsageError(f"{found.ref} is a head, which only drafts", hint="name it with -d beside its target")
     drafter, draft_found, comparison = yield from _resolve_draft(draft, found, options, device)
     for each in filter(None, (found, draft_found)):
         check_backend(each)
@@ -124,7 +129,9 @@ def _load_pair(
     hashes = _in_thread(lambda: _hash_files(models, comparison))
     loaded_draft: tuple[Runner, Placement] | None = None
     try:
-        if draft and resolved.plan.target.placement.spread:  # accelerate fills the memory that is left then
+        if (
+            draft and resolved.plan.target.placement.spread and not is_head(draft)
+        ):  # accelerate fills the memory that is left then
             loaded_draft = yield from _stop_on_error(comparison, _fetch_and_load(draft, device, options, is_draft=True))
         model, placement = yield from _stop_on_error(comparison, _fetch_and_load(target, device, options))
     except SpecgenError:
@@ -150,8 +157,21 @@ def _load_pair(
         return pair
     if draft is None:
         return pair.without_model(resolved.drafter)
+    if is_head(draft):
+        return (yield from _with_head(pair, draft, options))
     loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, options, is_draft=True))
     return pair.with_model(draft, *loaded_draft, shared)
+
+
+def _with_head(pair: Pair, checkpoint: Checkpoint, options: EngineOptions) -> Generator[Event, None, Pair]:
+    """Load a head for the loaded target. It computes in the target's own number format."""
+    yield from fetch_weights(checkpoint, offline=options.offline)
+    yield Progress(f"loading {checkpoint.ref.name}")
+    shared = pair.target.shared
+    placement = Placement(shared.device, shared.dtype, int8=pair.placement.int8)
+    layers = tapped_states(checkpoint, shared)
+    head = load_head(checkpoint, shared, pair.target.vocab_size, placement)
+    return pair.with_head(checkpoint, HeadReader(head, pair.target, layers), placement)
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
@@ -169,6 +189,8 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     check_backend(checkpoint)
     _, shared = comparison or compare_tokenizers(pair.checkpoint, checkpoint, options)
     yield from check_draft_memory(plan_pair(pair.checkpoint, checkpoint, options, device), options)
+    if is_head(checkpoint):
+        return (yield from _with_head(pair, checkpoint, options))
     model, placement = yield from _fetch_and_load(checkpoint, device, options, is_draft=True)
     return pair.with_model(checkpoint, model, placement, shared)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.drafter_format import is_head
 from specgen.config.pairs import models_of
 from specgen.core.defaults import PLANNED_CONTEXT
 from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
@@ -14,7 +15,7 @@ from specgen.nn.device import Placement, place
 from specgen.nn.kernels.int8 import choose_kernel
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.load import read_checkpoint_architecture
-from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, peak
+from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, head_footprint, peak
 
 # Shortest context that is offered as an alternative, in tokens.
 _SHORTEST = 512
@@ -81,7 +82,7 @@ def plan_pair(target: Checkpoint, draft: Checkpoint | None, options: EngineOptio
     context = options.ctx_size or min(PLANNED_CONTEXT, limit or PLANNED_CONTEXT)
     return MemoryPlan(
         target=_plan(target, architecture, options, device, context),
-        draft=_plan(draft, read_early_architecture(draft), options, device, context) if draft else None,
+        draft=_plan_draft(draft, options, device, context) if draft else None,
         context=context,
         assumed=options.ctx_size is None,
         longest=options.ctx_size or limit,
@@ -102,16 +103,27 @@ def read_early_architecture(checkpoint: Checkpoint) -> Architecture | str:
     return read_checkpoint_architecture(checkpoint) if checkpoint.is_gguf else read_architecture(checkpoint.config)
 
 
+def _plan_draft(draft: Checkpoint, options: EngineOptions, device: torch.device, context: int) -> ModelPlan:
+    if is_head(draft):
+        placement = place(device, options, draft.weight_bytes, lean=True)
+        return ModelPlan(draft, placement, head_footprint(draft, placement, context), context, _missing(draft))
+    return _plan(draft, read_early_architecture(draft), options, device, context)
+
+
 def _plan(
     checkpoint: Checkpoint, architecture: Architecture | str, options: EngineOptions, device: torch.device, context: int
 ) -> ModelPlan:
     size = checkpoint.weight_bytes
     placement = place(device, options, size, lean=not isinstance(architecture, str))
     context = min(context, context_limit(checkpoint, architecture) or context)
+    used = footprint(checkpoint, architecture, placement, context)
+    return ModelPlan(checkpoint, placement, used, context, _missing(checkpoint))
+
+
+def _missing(checkpoint: Checkpoint) -> int:
+    """The bytes of the weights that must be downloaded."""
     here = sum(path.stat().st_size for path in checkpoint.weight_files if path.is_file())
-    return ModelPlan(
-        checkpoint, placement, footprint(checkpoint, architecture, placement, context), context, max(0, size - here)
-    )
+    return max(0, checkpoint.weight_bytes - here)
 
 
 def check_memory(plan: MemoryPlan, options: EngineOptions) -> str | None:

@@ -7,12 +7,15 @@ from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import LoadedModel
 from specgen.core.types import LOOKUP, EngineOptions
+from specgen.engine.drafters.head import HeadDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.nn.device import Placement
+from specgen.nn.heads.reader import HeadReader
 from specgen.nn.interface import Runner
+from specgen.session.head_watch import HeadWatch
 
 # Context length in tokens of a model whose config states none, such as a recurrent one.
 UNLIMITED = 1 << 20
@@ -23,7 +26,7 @@ class Pair:
     """A target and its drafter, loaded with `options`.
 
     `context_length` is in tokens, prompt and answer together. `draft` is the draft model, None for other drafters;
-    the first `shared_vocab` token ids mean the same to both models.
+    the first `shared_vocab` token ids mean the same to both models. `head` is a trained head in place of a draft model.
     """
 
     target: Runner
@@ -37,6 +40,8 @@ class Pair:
     draft: Runner | None = None
     draft_placement: Placement | None = None
     shared_vocab: int = 0
+    head: HeadReader | None = None
+    watch: HeadWatch | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
 
     @property
@@ -51,18 +56,26 @@ class Pair:
         """This pair with `model` as its draft, helped by lookup where the options say so."""
         shared = min(shared_vocab, self.target.vocab_size)
         drafter = ModelDrafter(model, shared, model.context_length or UNLIMITED)
+        return replace(self._drafting(checkpoint, drafter, placement), draft=model, shared_vocab=shared)
+
+    def with_head(self, checkpoint: Checkpoint, head: HeadReader, placement: Placement) -> "Pair":
+        """This pair with a head that reads its target, helped by lookup where the options say so."""
+        watch = HeadWatch(checkpoint.ref.name)
+        return replace(self._drafting(checkpoint, HeadDrafter(head), placement), head=head, watch=watch)
+
+    def _drafting(self, checkpoint: Checkpoint, drafter: ModelDrafter | HeadDrafter, placement: Placement) -> "Pair":
         return replace(
             self,
             drafter=HybridDrafter(LookupDrafter(), drafter) if self.options.lookup else drafter,
             drafter_name="hybrid" if self.options.lookup else "model",
             draft_checkpoint=checkpoint,
-            draft=model,
             draft_placement=placement,
-            shared_vocab=shared,
         )
 
     def without_model(self, drafter_name: str) -> "Pair":
         """This pair without a draft model: `drafter_name` is `lookup` or `none`."""
+        if self.head is not None:
+            self.target.tap((), None)
         return replace(
             self,
             drafter=LookupDrafter() if drafter_name == LOOKUP else NoDrafter(),
@@ -71,4 +84,6 @@ class Pair:
             draft=None,
             draft_placement=None,
             shared_vocab=0,
+            head=None,
+            watch=None,
         )

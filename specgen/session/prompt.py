@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from specgen.checkpoint.chat_template import render
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.checkpoint.drafter_format import is_head
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.checkpoint.vocabulary import shared_range
 from specgen.core.errors import PromptTooLong, UsageError
@@ -158,9 +159,14 @@ def check_length(prompt_tokens: int, context_length: int, options: EngineOptions
 
 
 def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
-    """The target's tokenizer and the number of leading ids that both models share. Raises DraftMismatch."""
+    """The target's tokenizer and the number of leading ids that both models share, 0 for a head. Raises DraftMismatch.
+
+    A head has no tokenizer: it proposes the target's own tokens.
+    """
     tokenizer = read_tokenizer(target, options)
-    return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options)) if draft else 0
+    if draft is None or is_head(draft):
+        return tokenizer, 0
+    return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options))
 
 
 def tokenizer_warning(checkpoint: Checkpoint) -> str:

@@ -210,6 +210,8 @@ class Session:
         drafter = self._drafter(follower, limits.length, pacing)
         sampler = Sampler(params, len(context), follower)
         rounds = decode(pair.target, drafter, context, sampler, limits, pacing.controller, logprobs)
+        if pair.watch is not None:
+            rounds = pair.watch.follow(rounds)
         stream = TextStream(pair.tokenizer.decode, stop, special_tokens(pair.tokenizer, thinking, stop, limits.end_ids))
         split = (
             ThinkingSplit(thinking)

@@ -35,6 +35,7 @@ def command(
         specgen show ./model.gguf --json
     """
     from specgen.checkpoint.checkpoint import find
+    from specgen.checkpoint.drafter_format import describe_head, is_head
     from specgen.checkpoint.summary import summarize
     from specgen.config.pairs import find_pair
     from specgen.core.progress import follow
@@ -46,6 +47,8 @@ def command(
     with progress() as show:
         checkpoint = follow(find(pair.target if pair else ModelRef.parse(model), offline=offline), show)
     summary = dataclasses.asdict(summarize(checkpoint)) | {"weight_bytes": checkpoint.weight_bytes}
+    if is_head(checkpoint):
+        summary |= describe_head(checkpoint)
     pin = pins.pin_of(checkpoint.ref.source) if checkpoint.commit else None
     if pin:
         summary |= {"pinned": pin.commit == checkpoint.commit, "former": list(pin.former)}

@@ -1,11 +1,10 @@
-"""A drafter that tries n-gram lookup first and a draft model second."""
+"""A drafter that tries n-gram lookup first and a draft model or a head second."""
 
 from dataclasses import replace
 
 from specgen.core.tokens import Tokens
-from specgen.engine.drafters.interface import DraftPlan, Proposal
+from specgen.engine.drafters.interface import Drafter, DraftPlan, Proposal
 from specgen.engine.drafters.lookup import LookupDrafter
-from specgen.engine.drafters.model import ModelDrafter
 
 
 class HybridDrafter:
@@ -15,7 +14,7 @@ class HybridDrafter:
     in these rounds too.
     """
 
-    def __init__(self, lookup: LookupDrafter, model: ModelDrafter) -> None:
+    def __init__(self, lookup: LookupDrafter, model: Drafter) -> None:
         self._lookup = lookup
         self._model = model
 
