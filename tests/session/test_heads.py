@@ -91,4 +91,3 @@ def test_what_does_not_fit_is_refused_before_anything_is_generated(right: tuple[
     error = failure(Session(str(small), right[1]).generate(PROMPT, raw=True))
     assert isinstance(error, DraftMismatch)
     assert "reads layer 3 and the target has 2" in str(error)
-
