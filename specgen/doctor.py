@@ -65,7 +65,7 @@ def examine(*, offline: bool) -> Iterator[Progress | Finding]:
         "threads": check_threads,
         "memory": check_memory,
         "bandwidth": check_bandwidth,
-        "int8": check_int8,
+        "kernels": check_kernels,
         "rounding": check_rounding,
         "gpu": check_gpu,
         "cuda graphs": check_graphs,
@@ -163,27 +163,23 @@ def check_bandwidth() -> Finding:
     return Finding("bandwidth", Status.OK, found)
 
 
-def check_int8() -> Finding:
-    """Report which int8 kernel passes its self-test on this processor."""
+def check_kernels() -> Finding:
+    """Report the instructions with which quantized weights are multiplied."""
     import torch
 
-    from specgen.nn.kernels.int8 import choose_kernel
-    from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot
+    from specgen.nn.kernels import support
     from specgen.nn.kernels.linear import packs
 
-    kernel = choose_kernel()
-    if isinstance(kernel, Int7Dot):
-        found = "exact on this processor for rows of seven bits: large models use it and are packed at every start"
-        return Finding("int8", Status.OK, found)
-    if isinstance(kernel, Bf16Dot):
-        found = "int8 products are not exact on this processor: large models use int8 weights and bfloat16 rows"
-        return Finding("int8", Status.OK, found)
-    if kernel is not None:
-        return Finding("int8", Status.OK, "exact on this processor: large models run in int8")
-    advice = "nothing to do: models run in float32"
-    if packs(torch.bfloat16):
-        advice += ", or --quant none for bfloat16"
-    return Finding("int8", Status.WARN, "not used: this torch has no kernel for this processor", advice)
+    if fault := support.find_fault():
+        advice = "models run in float32" + (", or with --quant none in bfloat16" if packs(torch.bfloat16) else "")
+        return Finding("kernels", Status.WARN, f"quantized weights do not run here: {fault}", advice)
+    from specgen.nn.kernels.dots import available
+
+    name = available()[0].name
+    found = f"quantized weights are multiplied with {name} instructions, exact at every width"
+    if name == "portable":
+        return Finding("kernels", Status.WARN, found, "a processor with AVX2 or NEON dot products is faster")
+    return Finding("kernels", Status.OK, found)
 
 
 def check_rounding() -> Finding:
@@ -270,7 +266,7 @@ def check_models() -> Finding:
 
 
 def check_packed() -> Finding:
-    """Report the size of the weights that specgen packed for int8."""
+    """Report the size of the weights that specgen packed."""
     from specgen.nn.kernels import weight_cache
 
     folder = weight_cache.folder()

@@ -12,7 +12,6 @@ import torch
 from specgen import doctor
 from specgen.doctor import Status
 from specgen.hub.client import constants
-from specgen.nn.kernels.int8_kernels import Bf16Dot, Int7Dot, Int8Dot
 from tests.hub_server import HubServer, serve_hub
 
 hub_server = pytest.fixture(serve_hub)
@@ -74,19 +73,14 @@ def test_bandwidth_is_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "verdict", "says"),
-    [
-        (Int8Dot(), Status.OK, "run in int8"),
-        (Int7Dot(), Status.OK, "seven bits"),
-        (Bf16Dot(), Status.OK, "bfloat16"),
-        (None, Status.WARN, "no kernel"),
-    ],
+    ("fault", "verdict", "says"),
+    [(None, Status.OK, "exact at every width"), ("no llvmlite", Status.WARN, "do not run here: no llvmlite")],
 )
-def test_int8_is_what_its_self_tests_say(
-    monkeypatch: pytest.MonkeyPatch, kernel: object, verdict: Status, says: str
+def test_kernels_are_those_that_run_here(
+    monkeypatch: pytest.MonkeyPatch, fault: str | None, verdict: Status, says: str
 ) -> None:
-    monkeypatch.setattr("specgen.nn.kernels.int8.choose_kernel", lambda: kernel)
-    found = doctor.check_int8()
+    monkeypatch.setattr("specgen.nn.kernels.support.find_fault", lambda: fault)
+    found = doctor.check_kernels()
     assert (found.verdict, says in found.found) == (verdict, True)
 
 

@@ -1,58 +1,108 @@
-"""Time the int8 kernels that work on this processor: packing, and products of 1 to 64 rows.
+"""Time the products of quantized weights on this processor, for each format and instruction set.
 
-python docs/bench/kernels.py [--inner 1536] [--outer 8960]
+    python docs/bench/kernels.py [--outputs 17920] [--inputs 1536] [--rows 1,2,4,8,64,256] [--threads N]
 
-The weights of several matrices are read in turn, so that they come from memory and not from a cache. Medians of seven;
-rows have no outliers.
+The weights are several copies of a matrix, so that one row reads them from memory. A line is a median of several runs.
 """
 
 import argparse
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from specgen.nn.kernels.int8 import KERNELS, quantize
+from specgen.core.machine import processor_name
+from specgen.nn.device import compute_threads
+from specgen.nn.kernels.compiler import compile_module
+from specgen.nn.kernels.dots import Dots, available
+from specgen.nn.kernels.grouped import GROUP, Format
+from specgen.nn.kernels.panels import GROUP_BYTES, PANEL, Panels, scale_bytes
+from specgen.nn.kernels.products import ProductField, build_product, product_name
+from specgen.nn.kernels.rows import HEAD
+from specgen.nn.kernels.team import OperationField, Program, assemble, team_of
 
-ROWS = (1, 2, 4, 8, 16, 64)
-READ = 100_000_000  # bytes, far more than a cache holds
+FORMATS = (Format(4, 8, "plain"), Format(4, 0, "super"), Format(5, 16, "plain"), Format(6, 32, "halves"))
+FORMATS += (Format(8, 128, "plain"),)
+_CHUNK = 8  # panels
 
 
-def seconds(what: Callable[[], object]) -> float:
-    """How long one call takes."""
-    start = time.perf_counter()
-    what()
-    return time.perf_counter() - start
+def matrices(form: Format, outputs: int, inputs: int, least_bytes: int) -> list[Panels]:
+    """Matrices of random levels, `least_bytes` in all."""
+    random = np.random.default_rng(0)
+    panels, groups = outputs // PANEL, -(-inputs // GROUP)
+    levels = random.integers(0, 256, (panels, groups, GROUP_BYTES[form.bits]), np.uint8)
+    scales = np.full((panels, scale_bytes(form.kind, groups)), 0x2C, np.uint8)
+    one = Panels(levels, scales, form.bits, form.zero, form.kind, outputs, inputs)
+    count = max(1, math.ceil(least_bytes / (levels.nbytes + scales.nbytes)))
+    return [one, *(Panels(levels.copy(), scales.copy(), *_meaning(one)) for _ in range(count - 1))]
+
+
+def _meaning(panels: Panels) -> tuple[object, ...]:
+    return panels.bits, panels.zero, panels.kind, panels.outputs, panels.inputs
+
+
+def seconds(dots: Dots, form: Format, weights: Sequence[Panels], rows: int, threads: int, repeat: int) -> float:
+    """The median time of a product of `rows` rows with one of the matrices."""
+    name = product_name(form)
+    function = compile_module(f"{name} {dots.name}", [name], lambda module: build_product(module, form, dots))[name]
+    panels, groups = weights[0].levels.shape[:2]
+    levels = np.ones((rows, groups * GROUP), np.int8)
+    heads = np.zeros((rows, groups, HEAD // 4), np.int32)
+    bias, out = np.zeros(panels * PANEL, np.float32), np.zeros((rows, panels * PANEL), np.float32)
+    operations = [
+        {
+            OperationField.FUNCTION: function,
+            OperationField.FIXED: -(-panels // _CHUNK),
+            OperationField.FIRST_OF_GROUP: index,
+            ProductField.LEVELS: each.levels.ctypes.data,
+            ProductField.SCALES: each.scales.ctypes.data,
+            ProductField.BIAS: bias.ctypes.data,
+            ProductField.ROWS: levels.ctypes.data,
+            ProductField.HEADS: heads.ctypes.data,
+            ProductField.OUT: out.ctypes.data,
+            ProductField.OUT_STRIDE: out.shape[1],
+            ProductField.GROUPS: groups,
+            ProductField.PANELS: panels,
+            ProductField.PANELS_OF_CHUNK: _CHUNK,
+            ProductField.LEVELS_OF_PANEL: each.levels[0].nbytes,
+            ProductField.SCALES_OF_PANEL: each.scales[0].nbytes,
+        }
+        for index, each in enumerate(weights)
+    ]
+    program = Program(assemble(operations))
+    program.current[0] = rows
+    times = []
+    for _ in range(repeat + 1):
+        start = time.perf_counter()
+        team_of(threads).run(program, len(weights))
+        times.append((time.perf_counter() - start) / len(weights))
+    return statistics.median(times[1:])
 
 
 def main() -> None:
-    """Read the command line, and print a row for every kernel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inner", type=int, default=1536)
-    parser.add_argument("--outer", type=int, default=8960)
-    arguments = parser.parse_args()
-    count = -(-READ // (arguments.inner * arguments.outer))
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(arguments.outer, arguments.inner, generator=generator)
-    levels, scale = quantize([weight])
-    rows = torch.randn(max(ROWS), arguments.inner, generator=generator)
-    exact = rows @ weight.T
-    print(f"{torch.get_num_threads()} threads, {arguments.outer} outputs of {arguments.inner} inputs; milliseconds")
-    print("| kernel | packing, a gigabyte | error | " + " | ".join(f"{width} rows" for width in ROWS) + " |")
-    print("| --- | --- | --- | " + " | ".join("---" for _ in ROWS) + " |")
-    for kernel in (each for each in KERNELS if each.works()):
-        start = time.perf_counter()
-        layers = [kernel.linear(kernel.pack(levels.clone()), scale, None) for _ in range(count)]
-        error = ((layers[-1](rows) - exact).std() / exact.std()).item()
-        for layer in layers:
-            layer(rows[:1])  # what is packed in the background is packed now
-        packing = (time.perf_counter() - start) / (count * levels.numel()) * 1e9
-        times = []
-        for width in ROWS:
-            each = [seconds(lambda: [layer(rows[:width]) for layer in layers]) for _ in range(7)]  # noqa: B023
-            times.append(f"{statistics.median(each) / count * 1e3:.2f}")
-        print(f"| {type(kernel).__name__} | {packing:.1f} s | {error:.2%} | {' | '.join(times)} |", flush=True)
+    parser.add_argument("--outputs", type=int, default=17920)
+    parser.add_argument("--inputs", type=int, default=1536)
+    parser.add_argument("--rows", default="1,2,4,8,64,256")
+    parser.add_argument("--threads", type=int, default=compute_threads())
+    parser.add_argument("--memory", type=float, default=0.15, help="GB of weights")
+    args = parser.parse_args()
+    widths = [int(width) for width in args.rows.split(",")]
+    print(f"{processor_name()}, {args.threads} threads, {args.outputs} outputs of {args.inputs}")
+    print("ms for rows of     " + "".join(f"{width:>8}" for width in widths) + "   GB/s of 1 row   GOPS of most")
+    for dots in available():
+        for form in FORMATS:
+            weights = matrices(form, args.outputs, args.inputs, int(args.memory * 1e9))
+            times = []
+            for width in widths:
+                used = weights if width < 64 else weights[:1]
+                times.append(seconds(dots, form, used, width, args.threads, 5 if width < 64 else 2))
+            size = weights[0].levels.nbytes + weights[0].scales.nbytes
+            rates = f"{size / times[0] / 1e9:>12.1f}{2e-9 * widths[-1] * args.outputs * args.inputs / times[-1]:>15.0f}"
+            print(f"{dots.name}, {form.bits} bits, {form.kind}".ljust(30)[:30], end="")
+            print("".join(f"{1e3 * each:>8.2f}" for each in times) + rates, flush=True)
 
 
 if __name__ == "__main__":

@@ -211,5 +211,5 @@ def _model(model: LoadedModel | None, placement: Placement | None) -> dict[str, 
         "revision": model.revision,
         "device": placement.device.type,
         "dtype": str(placement.dtype).removeprefix("torch."),
-        "quant": "int8" if placement.int8 else "none",
+        "quant": placement.quant,
     }

@@ -98,6 +98,8 @@ def weight_bytes(checkpoint: Checkpoint, placement: Placement) -> int | None:
 
 
 def _size(shape: list[int], placement: Placement) -> int:
-    """Bytes of a matrix. In int8 each row also has a float32 scale."""
+    """Bytes of a matrix. A quantized one also has a float16 scale for each group of 32 inputs."""
     rows, columns = shape[0], math.prod(shape[1:])
-    return rows * (columns + 4) if placement.int8 else rows * columns * placement.dtype.itemsize
+    return (
+        rows * (columns + 2 * -(-columns // 32)) if placement.quantized else rows * columns * placement.dtype.itemsize
+    )

@@ -97,7 +97,7 @@ def check_pair(
         draft=pair.loaded_draft,
         device=pair.placement.device.type,
         dtype=str(pair.placement.dtype).removeprefix("torch."),
-        quant="int8" if pair.placement.int8 else "none",
+        quant=pair.placement.quant,
         drafters=drafters,
         draft_length=checker.draft_length,
         runs=len(runs) * len(drafters),

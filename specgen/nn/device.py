@@ -1,5 +1,6 @@
 """The device and the number format of a model."""
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import torch
 
 from specgen.core.errors import DeviceUnavailable, UsageError
 from specgen.core.types import Device, Dtype, EngineOptions, Quant
-from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels import support
 from specgen.nn.kernels.linear import packs
 
 _DTYPES = {Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16, Dtype.FLOAT32: torch.float32}
@@ -16,7 +17,7 @@ _DTYPES = {Dtype.BFLOAT16: torch.bfloat16, Dtype.FLOAT16: torch.float16, Dtype.F
 _HEADROOM = 0.8
 # Weights of fewer bytes stay in a processor's caches, so int8 would save no time.
 _SMALL = 1 << 26
-# torch's number of CPU threads belongs to a thread; `before` is the one that `use_threads` replaced there.
+# torch's number of CPU threads belongs to a thread. `count` is the number that was asked for there.
 _threads = threading.local()
 
 
@@ -24,13 +25,19 @@ _threads = threading.local()
 class Placement:
     """A device and the dtype of activations and caches.
 
-    `int8`: weights are int8, not of `dtype`. `spread`: accelerate distributes the layers over several GPUs.
+    `quantized`: compiled kernels multiply quantized weights. `spread`: accelerate distributes the layers over several
+    GPUs.
     """
 
     device: torch.device
     dtype: torch.dtype
-    int8: bool = False
+    quantized: bool = False
     spread: bool = False
+
+    @property
+    def quant(self) -> str:
+        """The number format of weights: int8, or none for the dtype."""
+        return "int8" if self.quantized else "none"
 
 
 def choose_device(device: Device) -> torch.device:
@@ -53,24 +60,40 @@ def choose_device(device: Device) -> torch.device:
 
 def use_threads(count: int | None) -> None:
     """Compute with `count` CPU threads in this thread; None undoes earlier calls."""
-    before: int | None = getattr(_threads, "before", None)
-    if count is not None:
-        _threads.before = before or torch.get_num_threads()
-        torch.set_num_threads(count)
-    elif before:
-        torch.set_num_threads(before)
-        _threads.before = None
+    _threads.count = count or _default_threads()
+    torch.set_num_threads(_threads.count)
+
+
+def compute_threads() -> int:
+    """The number of CPU threads to compute with in this thread."""
+    count: int = getattr(_threads, "count", None) or _default_threads()
+    return count
+
+
+def rest_torch() -> None:
+    """Leave the processor to compiled kernels in this thread.
+
+    torch's threads poll for milliseconds after their work, and take the time of the kernels' threads.
+    """
+    use_threads(compute_threads())
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def _default_threads() -> int:
+    return torch.get_num_threads()
 
 
 def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> Placement:
-    """How to load weights of `weight_bytes` bytes. `lean`: the lean decoder runs them, the only one with int8.
+    """How to load weights of `weight_bytes` bytes. `lean`: the lean decoder runs them, the only one with
+    quantized weights.
 
-    `auto` on a CPU is int8 for models of 64 MB and more on the lean decoder, otherwise float32, so that speculative
-    and plain decoding agree to the last token. `--quant none` there is bfloat16 on processors with bfloat16 products.
+    `auto` on a CPU is quantized for models of 64 MB and more on the lean decoder, otherwise float32. `--quant none`
+    there is bfloat16 on processors with bfloat16 products.
     `auto` on an accelerator is bfloat16, on a GPU without it float16. Raises UsageError, DeviceUnavailable.
     """
-    if _wants_int8(device, options, weight_bytes, lean=lean):
-        return Placement(device, torch.float32, int8=True)
+    if _wants_quantized(device, options, weight_bytes, lean=lean):
+        return Placement(device, torch.float32, quantized=True)
     if options.dtype is not Dtype.AUTO:
         chosen = _DTYPES[options.dtype]
     elif device.type == "cpu":
@@ -88,10 +111,10 @@ def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, le
     return Placement(device, chosen, spread=spread)
 
 
-def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> bool:
+def _wants_quantized(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> bool:
     if options.quant is Quant.AUTO:
         pays = device.type == "cpu" and options.dtype is Dtype.AUTO and lean and weight_bytes >= _SMALL
-        return pays and choose_kernel() is not None
+        return pays and support.find_fault() is None
     if options.quant is Quant.NONE:
         return False
     if device.type != "cpu":
@@ -100,6 +123,6 @@ def _wants_int8(device: torch.device, options: EngineOptions, weight_bytes: int,
         raise UsageError(f"int8 computes the rest in float32, not in {options.dtype}", hint="omit --dtype")
     if not lean:
         raise UsageError("a model that runs on transformers cannot run in int8", hint="omit --quant")
-    if choose_kernel() is None:
-        raise DeviceUnavailable("no int8 kernel works on this processor", hint="omit --quant")
+    if fault := support.find_fault():
+        raise DeviceUnavailable(f"int8 does not run here: {fault}", hint="omit --quant")
     return True

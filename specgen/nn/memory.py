@@ -13,8 +13,8 @@ import psutil
 import torch
 
 from specgen.checkpoint.checkpoint import Checkpoint
-from specgen.nn.device import Placement
-from specgen.nn.kernels.int8 import PIECE
+from specgen.nn.device import Placement, compute_threads
+from specgen.nn.kernels.grouped import GROUP
 from specgen.nn.kernels.linear import ROWS, packs
 from specgen.nn.kernels.workspace import Workspace
 from specgen.nn.lean import caching, static
@@ -23,10 +23,13 @@ from specgen.nn.lean.attention import BLOCK
 from specgen.nn.lean.model import FIRST
 from specgen.nn.lean.weights import EMBEDDING, HEAD, tensor_shapes
 
-# Bytes beside an int8 row: its scale in float32, a zero point in int64 and the sum of its weights in int32.
-_BESIDE_INT8 = 16
-# Bytes for each weight that is being rounded: three float32 copies, plain, scaled and rounded.
-_ROUNDED = 3 * 4
+# Bytes of a scale of a group of quantized weights.
+_SCALE = 2
+# Bytes of temporary arrays while weights are quantized, in pieces that fit a processor's cache.
+_PACKING = 64 << 20
+# Positions of a block of keys, and bytes of a group's head in a rounded row: kernels/attention.py and rows.py have
+# them, and need llvmlite.
+_LANES, _HEAD = 16, 16
 # Memory of a tokenizer as a multiple of its file size.
 _TOKENIZER = 10
 # Bytes that libraries allocate for threads and kernels.
@@ -73,6 +76,8 @@ def footprint(
     """The memory of a model with `context` tokens in its cache. `architecture` is a reason if transformers runs it."""
     if isinstance(architecture, str):
         return _of_transformers(checkpoint, placement, context)
+    if placement.quantized:
+        return _of_compiled(checkpoint, architecture, placement, context)
     shapes = {**tensor_shapes(architecture), HEAD: (architecture.vocab_size, architecture.hidden_size)}
     on_cpu = placement.device.type == "cpu"
     # An accelerator keeps a tied matrix once. On a CPU the head is packed, and the embedding is a view of its file.
@@ -89,6 +94,38 @@ def footprint(
         passing=passing,
         layers=len(architecture.layers),
     )
+
+
+def _of_compiled(checkpoint: Checkpoint, architecture: Architecture, placement: Placement, context: int) -> Footprint:
+    """The memory of a model with quantized weights. The embedding stays a mapped file, of which few rows are read."""
+    shapes = {name: shape for name, shape in tensor_shapes(architecture).items() if len(shape) == 2}
+    del shapes[EMBEDDING]
+    matrices = [*shapes.values(), (architecture.vocab_size, architecture.hidden_size)]
+    # The levels of a GGUF file take the bytes that they take there.
+    weights = checkpoint.weight_bytes if checkpoint.is_gguf else sum(_quantized(shape) for shape in matrices)
+    capacity = max(FIRST, -(-context // _LANES) * _LANES)
+    # Keys and values in float16.
+    keys = 2 * 2 * architecture.kv_heads * -(-architecture.head_size // _LANES) * _LANES
+    projected = (architecture.heads + 2 * architecture.kv_heads) * architecture.head_size
+    widest = max(architecture.hidden_size, architecture.intermediate_size)
+    # float32 states, sums, projections, gates and scaled rows; int8 levels with their heads.
+    states = 4 * (2 * architecture.hidden_size + 2 * projected + 2 * architecture.intermediate_size + widest)
+    states += widest + widest * _HEAD // GROUP
+    groups = architecture.heads // architecture.kv_heads
+    return Footprint(
+        weights=weights,
+        tokenizer=_tokenizer(checkpoint, placement),
+        cache=len(architecture.layers) * keys * capacity,
+        loading=_PACKING,
+        passing=caching.CHUNK * states + compute_threads() * 4 * groups * capacity,
+        layers=len(architecture.layers),
+    )
+
+
+def _quantized(shape: tuple[int, ...]) -> int:
+    """Bytes of a matrix in 8 bits with a scale for each group."""
+    rows, columns = shape
+    return rows * (columns + _SCALE * -(-columns // GROUP))
 
 
 def _running_on_cpu(architecture: Architecture, placement: Placement, context: int) -> tuple[int, int]:
@@ -149,7 +186,7 @@ def head_footprint(checkpoint: Checkpoint, placement: Placement, context: int) -
     size = _number(config, "head_dim") or hidden // heads
     keyed = _number(config, "num_key_value_heads") or heads
     # Files of heads have 16 bits a number.
-    weights = checkpoint.weight_bytes // 2 * (1 if placement.int8 else placement.dtype.itemsize)
+    weights = checkpoint.weight_bytes // 2 * (1 if placement.quantized else placement.dtype.itemsize)
     entry = (hidden + 2 * keyed * size) * placement.dtype.itemsize
     return Footprint(weights, 0, entry * context, weights, _HEAD_ROWS * 8 * hidden * placement.dtype.itemsize, 1)
 
@@ -198,16 +235,12 @@ def _tokenizer(checkpoint: Checkpoint, placement: Placement) -> int:
 
 def _matrix(shape: tuple[int, ...], placement: Placement) -> int:
     rows, columns = shape
-    return rows * (columns + _BESIDE_INT8) if placement.int8 else rows * columns * placement.dtype.itemsize
+    return rows * columns * placement.dtype.itemsize
 
 
 def _loading(shapes: Sequence[tuple[int, ...]], placement: Placement) -> int:
-    """Temporary bytes. In int8: an unpacked matrix, or a packed blank of each size, whichever is larger. Otherwise a
-    copy of the largest matrix, to change its layout or send it to the device."""
+    """Temporary bytes: a copy of the largest matrix, to change its layout or send it to the device."""
     largest = max(math.prod(shape) for shape in shapes)
-    if placement.int8:
-        packing = largest + _ROUNDED * min(largest, PIECE)
-        return max(packing, largest + sum(math.prod(shape) for shape in set(shapes)))
     copied = placement.device.type != "cpu" or packs(placement.dtype)
     return largest * placement.dtype.itemsize if copied else 0
 

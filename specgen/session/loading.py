@@ -18,7 +18,7 @@ from specgen.core.events import Event, Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import AUTO, LOOKUP, NONE, EngineOptions, ModelRef
 from specgen.engine.drafters.interface import NoDrafter
-from specgen.nn.device import Placement, choose_device, place, use_threads
+from specgen.nn.device import Placement, choose_device, place, rest_torch, use_threads
 from specgen.nn.heads.load import load_head, tapped_states
 from specgen.nn.heads.reader import HeadReader
 from specgen.nn.interface import Runner
@@ -156,10 +156,12 @@ def _load_pair(
         yield _cannot_verify(target)
         return pair
     if draft is None:
+        _share_threads(options, placement)
         return pair.without_model(resolved.drafter)
     if is_head(draft):
         return (yield from _with_head(pair, draft, options))
     loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, options, is_draft=True))
+    _share_threads(options, placement, loaded_draft[1])
     return pair.with_model(draft, *loaded_draft, shared)
 
 
@@ -168,10 +170,19 @@ def _with_head(pair: Pair, checkpoint: Checkpoint, options: EngineOptions) -> Ge
     yield from fetch_weights(checkpoint, offline=options.offline)
     yield Progress(f"loading {checkpoint.ref.name}")
     shared = pair.target.shared
-    placement = Placement(shared.device, shared.dtype, int8=pair.placement.int8)
+    placement = Placement(shared.device, shared.dtype, quantized=pair.placement.quantized)
     layers = tapped_states(checkpoint, shared)
     head = load_head(checkpoint, shared, pair.target.vocab_size, placement)
+    _share_threads(options, placement)
     return pair.with_head(checkpoint, HeadReader(head, pair.target, layers), placement)
+
+
+def _share_threads(options: EngineOptions, *placements: Placement) -> None:
+    """Give the processor to compiled kernels where all models run on them, else to torch."""
+    if all(placement.quantized for placement in placements):
+        rest_torch()
+    else:
+        use_threads(options.threads)
 
 
 def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Event, None, Pair]:
@@ -192,6 +203,7 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     if is_head(checkpoint):
         return (yield from _with_head(pair, checkpoint, options))
     model, placement = yield from _fetch_and_load(checkpoint, device, options, is_draft=True)
+    _share_threads(options, pair.placement, placement)
     return pair.with_model(checkpoint, model, placement, shared)
 
 

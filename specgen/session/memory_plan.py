@@ -12,7 +12,7 @@ from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.types import Dtype, EngineOptions, ModelPair, Quant
 from specgen.core.words import format_bytes
 from specgen.nn.device import Placement, place
-from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels import support
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.load import read_checkpoint_architecture
 from specgen.nn.memory import Footprint, context_limit, footprint, free_memory, head_footprint, peak
@@ -94,7 +94,10 @@ def fits_roughly(pair: ModelPair, device: torch.device) -> bool:
     """Whether a curated pair fits the free memory, judged by its number of parameters only."""
     models = models_of(pair)
     by_dtype = 2 if device.type != "cpu" else 4
-    weights = sum(model.parameters * (1 if device.type == "cpu" and choose_kernel() else by_dtype) for model in models)
+    weights = sum(
+        model.parameters * (1 if device.type == "cpu" and support.find_fault() is None else by_dtype)
+        for model in models
+    )
     return weights * _BESIDE_WEIGHTS < free_memory(device)
 
 
@@ -175,7 +178,7 @@ def what_fits(plan: MemoryPlan, options: EngineOptions) -> list[str]:
 
 def _smaller(placement: Placement, options: EngineOptions) -> list[tuple[str, EngineOptions]]:
     """Smaller number formats: command-line options and the engine options they mean."""
-    if placement.int8 or placement.dtype != torch.float32:
+    if placement.quantized or placement.dtype != torch.float32:
         return []
     int8 = [("--quant int8", replace(options, quant=Quant.INT8, dtype=Dtype.AUTO))]
     bfloat16 = ("--dtype bfloat16", replace(options, quant=Quant.NONE, dtype=Dtype.BFLOAT16))

@@ -256,7 +256,7 @@ class Session:
             drafter=pair.drafter_name if self.speculating else NONE,
             device=pair.placement.device.type,
             dtype=str(pair.placement.dtype).removeprefix("torch."),
-            quant="int8" if pair.placement.int8 else "none",
+            quant=pair.placement.quant,
             sampling=params,
             num_draft_tokens=pacing.num_draft_tokens,
             prompt_tokens=prompt_tokens,

@@ -39,12 +39,12 @@ def test_a_tied_head_is_read(checkpoints: Any) -> None:
     assert weight_bytes(checkpoint(folder), bfloat16) == 2 * parameters(folder)
 
 
-def test_int8_is_a_byte_a_weight_and_a_scale_a_row(checkpoints: Any) -> None:
+def test_int8_is_a_byte_a_weight_and_a_scale_a_group(checkpoints: Any) -> None:
     folder = checkpoints.target("llama")
     shapes = [shape for _, shape in tensor_shapes(folder / "model.safetensors").values() if len(shape) == 2]
-    rows = sum(shape[0] for shape in shapes) - VOCAB
-    int8 = dataclasses.replace(FLOAT32, int8=True)
-    assert weight_bytes(checkpoint(folder), int8) == parameters(folder) - VOCAB * 32 + 4 * rows
+    groups = sum(rows * -(-columns // 32) for rows, columns in shapes) - VOCAB
+    int8 = dataclasses.replace(FLOAT32, quantized=True)
+    assert weight_bytes(checkpoint(folder), int8) == parameters(folder) - VOCAB * 32 + 2 * groups
 
 
 def test_what_a_pass_over_experts_reads_is_unknown(checkpoints: Any) -> None:

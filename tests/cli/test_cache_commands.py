@@ -13,7 +13,9 @@ import gguf
 import numpy as np
 import pytest
 
-from specgen.nn.kernels import pack_file as packed
+from specgen.core.progress import follow
+from specgen.nn.kernels import panel_file
+from specgen.nn.kernels.quantize import FloatRows, quantize_int8
 from tests.cli.command import Run, Terminal
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 
@@ -253,12 +255,9 @@ def test_rm_asks_and_says_what_it_is_about(
 def test_rm_drops_what_was_packed(hub: HubServer, commit: str, run: Run, shelf: Path) -> None:
     run("pull", "org/m")
     weights = list(hub.cache.glob("models--org--m/snapshots/*/*.safetensors"))
-    with packed.PackedWriter(weights, "some format") as writer:
-        writer.add("layer", "some layout", memoryview(b"12345678"))
-        writer.finish()
-    found = packed.find(weights, "some format")
-    assert found is not None
-    found.close()
+    rows = FloatRows(np.ones((16, 32), np.float32), quantize_int8)
+    follow(panel_file.create("org/m", weights, "some format", {"layer": rows}), lambda _: None)
+    assert panel_file.find(weights, "some format") is not None
     assert run("rm", "--yes", "org/m")[0] == 0
     assert list(shelf.iterdir()) == []
 

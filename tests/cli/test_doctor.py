@@ -19,7 +19,7 @@ def test_every_check_has_a_verdict_and_a_warning_says_what_to_do() -> None:
     assert (outcome.code, outcome.err) == (0, "")
     names = [check["check"] for check in report["checks"]]
     assert names == [
-        "torch", "processor", "threads", "memory", "bandwidth", "int8", "rounding", "gpu", "cuda graphs", "triton",
+        "torch", "processor", "threads", "memory", "bandwidth", "kernels", "rounding", "gpu", "cuda graphs", "triton",
         "model cache", "packed weights", "config", "hub",
     ]  # fmt: skip
     assert all(check["advice"] for check in report["checks"] if check["verdict"] != "ok")

@@ -18,7 +18,7 @@ from specgen.core.types import ModelRef, SamplingParams
 from specgen.engine.sampling.device import pick_rows
 from specgen.nn import memory
 from specgen.nn.device import Placement
-from specgen.nn.kernels.pack import FloatLinears
+from specgen.nn.kernels.linears import FloatLinears
 from specgen.nn.kernels.workspace import Workspace
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.graphs import Step

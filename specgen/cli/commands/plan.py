@@ -61,7 +61,7 @@ def _figures(plan: Any) -> dict[str, Any]:
                 "role": role,
                 "id": model.checkpoint.ref.name,
                 "dtype": str(model.placement.dtype).removeprefix("torch."),
-                "quant": "int8" if model.placement.int8 else "none",
+                "quant": model.placement.quant,
                 "weights": model.footprint.weights,
                 "tokenizer": model.footprint.tokenizer,
                 "cache": model.footprint.cache,

@@ -10,10 +10,9 @@ from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.drafter_format import HeadFormat, read_format
 from specgen.core.errors import BadFile, DraftMismatch, UnsupportedModel
 from specgen.hub.files import DAMAGED, PICKLE
-from specgen.nn.device import Placement
+from specgen.nn.device import Placement, compute_threads
 from specgen.nn.heads.eagle import EagleHead, HeadShape, Linear
 from specgen.nn.interface import UNNORMED, SharedParts
-from specgen.nn.kernels.int8 import choose_kernel, quantize
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.weights import Tensors
 
@@ -96,12 +95,10 @@ class _Parts:
         weight = torch.cat([self._tensor(f"{name}.weight") for name in names])
         biases = [self._tensors[each] for name in names if (each := f"{name}.bias") in self._tensors]
         bias = torch.cat(biases).to(device, dtype) if biases else None
-        kernel = choose_kernel() if self._placement.int8 else None
-        if kernel is None:
-            moved = weight.to(device, dtype)
-            return lambda rows: F.linear(rows, moved, bias)
-        levels, scale = quantize([weight])
-        return kernel.linear(kernel.pack(levels), scale, bias)
+        if self._placement.quantized:
+            return _quantized(weight, bias)
+        moved = weight.to(device, dtype)
+        return lambda rows: F.linear(rows, moved, bias)
 
     def layer_linear(self, part: str, *names: str) -> Linear:
         whole = list(names[0]) if names == ("qkv",) else list(names)
@@ -129,6 +126,15 @@ class _Parts:
         if name not in self._tensors:
             raise UnsupportedModel(f"{self._checkpoint.ref} has no tensor {name}", hint=_HINT)
         return self._tensors[name]
+
+
+def _quantized(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    from specgen.nn.kernels.panel_linear import PanelLinear  # noqa: PLC0415  needs llvmlite
+    from specgen.nn.kernels.panels import pack  # noqa: PLC0415
+    from specgen.nn.kernels.quantize import quantize_int8  # noqa: PLC0415
+    from specgen.nn.kernels.team import team_of  # noqa: PLC0415
+
+    return PanelLinear(pack(quantize_int8(weight.float().numpy())), bias, team_of(compute_threads()))
 
 
 def _tensors(checkpoint: Checkpoint) -> Mapping[str, torch.Tensor]:

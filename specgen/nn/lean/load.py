@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Generator
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Reporting
-from specgen.nn.device import Placement
-from specgen.nn.kernels.int8 import choose_kernel
-from specgen.nn.kernels.pack import FloatLinears, Int8Linears
+from specgen.nn.device import Placement, compute_threads
+from specgen.nn.kernels.linears import FloatLinears
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.compile import hide_products
 from specgen.nn.lean.fusion import choose_kernels, load_kernels
@@ -16,6 +16,9 @@ from specgen.nn.lean.graphs import Capture
 from specgen.nn.lean.model import LeanModel
 from specgen.nn.lean.static import WIDTH, StaticModel
 from specgen.nn.lean.weights import Tensors, Weights, check_fit, find_fault, read_weights
+
+if TYPE_CHECKING:
+    from specgen.nn.lean.compiled import CompiledModel
 
 
 def load_decoder(
@@ -27,20 +30,19 @@ def load_decoder(
     *,
     exact: bool = True,
     is_draft: bool = False,
-) -> Reporting[LeanModel]:
+) -> Reporting["LeanModel | CompiledModel"]:
     """Load `checkpoint`, whose architecture `read_checkpoint_architecture` has read, onto its device.
 
     `context_length` is in tokens, for prompt and answer together. Its memory is allocated as needed. `new_capture` is
     the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel.
     """
     tensors = open_tensors(checkpoint)
+    if placement.quantized:
+        return (yield from _load_compiled(checkpoint, architecture, tensors, context_length))
     found = choose_kernels(architecture, placement, WIDTH)
     fused = found if isinstance(found, ModuleType) else None
-    if placement.int8:
-        weights = yield from _read_int8(checkpoint, architecture, tensors, placement)
-    else:
-        shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
-        weights = yield from _progress("loading", checkpoint, shares)
+    shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
+    weights = yield from _progress("loading", checkpoint, shares)
     if new_capture and placement.device.type == "cpu":
         weights = hide_products(weights, architecture)
     if new_capture is None:
@@ -63,17 +65,20 @@ def open_tensors(checkpoint: Checkpoint) -> Tensors:
     return GgufTensors(checkpoint.path)
 
 
-def _read_int8(
-    checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, placement: Placement
-) -> Reporting[Weights]:
-    kernel = choose_kernel()
-    assert kernel is not None, "place() found one"  # noqa: S101
-    with Int8Linears(checkpoint.weight_files, kernel) as linears:
-        doing = "packing" if linears.packs else "loading"
-        weights = yield from _progress(doing, checkpoint, read_weights(architecture, tensors, placement, linears))
-    if linears.failure:
-        yield Notice(f"the packed weights could not be saved ({linears.failure}): the next start packs again")
-    return weights
+def _load_compiled(
+    checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, context_length: int
+) -> Reporting["CompiledModel"]:
+    from specgen.nn.kernels.compiler import is_compiled  # noqa: PLC0415  needs llvmlite
+    from specgen.nn.kernels.team import team_of  # noqa: PLC0415
+    from specgen.nn.lean.compiled import CompiledModel  # noqa: PLC0415
+    from specgen.nn.lean.panel_weights import load_matrices  # noqa: PLC0415
+    from specgen.nn.lean.quantized_weights import read_quantized  # noqa: PLC0415
+
+    matrices = yield from load_matrices(checkpoint, architecture, tensors)
+    weights = read_quantized(architecture, tensors, matrices)
+    if not is_compiled("rows"):
+        yield Progress("compiling for this processor, once")
+    return CompiledModel(architecture, weights, context_length, team_of(compute_threads()))
 
 
 def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None, Weights]) -> Reporting[Weights]:

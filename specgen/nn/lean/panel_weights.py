@@ -37,7 +37,7 @@ def load_matrices(checkpoint: Checkpoint, architecture: Architecture, tensors: T
 
 def _sources(architecture: Architecture, tensors: Tensors) -> Mapping[str, Rows]:
     """The rows of each matrix, not read yet."""
-    rows = _rows(architecture)
+    rows = stored_rows(architecture)
     sources = {"head": tensors.quantized(HEAD if HEAD in tensors else EMBEDDING, quantize_int8, None)}
     for layer in range(len(architecture.layers)):
         for matrix, (tensor, order) in rows.items():
@@ -46,7 +46,7 @@ def _sources(architecture: Architecture, tensors: Tensors) -> Mapping[str, Rows]
     return sources
 
 
-def _rows(architecture: Architecture) -> Mapping[str, tuple[str, torch.Tensor | None]]:
+def stored_rows(architecture: Architecture) -> Mapping[str, tuple[str, torch.Tensor | None]]:
     """For each matrix of a layer its tensor, and which rows of it in which order, None for all."""
     size, inner = architecture.head_size, architecture.intermediate_size
     rotated = max((layer.rope.size for layer in architecture.layers if layer.rope), default=0)

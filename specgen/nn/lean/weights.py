@@ -15,7 +15,7 @@ from specgen.core.errors import UnsupportedModel
 from specgen.nn.device import Placement
 from specgen.nn.kernels.grouped import Rows
 from specgen.nn.kernels.linear import Linear
-from specgen.nn.kernels.pack import Linears, join
+from specgen.nn.kernels.linears import Linears, join
 from specgen.nn.kernels.quantize import FloatRows, Quantizer
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.layer import HeadNorm, Layer, Norm
@@ -75,7 +75,7 @@ def _bits(weight: torch.Tensor) -> NDArray[Any]:
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-_NORM = "model.norm.weight"
+NORM = "model.norm.weight"
 _DTYPES = ("F32", "BF16", "F16")
 # Tensors with these prefixes are computed with. Others belong to value heads, vision or multi-token prediction.
 _COMPUTED = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
@@ -126,7 +126,7 @@ def tensor_shapes(architecture: Architecture) -> Mapping[str, tuple[int, ...]]:
     shapes = {
         f"model.layers.{i}.{name}": shape for i in range(len(architecture.layers)) for name, shape in layer.items()
     }
-    return shapes | {EMBEDDING: (architecture.vocab_size, architecture.hidden_size), _NORM: (architecture.hidden_size,)}
+    return shapes | {EMBEDDING: (architecture.vocab_size, architecture.hidden_size), NORM: (architecture.hidden_size,)}
 
 
 def find_fault(architecture: Architecture, tensors: Tensors) -> str | None:
@@ -195,7 +195,7 @@ def read_weights(
     while len(layers) < len(architecture.layers):
         layers.append(reader.layer(len(layers)))
         yield len(layers) / len(architecture.layers)
-    return Weights(embed, tuple(layers), reader.norm(_NORM), score, linears.rows, fused)
+    return Weights(embed, tuple(layers), reader.norm(NORM), score, linears.rows, fused)
 
 
 class _Reader:

@@ -16,7 +16,7 @@ from specgen.nn.device import Placement
 from specgen.nn.heads.load import load_head, tapped_states
 from specgen.nn.heads.reader import HeadReader
 from specgen.nn.interface import UNNORMED
-from specgen.nn.kernels.int8 import choose_kernel
+from specgen.nn.kernels import support
 from specgen.nn.transformers.model import TransformersModel
 from tests.checkpoints import Checkpoints
 from tests.fakes import VOCAB
@@ -150,11 +150,11 @@ def test_an_eagle_1_head_reads_the_normed_state_and_borrows_the_output_head(
     torch.testing.assert_close(scores(folder, target, ids=IDS[:2]), expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(choose_kernel() is None, reason="no int8 kernel works here")
+@pytest.mark.skipif(support.find_fault() is not None, reason="no kernels run here")
 def test_matrices_of_8_bits_score_nearly_alike(target: TransformersModel, tmp_path: Path) -> None:
     folder = write_head(tmp_path, "official", random_tensors(VOCAB))
     exact = scores(folder, target)
-    rounded = scores(folder, target, Placement(torch.device("cpu"), torch.float32, int8=True))
+    rounded = scores(folder, target, Placement(torch.device("cpu"), torch.float32, quantized=True))
     assert not torch.equal(rounded, exact)
     assert float((rounded - exact).norm() / exact.norm()) < 0.05
 

@@ -109,12 +109,12 @@ def save(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB"
 
 
 def load(
-    folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, *, int8: bool = False
+    folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, *, quantized: bool = False
 ) -> LeanModel:
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
     architecture = read_checkpoint_architecture(checkpoint)
     assert not isinstance(architecture, str), architecture
-    placement = Placement(torch.device("cpu"), dtype, int8=int8)
+    placement = Placement(torch.device("cpu"), dtype, quantized=quantized)
     return follow(load_decoder(checkpoint, architecture, placement, context_length), lambda _: None)
 
 

@@ -14,7 +14,7 @@ from specgen.core.progress import follow
 from specgen.core.types import ModelRef
 from specgen.nn.device import Placement
 from specgen.nn.kernels.linear import Linear
-from specgen.nn.kernels.pack import Matrices
+from specgen.nn.kernels.linears import Matrices
 from specgen.nn.kernels.panels import unpack
 from specgen.nn.lean.load import open_tensors, read_checkpoint_architecture
 from specgen.nn.lean.panel_weights import MATRICES, load_matrices, name_of
