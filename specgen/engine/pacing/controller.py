@@ -122,7 +122,8 @@ class AdaptiveController:
                 self._plain_at = len(self._context)
             if by_model:
                 notice = self._payoff.observe(guessed, draft_s)
-            if self._limit > 0 and (guessed is verdict or guessed.proposal.tokens):
+            timed = self._costs.draft_known or not by_model
+            if timed and self._limit > 0 and (guessed is verdict or guessed.proposal.tokens):
                 seconds = self._costs.round(len(guessed.proposal.tokens), by_model=by_model)
                 self._throughput.add(len(guessed.tokens), seconds)
         else:

@@ -54,7 +54,7 @@ class DraftPayoff:
 
     def plan(self, unread: int, recent: int, limit: int, expected: int) -> tuple[int, int]:
         """(k, n) of DraftPlan.draft in tokens, with `expected` tokens still to be generated."""
-        if not self._costs.draft_known:
+        if not self._costs.draft_timed:
             return (1, min(unread, _PIECE)) if expected >= _PAUSE else (0, 0)
         span = expected
         if not self._in_use:
@@ -66,11 +66,11 @@ class DraftPayoff:
     def observe(self, verdict: Verdict, draft_s: float) -> str | None:
         """Learn from a round that the model drafted in `draft_s` seconds. Returns a notice for the user, if any."""
         proposal = verdict.proposal
-        first = not self._costs.draft_known
         self._costs.add_draft(proposal.read, len(proposal.tokens), draft_s)
-        if self._cannot_pay():
+        known = self._costs.draft_known
+        if known and self._cannot_pay():
             return self._give_up(self._slow_notice())
-        if first:
+        if not known:
             # After a piece of the context only a right guess says anything about the draft's quality.
             self._longest_accepted = verdict.accepted
             return None

@@ -112,6 +112,42 @@ def test_a_draft_slower_than_the_target_is_given_up_with_a_warning(prompt: int) 
     assert "1e+03 ms a token, the target 330 ms" in notice
 
 
+def cold(cost: Cost, *extra: float, width: int = 1) -> Cost:
+    """The first passes over `width` tokens or more take `extra` seconds longer."""
+    left = list(extra)
+    return lambda fed: cost(fed) + (left.pop(0) if left and fed >= width else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "draft"),
+    [
+        ([], [20.0]),
+        ([], [100.0, 20.0]),
+        ([20.0], []),
+        ([200.0, 20.0], []),
+        ([200.0, 20.0], [100.0, 5.0]),
+    ],
+    ids=str,
+)
+def test_cold_passes_do_not_mislead_it(target: list[float], draft: list[float]) -> None:
+    """First passes compile code and allocate memory. Answers of 64 tokens lose this time, and nearly nothing else."""
+
+    def answers(machine: Machine) -> float:
+        controller = AdaptiveController(Clock())
+        said = [text([0.93] * 64, prompt=20, seed=seed) for seed in range(4)]
+        return sum(simulate(each, machine, None, controller=controller).seconds for each in said)
+
+    warm = Machine(flat(1.0, 0.05), flat(0.45, 0.02))
+    lost = answers(Machine(cold(warm.target, *target), cold(warm.draft, *draft))) - sum(target) - sum(draft)
+    assert answers(warm) / lost >= 0.95
+
+
+def test_reading_that_was_cold_once_does_not_keep_the_rest_of_a_prompt_from_being_read() -> None:
+    said = text([0.9] * 128, prompt=100)
+    machine = Machine(BOUND.target, cold(BOUND.draft, 500.0, width=12))
+    assert simulate(said, machine, None).draft_fed >= simulate(said, BOUND, None).draft_fed
+
+
 def test_a_draft_faster_than_the_target_is_not_called_swapped() -> None:
     """Here each more token to verify costs a whole pass, so no draft can pay."""
     run = simulate(text([0.9] * 256), Machine(sloped(1.0, 1.0), flat(0.33, 0.043)), None)
