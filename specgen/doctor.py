@@ -72,6 +72,7 @@ def examine(*, offline: bool) -> Iterator[Progress | Finding]:
         "triton": check_triton,
         "model cache": check_models,
         "packed weights": check_packed,
+        "history": check_history,
         "config": check_config,
         "hub": partial(check_hub, offline=offline),
     }
@@ -285,6 +286,22 @@ def _check_folder(check: str, found: str, folder: Path, advice: str) -> Finding:
     if free < _LITTLE_DISK:
         return Finding(check, Status.WARN, found, "free some space; specgen rm deletes models")
     return Finding(check, Status.OK, found)
+
+
+def check_history() -> Finding:
+    from specgen.engine.drafters.answer_index import MOST_TOKENS
+    from specgen.history.recorder import open_history
+    from specgen.history.store import location, logging_is_on
+
+    if not logging_is_on():
+        return Finding("history", Status.OK, "logging is off, so nothing is drafted from earlier answers")
+    if not location().exists():
+        return Finding("history", Status.OK, "empty")
+    with open_history() as history:
+        count = history.count()
+    return Finding(
+        "history", Status.OK, f"{plural(count, 'answer')}; lookup drafts from the latest {MOST_TOKENS >> 10}k tokens"
+    )
 
 
 def check_config() -> Finding:

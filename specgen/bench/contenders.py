@@ -11,6 +11,7 @@ from specgen.bench.settings import BenchSettings
 from specgen.core.errors import UsageError
 from specgen.core.tokens import Tokens
 from specgen.core.types import EngineOptions, SamplingChoice
+from specgen.engine.drafters.answer_index import AnswerIndex
 from specgen.engine.drafters.head import HeadDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
@@ -24,6 +25,7 @@ PLAIN = "plain"
 MODEL = "model"
 LOOKUP = "lookup"
 HYBRID = "hybrid"
+HISTORY = "history"
 
 DRAFTERS = {"none": PLAIN, MODEL: MODEL, LOOKUP: LOOKUP, HYBRID: HYBRID}
 """Drafter name on the command line -> kind of contender."""
@@ -77,12 +79,16 @@ class OwnContender:
     own = True
     measures = ()
 
-    def __init__(self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN) -> None:
+    def __init__(
+        self, name: str, pair: Pair, variant: Variant, reference: str = PLAIN, earlier: AnswerIndex | None = None
+    ) -> None:
+        """With `earlier`, lookup drafts from these answers too."""
         self.name = name
         self.kind = variant.kind
         self.reference = reference
         self._pair = pair
         self._variant = variant
+        self._earlier = earlier
         if self.kind not in available(pair):
             raise UsageError(f"this pair has no drafter '{self.kind}'", hint=f"there is: {', '.join(available(pair))}")
 
@@ -98,7 +104,7 @@ class OwnContender:
         """Return a new drafter and the models that it runs."""
         pair = self._pair
         if self.kind == LOOKUP:
-            return LookupDrafter(), []
+            return LookupDrafter(self._earlier), []
         if self.kind == PLAIN:
             return NoDrafter(), []
         if pair.head is not None:

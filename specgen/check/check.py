@@ -5,17 +5,22 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from specgen.bench.contenders import HYBRID, LOOKUP, MODEL, PLAIN, OwnContender, Variant, available
+import numpy as np
+
+from specgen.bench.contenders import HISTORY, HYBRID, LOOKUP, MODEL, PLAIN, OwnContender, Variant, available
 from specgen.bench.suites import SuitePrompt, alternate_categories, choose, prompt_ids, read_suite
 from specgen.check.difference import CallRecorder, Difference, GeneratedText, compare
 from specgen.core.defaults import DRAFT, SUITE, SUITE_TOKENS
 from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress, Stats
 from specgen.core.types import EngineOptions, SamplingChoice, SamplingParams
+from specgen.engine.drafters.answer_index import AnswerIndex
 from specgen.session.pair import Pair
 from specgen.session.session import Session, memory_errors
 
-_DRAFTERS = (MODEL, LOOKUP, HYBRID)
+_DRAFTERS = (MODEL, LOOKUP, HYBRID, HISTORY)
+# Every such token of an earlier answer is changed for `history`, so that some of its proposals are rejected.
+_CHANGED = 9
 _DRAFT_LENGTH = 4  # tokens with -k auto: the adaptive length may draft nothing in a short answer
 
 
@@ -23,8 +28,9 @@ _DRAFT_LENGTH = 4  # tokens with -k auto: the adaptive length may draft nothing 
 class CheckSettings:
     """What to check. `texts` are prompts that replace the suite.
 
-    Empty `drafters` stand for the drafter of the pair. `most` limits the number of prompts, taken from the categories
-    in turn. `last` keeps only that many tokens at the end of every prompt.
+    Empty `drafters` stand for the drafter of the pair; `history` is lookup that knows much of the answer. `most` limits
+    the number of prompts, taken from the categories in turn. `last` keeps only that many tokens at the end of every
+    prompt.
     """
 
     target: str
@@ -119,24 +125,29 @@ class _Checker:
         self._settings = settings
         self.draft_length = settings.engine.num_draft_tokens or _DRAFT_LENGTH
         for name in drafters:
-            if name not in available(pair):
-                known = ", ".join(available(pair)[1:])
+            if name not in (*available(pair), HISTORY):
+                known = ", ".join([*available(pair)[1:], HISTORY])
                 raise UsageError(f"this pair has no drafter '{name}'", hint=f"there is: {known}")
 
     def run(self, prompt: SuitePrompt, ids: Sequence[int], sampling: SamplingParams) -> Iterator[CheckResult]:
         plain, _ = self._answer(PLAIN, ids, sampling)
         for name in self._drafters:
-            drafted, stats = self._answer(name, ids, sampling)
+            drafted, stats = self._answer(name, ids, sampling, plain.ids)
             difference = compare(self._pair.target, ids, plain, drafted, sampling, self._pair.placement.dtype)
             yield CheckResult(prompt, sampling, name, difference, self._words(difference), stats)
 
-    def _answer(self, drafter: str, ids: Sequence[int], sampling: SamplingParams) -> tuple[GeneratedText, Stats]:
+    def _answer(
+        self, drafter: str, ids: Sequence[int], sampling: SamplingParams, said: Sequence[int] = ()
+    ) -> tuple[GeneratedText, Stats]:
+        """Answer with `drafter`. `said` is the plain answer, which `history` repeats with changes."""
         target = CallRecorder(self._pair.target)
         pair = dataclasses.replace(self._pair, target=target)
         options = dataclasses.replace(self._settings.engine, num_draft_tokens=self.draft_length)
         # Every field is set, so the model's recommended sampling does not apply.
-        variant = Variant(drafter, options, SamplingChoice(**dataclasses.asdict(sampling)))
-        made = OwnContender(drafter, pair, variant).run(ids, self._settings.max_new_tokens)
+        kind = LOOKUP if drafter == HISTORY else drafter
+        variant = Variant(kind, options, SamplingChoice(**dataclasses.asdict(sampling)))
+        earlier = _changed_answer(said) if drafter == HISTORY else None
+        made = OwnContender(drafter, pair, variant, earlier=earlier).run(ids, self._settings.max_new_tokens)
         return GeneratedText(made.ids, target.calls), made.stats
 
     def _words(self, difference: Difference | None) -> tuple[str, str]:
@@ -148,6 +159,14 @@ class _Checker:
         """The text of a token, or its name in the vocabulary for special tokens and parts of characters."""
         text = self._pair.tokenizer.decode([token])
         return text if text.strip("\ufffd") else self._pair.tokenizer.token_text(token)
+
+
+def _changed_answer(said: Sequence[int]) -> AnswerIndex:
+    """An index of the answer `said` in which every token with a number divisible by _CHANGED repeats the one before."""
+    index = AnswerIndex()
+    changed = [said[at - 1] if at and at % _CHANGED == 0 else token for at, token in enumerate(said)]
+    index.add([np.array(changed, dtype=np.int32)])
+    return index
 
 
 def label(prompt: SuitePrompt, sampling: SamplingParams) -> str:

@@ -268,7 +268,7 @@ class OutputOptions:
         bool,
         typer.Option(
             "--color-source",
-            help="Colour text on a terminal by its source: draft, lookup, forced, corrected, bonus.",
+            help="Colour text on a terminal by its source: draft, lookup, history, forced, corrected, bonus.",
         ),
     ] = False
     trace: Annotated[

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 from specgen.core.errors import SpecgenError
 from specgen.core.types import Message, SamplingParams
 
-Source = Literal["draft", "lookup", "corrected", "bonus", "forced"]
+Source = Literal["draft", "lookup", "history", "corrected", "bonus", "forced"]
 Channel = Literal["answer", "thinking"]
 Reason = Literal["end", "stop", "length", "context", "interrupted"]
 

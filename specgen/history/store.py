@@ -22,7 +22,7 @@ from specgen.history.rows import Kind, LoggedAnswer, Sample, Turn, parse
 
 _BUSY_S = 2.0  # wait for another writer, which needs milliseconds
 _ERASE_TRIES = 3  # each waits up to _BUSY_S for readers
-_VERSION = 2
+VERSION = 2
 _MAX_INTEGER = (1 << 63) - 1  # of SQLite
 _SCHEMA = (
     # `earlier` is a JSON array of the messages before the prompt, as integers: n is the turn of answer n, -n is row n
@@ -151,6 +151,10 @@ class History:
         """Whether there is an answer with this id, damaged or not."""
         return bool(self._db.execute("SELECT count(*) FROM answers WHERE id = ?", (_bounded(id),)).fetchone()[0])
 
+    def count(self) -> int:
+        """The number of answers."""
+        return int(self._db.execute("SELECT count(*) FROM answers").fetchone()[0])
+
     def get(self, id: int) -> LoggedAnswer | None:  # noqa: A002
         return next(self._answers("WHERE id = ?", _bounded(id)), None)
 
@@ -255,8 +259,8 @@ class History:
                 if self._version() == 0:  # no other process was faster
                     for statement in _SCHEMA:
                         self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        if self._version() != _VERSION:
+                    self._db.execute(f"PRAGMA user_version = {VERSION}")
+        if self._version() != VERSION:
             raise sqlite3.DatabaseError("it was written by another version of specgen")
         self._db.execute("PRAGMA synchronous = NORMAL")  # in WAL mode a crash of the process loses nothing
         self._db.execute("PRAGMA secure_delete = ON")

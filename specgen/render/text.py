@@ -8,8 +8,15 @@ from specgen.render.cursor import Cursor
 from specgen.render.terminal import ColorChoice, columns, is_pipe, is_terminal, put, put_exact, sanitize, wants_color
 
 THINKING = "2"
-_SOURCES: dict[Source, str] = {"draft": "32", "lookup": "36", "corrected": "4;33", "bonus": "35", "forced": "34"}
-_LEGEND: tuple[Source, ...] = ("draft", "lookup", "forced", "corrected", "bonus")
+_SOURCES: dict[Source, str] = {
+    "draft": "32",
+    "lookup": "36",
+    "history": "96",
+    "corrected": "4;33",
+    "bonus": "35",
+    "forced": "34",
+}
+_LEGEND: tuple[Source, ...] = ("draft", "lookup", "history", "forced", "corrected", "bonus")
 
 
 class TextOutput:

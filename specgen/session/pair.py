@@ -7,6 +7,7 @@ from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.events import LoadedModel
 from specgen.core.types import LOOKUP, EngineOptions
+from specgen.engine.drafters.answer_index import AnswerIndex
 from specgen.engine.drafters.head import HeadDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
@@ -27,6 +28,7 @@ class Pair:
 
     `context_length` is in tokens, prompt and answer together. `draft` is the draft model, None for other drafters;
     the first `shared_vocab` token ids mean the same to both models. `head` is a trained head in place of a draft model.
+    `earlier` has logged answers, for lookup.
     """
 
     target: Runner
@@ -43,6 +45,7 @@ class Pair:
     head: HeadReader | None = None
     watch: HeadWatch | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    earlier: AnswerIndex = field(default_factory=AnswerIndex)
 
     @property
     def loaded_target(self) -> LoadedModel:
@@ -66,7 +69,7 @@ class Pair:
     def _drafting(self, checkpoint: Checkpoint, drafter: ModelDrafter | HeadDrafter, placement: Placement) -> "Pair":
         return replace(
             self,
-            drafter=HybridDrafter(LookupDrafter(), drafter) if self.options.lookup else drafter,
+            drafter=HybridDrafter(LookupDrafter(self.earlier), drafter) if self.options.lookup else drafter,
             drafter_name="hybrid" if self.options.lookup else "model",
             draft_checkpoint=checkpoint,
             draft_placement=placement,
@@ -78,7 +81,7 @@ class Pair:
             self.target.tap((), None)
         return replace(
             self,
-            drafter=LookupDrafter() if drafter_name == LOOKUP else NoDrafter(),
+            drafter=LookupDrafter(self.earlier) if drafter_name == LOOKUP else NoDrafter(),
             drafter_name=drafter_name,
             draft_checkpoint=None,
             draft=None,

@@ -1,6 +1,7 @@
 """The public interface: a session turns prompts into streams of events."""
 
 import contextlib
+import functools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -13,8 +14,9 @@ from specgen.core.defaults import DRAFT
 from specgen.core.errors import OutOfMemory, UsageError
 from specgen.core.events import Event, Finished, Notice, Progress, Reason, Started, failing, with_messages
 from specgen.core.tokens import Tokens
-from specgen.core.types import NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
+from specgen.core.types import LOOKUP, NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
 from specgen.engine.decode import Limits, decode
+from specgen.engine.drafters.answer_index import MOST_TOKENS
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.pacing.controller import Controller, make_controller
@@ -23,6 +25,7 @@ from specgen.engine.sampling.grammar import compile_grammar
 from specgen.engine.sampling.sampler import NonFiniteLogits, Sampler
 from specgen.engine.text.detokenizer import TextStream
 from specgen.engine.text.thinking import Tags, ThinkingSplit
+from specgen.history.answer_tokens import AnswerTokens
 from specgen.session.answer import Answer, special_tokens
 from specgen.session.generation_defaults import end_ids, resolve_sampling
 from specgen.session.loading import Opener, PromptCheck, open_pair, with_draft
@@ -67,6 +70,9 @@ class Session:
         """The notices of the last opening."""
         self.speculating = True
         """Whether anything is drafted. The text does not depend on it."""
+        self.uses_history = False
+        """Whether lookup may draft from the user's logged answers. The text does not depend on it."""
+        self._answer_tokens: AnswerTokens | None = None
 
     @classmethod
     def over(cls, pair: Pair, options: EngineOptions, controller: Controller | None = None) -> Self:
@@ -130,6 +136,8 @@ class Session:
         with memory_errors():
             notices: list[Notice] = []
             pair = yield from _collect_notices(opening, notices)
+        if self._pair is None or self._pair.earlier is not pair.earlier:
+            self._answer_tokens = None
         self._pair, self.notices = pair, notices
         self._pacing = Pacing.new(self._options.num_draft_tokens)
 
@@ -206,6 +214,7 @@ class Session:
                 self._vocabulary = Vocabulary(pair.tokenizer, limits.end_ids)
             follower = self._vocabulary.follow(grammar, len(context), thinking)
         pacing = self.pacing
+        self._read_history()
         yield self._started(params, len(context), pacing)
         drafter = self._drafter(follower, limits.length, pacing)
         sampler = Sampler(params, len(context), follower)
@@ -235,6 +244,22 @@ class Session:
         if follower is None or pair.drafter_name == NONE or pacing.num_draft_tokens == 0:
             return pair.drafter
         return ForcedDrafter(pair.drafter, follower, length)
+
+    def _read_history(self) -> None:
+        """Let lookup find the answers that were logged since the last call; none if the history is not used."""
+        pair = self.pair
+        pair.earlier.enabled = self.uses_history and self.speculating
+        if not pair.earlier.enabled or pair.drafter_name not in (LOOKUP, "hybrid"):
+            return
+        if self._answer_tokens is None:
+            model = f"{pair.loaded_target.id}@{pair.loaded_target.revision or ''}"
+            encode = functools.partial(pair.tokenizer.encode, special=False)
+            self._answer_tokens = AnswerTokens(model, encode, pair.target.vocab_size, MOST_TOKENS)
+        anew, answers = self._answer_tokens.refresh()
+        if anew:
+            pair.earlier.clear()
+        if answers:
+            pair.earlier.add(answers)
 
     def _accepts(self, grammar: str, text: str) -> bool:
         return self._vocabulary is not None and self._vocabulary.accepts(grammar, text)

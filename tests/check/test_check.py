@@ -254,7 +254,7 @@ def test_prompts_are_cut_to_their_last_tokens(tmp_path: Path) -> None:
 
 def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     both = pair(tmp_path, TableModel(VOCAB, seed=1))
-    with pytest.raises(UsageError, match="no drafter 'hybrid'; there is: lookup"):
+    with pytest.raises(UsageError, match="no drafter 'hybrid'; there is: lookup, history"):
         checks(dataclasses.replace(both, draft=None), drafters=("hybrid",))
     with pytest.raises(UsageError, match="this pair drafts nothing"):
         checks(dataclasses.replace(both, drafter_name="none"))

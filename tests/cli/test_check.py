@@ -49,14 +49,14 @@ def test_the_bundled_pair_is_identical(check: Any) -> None:
 
 
 def test_json_has_every_run(check: Any) -> None:
-    outcome = check("--json", "--seeds", "3", "--prompts", 2, "--drafters", "model,lookup")
+    outcome = check("--json", "--seeds", "3", "--prompts", 2, "--drafters", "model,lookup,history")
     report = json.loads(outcome.text)
     assert (outcome.code, outcome.err) == (0, "")
     assert (report["format"], report["complete"], report["identical"], report["differences"]) == (2, True, True, 0)
     assert report["pair"]["target"]["id"] == "bundled:stories/target"
     # Categories take turns.
     places = [(run["category"], run["seed"], run["drafter"]) for run in report["checked"]]
-    drafters = ("model", "lookup")
+    drafters = ("model", "lookup", "history")
     assert places == [(kind, seed, name) for kind in ("tale", "fable") for seed in (None, 3) for name in drafters]
     assert sum(run["drafted_tokens"] for run in report["checked"]) > 0
 
@@ -151,7 +151,7 @@ def test_ctrl_c_keeps_what_was_checked(check: Any, monkeypatch: pytest.MonkeyPat
     [
         (["--suite", "no-such"], 10, "cannot read no-such"),
         (["--category", "prose"], 2, "no category 'prose'; there is: tale, fable"),
-        (["--drafters", "none"], 2, "no drafter 'none' to check; there is: model, lookup, hybrid"),
+        (["--drafters", "none"], 2, "no drafter 'none' to check; there is: model, lookup, hybrid, history"),
         (["-d", "none"], 2, "this pair drafts nothing"),
         (["--seeds", "1,x"], 2, "--seeds is '1,x'; give numbers separated by commas"),
         (["Once"], 2, "prompts and a suite exclude each other"),

@@ -20,7 +20,7 @@ def test_every_check_has_a_verdict_and_a_warning_says_what_to_do() -> None:
     names = [check["check"] for check in report["checks"]]
     assert names == [
         "torch", "processor", "threads", "memory", "bandwidth", "kernels", "rounding", "gpu", "cuda graphs", "triton",
-        "model cache", "packed weights", "config", "hub",
+        "model cache", "packed weights", "history", "config", "hub",
     ]  # fmt: skip
     assert all(check["advice"] for check in report["checks"] if check["verdict"] != "ok")
 
@@ -43,7 +43,7 @@ def test_what_breaks_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specgen.doctor.check_gpu", broken)
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
-    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 14)
+    assert (outcome.code, report["verdict"], len(report["checks"])) == (1, "fail", 15)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
     assert failed["found"] == "ImportError: libtorch_cuda.so: no such file"
     assert failed["advice"]
@@ -54,6 +54,6 @@ def test_a_broken_settings_file_is_found_and_stops_nothing(no_user_settings: Pat
     outcome = invoke("doctor", "--offline", "--json")
     report = json.loads(outcome.text)
     (failed,) = [check for check in report["checks"] if check["verdict"] == "fail"]
-    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 14)
+    assert (outcome.code, failed["check"], len(report["checks"])) == (1, "config", 15)
     assert "modle" in failed["found"]
     assert "model" in failed["advice"]

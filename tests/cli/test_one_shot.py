@@ -475,3 +475,22 @@ def test_copy_says_that_it_cannot(says: Any, tool: Path, monkeypatch: pytest.Mon
     outcome = invoke("-m", "stories", "hello", "--copy")
     assert (outcome.code, outcome.out) == (1, b"text")
     assert outcome.err.startswith("specgen: cannot copy")
+
+
+def test_an_answer_repeats_what_the_history_has(run: Any) -> None:
+    """--no-log and `specgen log off` keep an earlier answer from being read."""
+
+    def drafted(*arguments: object) -> dict[str, int]:
+        outcome = run("-d", "lookup", "--temp", 0, "--json", "-n", 40, *arguments, PROMPT)
+        by_source = json.loads(outcome.out.splitlines()[-1])["stats"]["by_source"]
+        return by_source.get("history", {"drafted": 0, "accepted": 0})  # type: ignore[no-any-return]
+
+    assert drafted("--no-log")["drafted"] == 0
+    assert drafted()["drafted"] == 0, "the run without a log is not known"
+    assert drafted()["accepted"] > 10
+    assert drafted("--no-lookup", "--no-log")["drafted"] == 0
+    assert drafted("--no-log")["drafted"] == 0
+    invoke("log", "off")
+    assert drafted()["drafted"] == 0
+    invoke("log", "on")
+    assert drafted()["accepted"] > 10

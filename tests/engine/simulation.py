@@ -133,15 +133,26 @@ class Run:
 
 
 def simulate(
-    said: Text, machine: Machine, k: int | None, *, lookup: bool = False, controller: Controller | None = None
+    said: Text,
+    machine: Machine,
+    k: int | None,
+    *,
+    lookup: bool = False,
+    controller: Controller | None = None,
+    drafter: Drafter | None = None,
 ) -> Run:
-    """A whole run with draft length `k`; None is adaptive, 0 is plain. `controller` may have served other runs."""
+    """A whole run with draft length `k`; None is adaptive, 0 is plain. `controller` may have served other runs.
+
+    `drafter` replaces the draft model.
+    """
     clock = controller.clock if controller else Clock()
     assert isinstance(clock, Clock)
     start = clock.now
     target, draft = Target(said, clock, machine.target), Draft(said, clock, machine.draft)
     by_model = ModelDrafter(draft, VOCAB, UNLIMITED)
-    drafter: Drafter = Placed(HybridDrafter(LookupDrafter(), by_model) if lookup else by_model, draft, len(said.prompt))
+    drafter = drafter or Placed(
+        HybridDrafter(LookupDrafter(), by_model) if lookup else by_model, draft, len(said.prompt)
+    )
     deciding = controller or (AdaptiveController(clock) if k is None else FixedController(k, clock))
     done = rounds(
         target, said.prompt, drafter=NoDrafter() if k == 0 else drafter, new=len(said.answer), controller=deciding

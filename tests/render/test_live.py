@@ -348,8 +348,11 @@ def test_colours_tell_sources_and_thinking_apart(terminals: Terminals) -> None:
 
 
 def test_the_legend_is_painted_as_the_text_is() -> None:
-    assert legend(False) == "draft, lookup, forced, corrected, bonus"
-    painted = "\x1b[32mdraft\x1b[0m, \x1b[36mlookup\x1b[0m, \x1b[34mforced\x1b[0m, \x1b[4;33mcorrected\x1b[0m, "
+    assert legend(False) == "draft, lookup, history, forced, corrected, bonus"
+    painted = (
+        "\x1b[32mdraft\x1b[0m, \x1b[36mlookup\x1b[0m, \x1b[96mhistory\x1b[0m, "
+        "\x1b[34mforced\x1b[0m, \x1b[4;33mcorrected\x1b[0m, "
+    )
     assert legend(True).startswith(painted)
 
 

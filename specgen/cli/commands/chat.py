@@ -74,7 +74,9 @@ def command(
             return recorder.along(trace.along(renderer))
 
         def session(target: str, draft: str) -> BackgroundSession:
-            return BackgroundSession(target, draft, models.engine(), seconds(keep_alive))
+            return BackgroundSession(
+                target, draft, models.engine(), seconds(keep_alive), uses_history=not output.no_log
+            )
 
         conversation = Conversation(
             session(target, models.draft),

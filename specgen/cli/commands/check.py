@@ -40,7 +40,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         int | None, typer.Option(min=1, metavar="N", help="Read only the last N tokens of a prompt.")
     ] = None,
     drafters: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Drafters: model,lookup,hybrid. Default: that of the pair.")
+        str | None, typer.Option(metavar="LIST", help="Of model,lookup,hybrid,history. Default: that of the pair.")
     ] = None,
     max_tokens: Annotated[
         int, typer.Option("-n", "--max-tokens", min=1, metavar="N", help="Generate at most N tokens.")

@@ -101,7 +101,9 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     }
     with (
         Recorder("map", warn, on=not no_log) as recorder,
-        BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
+        BackgroundSession(
+            target, models.draft, models.engine(), seconds(keep_alive), uses_history=not no_log
+        ) as session,
     ):
         Mapper(
             session=session,

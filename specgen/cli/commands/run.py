@@ -103,11 +103,12 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each group of options
     from specgen.render.trace import Trace
     from specgen.serve.background.client import BackgroundSession
 
+    logs = not output.no_log
     about = {"kind": "run", "template": one_shot.template.name if one_shot.template else None}
     with (
-        Recorder("run", warn, on=not output.no_log, template=about["template"]) as recorder,
+        Recorder("run", warn, on=logs, template=about["template"]) as recorder,
         Trace(output.trace) as trace,
-        BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive)) as session,
+        BackgroundSession(target, models.draft, models.engine(), seconds(keep_alive), uses_history=logs) as session,
     ):
         renderer = make_renderer(
             stdout=sys.stdout,

@@ -10,8 +10,7 @@ from specgen.engine.drafters.lookup import LookupDrafter
 class HybridDrafter:
     """The model drafts when nothing matches, or when the plan expects more from the model than from the match.
 
-    A proposal of the model carries the continuation of the match. So the controller learns the acceptance of matches
-    in these rounds too.
+    A proposal of the model carries the matches. So the controller learns their acceptance in these rounds too.
     """
 
     def __init__(self, lookup: LookupDrafter, model: Drafter) -> None:
@@ -19,8 +18,8 @@ class HybridDrafter:
         self._model = model
 
     def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
-        looked_up = self._lookup.propose(context, plan)
+        looked_up = self._lookup.propose(context, plan, beside_model=True)
         if looked_up.tokens:
             return looked_up
         drafted = self._model.propose(context, plan)
-        return replace(drafted, match=looked_up.match, continuation=looked_up.continuation)
+        return replace(drafted, matches=looked_up.matches)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from specgen.core.events import Source
 from specgen.core.tokens import Tokens
+from specgen.engine.drafters.match import Match
 from specgen.engine.sampling.sampler import Sampler
 
 
@@ -21,9 +22,12 @@ class DraftPlan:
     sampler: Sampler
     end_ids: frozenset[int] = frozenset()
 
-    def lookup(self, match: int) -> int:  # noqa: ARG002
-        """Number of tokens to propose after a match of `match` tokens; 0 leaves the round to another drafter."""
-        return max(0, self.limit)
+    def lookup(self, match: Match, *, beside_model: bool) -> tuple[int, float]:  # noqa: ARG002
+        """(k, g): how many tokens of `match` to propose, and what this gains. The match with most gain is proposed.
+
+        0 leaves the round to the draft model, if there is one `beside_model`.
+        """
+        return max(0, self.limit), match.length
 
     def draft(self, unread: int, recent: int) -> tuple[int, int]:  # noqa: ARG002
         """(k, n): how many tokens a model should draft, and how many it may read first.
@@ -44,16 +48,14 @@ class Proposal:
     """A chain of tokens to verify, with the source of each. May be empty.
 
     confidences: one probability for each token that a model drafted. read: tokens that the model read before the first.
-    match: length in tokens of the n-gram match. continuation: the tokens after the match; more than `tokens` has if the
-    lookup proposed fewer, or left the round to the model.
+    matches: what lookup found, proposed or not.
     """
 
     tokens: tuple[int, ...] = ()
     sources: tuple[Source, ...] = ()
     confidences: tuple[float, ...] = ()
     read: int = 0
-    match: int = 0
-    continuation: tuple[int, ...] = ()
+    matches: tuple[Match, ...] = ()
 
 
 class Drafter(Protocol):

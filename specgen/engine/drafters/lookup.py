@@ -1,73 +1,69 @@
-"""A drafter that copies the continuation of an earlier occurrence of the last n-gram."""
+"""A drafter that copies what followed the last tokens before, in this context or in earlier answers."""
 
-from specgen.core.events import Source
 from specgen.core.tokens import Tokens
+from specgen.engine.drafters.answer_index import AnswerIndex
 from specgen.engine.drafters.interface import DraftPlan, Proposal
+from specgen.engine.drafters.match import BOUND, Match, Place, agreed, length_of_match
 
 # Lengths of the indexed n-grams, in tokens. A single token matches almost everywhere and predicts almost nothing.
 _LONGEST = 5
 _SHORTEST = 2
-# Longest match that is measured, in tokens. Longer matches predict no better.
-_BOUND = 64
-# Number of occurrences of the longest n-gram that are compared.
+# Number of the latest occurrences of the longest n-gram that are compared.
 _PLACES = 16
-# Least length of Proposal.continuation, in tokens. It measures the acceptance of matches that propose nothing.
+# Least length of a continuation, in tokens. It measures the acceptance of matches that propose nothing.
 _WATCHED = 8
 
 
 class LookupDrafter:
-    """Prompt lookup (Saxena 2023): proposes the continuation of the longest match, the latest among equals.
+    """Prompt lookup (Saxena 2023) with the votes of suffix decoding (Oliaro et al. 2024).
 
-    The index maps the hash of every n-gram to the position after its latest occurrence. It also maps every position to
-    the previous one with the same longest n-gram. So a token adds a fixed number of entries, and a proposal takes a
-    fixed number of lookups and comparisons.
+    It proposes what most occurrences of the last tokens agree on. The index maps the hash of every n-gram to the
+    position after its latest occurrence. It also maps every position to the previous one with the same longest n-gram.
+    So a token adds a fixed number of entries, and a proposal takes a fixed number of lookups and comparisons.
+
+    `earlier` has the answers before this one. The plan decides between their continuation and that of the context.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: AnswerIndex | None = None) -> None:
+        self._earlier = earlier
         self._indexed = Tokens()
         self._clear()
 
-    def propose(self, context: Tokens, plan: DraftPlan) -> Proposal:
+    def propose(self, context: Tokens, plan: DraftPlan, *, beside_model: bool = False) -> Proposal:
+        """See Drafter. With `beside_model` the plan may leave the round to a draft model."""
         self._index(context)
-        start, match = self._longest_match()
-        if not match:
+        most = max(plan.limit, _WATCHED)
+        matches = [match for match in (self._match(most, plan), self._earlier_match(most, plan)) if match]
+        if not matches:
             return Proposal()
-        count = min(plan.limit, plan.lookup(match))
-        known = len(self._ids)
-        continuation: list[int] = []
-        for position in range(start, start + max(count, _WATCHED)):
-            # A match that overlaps the end of the context continues with its own proposal.
-            token = self._ids[position] if position < known else continuation[position - known]
-            continuation.append(token)
-            if token in plan.end_ids:
-                break
-        tokens = tuple(continuation[: max(0, count)])
-        sources: tuple[Source, ...] = tuple("lookup" for _ in tokens)
-        return Proposal(tokens, sources, match=match, continuation=tuple(continuation))
+        decided = [(plan.lookup(match, beside_model=beside_model), match) for match in matches]
+        (count, _), best = max(decided, key=lambda each: each[0][1])
+        tokens = best.continuation[: max(0, min(plan.limit, count))]
+        return Proposal(tokens, (best.source,) * len(tokens), matches=tuple(matches))
 
-    def _longest_match(self) -> tuple[int, int]:
-        """(position, length): the position after the longest match and its length in tokens; (0, 0) without one."""
+    def _match(self, most: int, plan: DraftPlan) -> Match | None:
+        places = self._places()
+        if not places:
+            return None
+        tokens, shares = agreed(self._ids, places, most, plan.end_ids, overlap=True)
+        return Match(places[0].length, "lookup", tokens, shares) if tokens else None
+
+    def _earlier_match(self, most: int, plan: DraftPlan) -> Match | None:
+        return self._earlier.match(self._ids[-BOUND:], most, plan.end_ids) if self._earlier else None
+
+    def _places(self) -> list[Place]:
+        """The latest occurrences of the longest n-gram at the end, or one of a shorter one; the longest match first."""
         for size in range(min(_LONGEST, len(self._ids)), _SHORTEST - 1, -1):
             start = self._after.get(hash(tuple(self._ids[-size:])), 0)
-            best = start, self._length(start)
-            if best[1] < size:  # no occurrence, or a hash collision
-                continue
-            for _ in range(_PLACES if size == _LONGEST else 0):
+            places: list[Place] = []
+            while start and len(places) < (_PLACES if size == _LONGEST else 1):
+                length = length_of_match(self._ids, start, self._ids)
+                if length >= size:  # else a collision of hashes
+                    places.append(Place(start, length))
                 start = self._before[start]
-                length = self._length(start)
-                if length > best[1]:
-                    best = start, length
-                if not start or best[1] == _BOUND:
-                    break
-            return best
-        return 0, 0
-
-    def _length(self, start: int) -> int:
-        """Number of tokens before `start` that equal the tokens at the end of the context, at most _BOUND."""
-        length, ids, end = 0, self._ids, len(self._ids)
-        while length < min(start, _BOUND) and ids[start - length - 1] == ids[end - length - 1]:
-            length += 1
-        return length
+            if places:
+                return sorted(places, key=lambda place: -place.length)
+        return []
 
     def _clear(self) -> None:
         self._ids: list[int] = []

@@ -3,6 +3,8 @@
 from bisect import bisect
 from collections.abc import Sequence
 
+from specgen.engine.drafters.match import Match
+
 # The constants below were set by hand; tests/engine/pacing/ bounds what they cost on simulated texts.
 # Forgetting horizon in trials: an observation this old weighs 1/e.
 _MEMORY = 48
@@ -99,29 +101,35 @@ class DraftAcceptance:
 
 
 class LookupAcceptance:
-    """Acceptance probability of a looked-up token by the length of its match. Each accepted token extends the match."""
+    """Acceptance probability of a looked-up token by its source, the length of its match, and its share.
+
+    Each accepted token extends the match. A share counts as a probability, times a measured factor of source and
+    length.
+    """
 
     def __init__(self) -> None:
-        self._lengths: dict[int, DecayingRate] = {}
+        self._rates: dict[tuple[str, int], DecayingRate] = {}
 
-    def add(self, match: int, continuation: Sequence[int], tokens: Sequence[int]) -> None:
-        """After a match of `match` tokens lookup foresaw `continuation`, and the target generated `tokens`."""
-        for offset, (foreseen, token) in enumerate(zip(continuation, tokens, strict=False)):
-            self._lengths.setdefault(_length_class(match + offset), DecayingRate()).add(float(foreseen == token))
+    def add(self, match: Match, tokens: Sequence[int]) -> None:
+        """Count `match` after the target generated `tokens`."""
+        for offset, (foreseen, token) in enumerate(zip(match.continuation, tokens, strict=False)):
+            rate = self._rates.setdefault(_class(match, offset), DecayingRate())
+            rate.add(float(foreseen == token), match.shares[offset])
             if foreseen != token:
                 break
 
-    def at(self, match: int) -> float:
-        """Acceptance probability of the next token after a match of `match` tokens."""
+    def at(self, match: Match, offset: int) -> float:
+        """Acceptance probability of token `offset` of the continuation of `match`, if all before it are accepted."""
         # Prior: a match of n tokens ends with probability 1/n.
-        prior = 1.0 - 1.0 / max(2, match)
-        rate = self._lengths.get(_length_class(match))
-        return min(_LIKELIEST, rate.value(prior)) if rate else prior
+        prior = 1.0 - 1.0 / max(2, match.length + offset)
+        rate = self._rates.get(_class(match, offset))
+        return min(_LIKELIEST, match.shares[offset] * (rate.value(prior) if rate else prior))
 
 
-def _length_class(match: int) -> int:
-    """One class for each length below 5, then one for each power of two."""
-    return match if match < 5 else 2 + match.bit_length()
+def _class(match: Match, offset: int) -> tuple[str, int]:
+    """The source, with one class for each length below 5, then one for each power of two."""
+    length = match.length + offset
+    return match.source, length if length < 5 else 2 + length.bit_length()
 
 
 class Throughput:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from specgen.core.tokens import Tokens
 from specgen.engine.drafters.interface import DraftPlan
+from specgen.engine.drafters.match import Match
 from specgen.engine.pacing.acceptance import LookupAcceptance, Throughput
 from specgen.engine.pacing.payoff import DraftPayoff
 from specgen.engine.pacing.round_cost import RoundCost
@@ -129,24 +130,27 @@ class AdaptiveController:
         else:
             self._costs.add_prefill(self._unread, verify_s)
             self._unread = None
-        self._lookups.add(proposal.match, proposal.continuation, guessed.tokens)
+        for match in proposal.matches:
+            self._lookups.add(match, guessed.tokens)
         self._generated += generated
         self._payoff.advance(generated)
         self._ended = self.clock()
         return notice
 
-    def lookup_length(self, match: int, limit: int) -> int:
-        """Tokens to propose after a match of `match` tokens; 0 if the model or a plain round does better."""
+    def lookup_length(self, match: Match, limit: int, *, beside_model: bool) -> tuple[int, float]:
+        """(k, g): tokens to propose after `match`, and the tokens gained; (0, 0) if the model or a plain round is
+        better."""
         if limit <= 0:
-            return 0
+            return 0, 0.0
         rate = self._rate()
         chance, gain, best, length = 1.0, 0.0, 0.0, 0
-        for count in range(1, limit + 1):
-            chance *= self._lookups.at(match + count - 1)
+        for count in range(1, min(limit, len(match.continuation)) + 1):
+            chance *= self._lookups.at(match, count - 1)
             gain += chance - rate * self._costs.verify_step(count)
             if gain > best:
                 best, length = gain, count
-        return length if best >= self._payoff.gain(rate, self._expected) else 0
+        rival = self._payoff.gain(rate, self._expected) if beside_model else 0.0
+        return (length, best) if best >= rival else (0, 0.0)
 
     def draft_length(self, unread: int, recent: int, limit: int) -> tuple[int, int]:
         """(k, n) in tokens: see DraftPlan.draft."""
@@ -185,8 +189,8 @@ class AdaptivePlan(DraftPlan):
 
     controller: AdaptiveController
 
-    def lookup(self, match: int) -> int:
-        return self.controller.lookup_length(match, self.limit)
+    def lookup(self, match: Match, *, beside_model: bool) -> tuple[int, float]:
+        return self.controller.lookup_length(match, self.limit, beside_model=beside_model)
 
     def draft(self, unread: int, recent: int) -> tuple[int, int]:
         return self.controller.draft_length(unread, recent, self.limit)

@@ -62,10 +62,12 @@ class BackgroundSession:
 
     The process exits `keep_alive_s` seconds after its last request. The pair is loaded in this process if
     `keep_alive_s` is 0, if the model brings its own code, or if the background process cannot answer. An answer that
-    breaks off is continued here.
+    breaks off is continued here. With `uses_history` lookup may draft from the user's logged answers.
     """
 
-    def __init__(self, target: str, draft: str, options: EngineOptions, keep_alive_s: float) -> None:
+    def __init__(
+        self, target: str, draft: str, options: EngineOptions, keep_alive_s: float, *, uses_history: bool = False
+    ) -> None:
         self._target = canonical_name(target)
         self._draft = canonical_name(draft)
         self._options = options
@@ -78,6 +80,7 @@ class BackgroundSession:
         self._local: Session | None = None
         self._pair: BackgroundPair | None = None
         self.speculating = True
+        self._uses_history = uses_history
         if keep_alive_s > 0 and not options.trust_remote_code and can_launch():
             self._fingerprint = Fingerprint.own()
         else:
@@ -157,7 +160,7 @@ class BackgroundSession:
     ) -> Iterator[Event]:
         """Generate after `context`, see Session.run. Raises SpecgenError."""
         if self._local is not None:
-            self._local.speculating = self.speculating
+            self._local.speculating, self._local.uses_history = self.speculating, self._uses_history
             yield from self._local.run(context, sampling, max_new_tokens, stop, thinking, constraint)
             return
         request = GenerationRequest(
@@ -165,6 +168,7 @@ class BackgroundSession:
             context=tuple(context),
             thinking=thinking,
             speculating=self.speculating,
+            uses_history=self._uses_history,
             sampling=sampling or SamplingChoice(),
             max_new_tokens=max_new_tokens,
             stop=tuple(stop),
@@ -177,11 +181,15 @@ class BackgroundSession:
 
     def generate(self, prompt: str, **options: Any) -> Iterator[Event]:
         """Answer one prompt, see Session.generate. `options` are fields of GenerationRequest."""
-        return self._answer(_request(prompt, None, options))
+        return self._answer(self._request(prompt, None, options))
 
     def continue_conversation(self, earlier: Sequence[Message], prompt: str, **options: Any) -> Iterator[Event]:
         """Answer the next turn of a conversation, see Conversation.say. `options` as for `generate`."""
-        return self._answer(_request(prompt, tuple(earlier), options))
+        return self._answer(self._request(prompt, tuple(earlier), options))
+
+    def _request(self, prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> GenerationRequest:
+        options = options | {"stop": tuple(options.get("stop", ())), "uses_history": self._uses_history}
+        return GenerationRequest(prompt, earlier, **options)
 
     def _answer(self, request: GenerationRequest) -> Iterator[Event]:
         """Answer in the background process, or here where that fails or breaks off."""
@@ -246,10 +254,6 @@ class BackgroundSession:
             self._request_id = ""
             if not ended:
                 self._launcher.disconnect()
-
-
-def _request(prompt: str, earlier: tuple[Message, ...] | None, options: dict[str, Any]) -> GenerationRequest:
-    return GenerationRequest(prompt, earlier, **options | {"stop": tuple(options.get("stop", ()))})
 
 
 def _notice(error: Unavailable) -> Iterator[Event]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class GenerationRequest:
     """The arguments of Session.generate. With `earlier`, the prompt is the next turn of that conversation.
 
-    With `context`, the arguments of Session.run: then `thinking` and `speculating` count too. `code_only` ends the
-    answer after its first code block.
+    With `context`, the arguments of Session.run: then `thinking` and `speculating` count too. With `uses_history`
+    lookup may draft from logged answers. `code_only` ends the answer after its first code block.
     """
 
     prompt: str
@@ -36,6 +36,7 @@ class GenerationRequest:
     context: tuple[int, ...] | None = None
     thinking: Tags | None = None
     speculating: bool = True
+    uses_history: bool = False
     system: str | None = None
     raw: bool = False
     sampling: SamplingChoice = field(default_factory=SamplingChoice)
@@ -47,6 +48,13 @@ class GenerationRequest:
 
     def answer(self, session: "Session") -> Iterator[Event]:
         """Stream the answer from `session`. The stream may be closed early."""
+        session.uses_history = self.uses_history
+        try:
+            yield from self._answer(session)
+        finally:
+            session.uses_history = False  # the next request may come from another caller
+
+    def _answer(self, session: "Session") -> Iterator[Event]:
         if self.context is not None:
             return self._run(session, Tokens(self.context))
         if self.earlier is None:

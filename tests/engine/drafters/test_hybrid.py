@@ -10,6 +10,7 @@ from specgen.core.tokens import Tokens
 from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import DraftPlan
 from specgen.engine.drafters.lookup import LookupDrafter
+from specgen.engine.drafters.match import Match
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.sampling.sampler import Sampler, SamplingParams
 from tests.fakes import Speaker, TableModel, rounds
@@ -26,8 +27,8 @@ class Reading(DraftPlan):
     def draft(self, unread: int, recent: int) -> tuple[int, int]:
         return self.limit, self.reading or unread
 
-    def lookup(self, match: int) -> int:
-        return self.lookups
+    def lookup(self, match: Match, *, beside_model: bool) -> tuple[int, float]:
+        return self.lookups, 1.0
 
 
 def plan(limit: int, *, reading: int = 0, lookups: int = 0) -> DraftPlan:
@@ -51,8 +52,8 @@ def test_a_match_that_is_not_worth_proposing_is_left_to_the_model() -> None:
     drafter = hybrid(Speaker([0, 0, 12, 13], 3, vocab_size=32))
     proposal = drafter.propose(Tokens([5, 6, 7, 5, 6]), plan(2))
     assert (proposal.tokens, proposal.sources) == ((12, 13), ("draft",) * 2)
-    assert proposal.match == 2
-    assert proposal.continuation[:3] == (7, 5, 6)
+    (match,) = proposal.matches
+    assert (match.length, match.continuation[:3]) == (2, (7, 5, 6))
 
 
 def test_the_model_reads_only_what_lookups_left_unread() -> None:
@@ -109,11 +110,11 @@ def test_a_match_is_the_longest_there_is(ids: list[int]) -> None:
         context = context.grow([token])
         proposal = drafter.propose(context, DraftPlan(3, GREEDY))
         known = context.ids()
-        assert proposal.match == longest_match(known)
-        if proposal.match:
-            whole = [*known[-proposal.match :], *proposal.continuation]
-            pieces = [known[at : at + proposal.match + 1] for at in range(len(known))]
-            assert whole[: proposal.match + 1] in pieces
+        assert max((match.length for match in proposal.matches), default=0) == longest_match(known)
+        for match in proposal.matches:
+            size = min(match.length, 5)  # the occurrences of the longest indexed n-gram vote
+            whole = [*known[-size:], *match.continuation]
+            assert whole[: size + 1] in [known[at : at + size + 1] for at in range(len(known))]
 
 
 def test_a_token_costs_the_same_late_in_a_long_context() -> None:
