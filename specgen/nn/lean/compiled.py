@@ -1,5 +1,6 @@
 """The lean decoder on a CPU with quantized weights: a pass is one call of compiled code."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from specgen.nn.kernels.products import ProductField
 from specgen.nn.kernels.team import OperationField, PassField, Team
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.caching import CHUNK, CachingModel
+from specgen.nn.lean.draft_head import ChosenPanels
 from specgen.nn.lean.program import Buffers, Floats, PassBuilder, padded
 from specgen.nn.lean.quantized_weights import QuantizedWeights
 from specgen.nn.lean.rope import Rotation
@@ -32,8 +34,17 @@ class CompiledModel(CachingModel):
     A row's logits depend on its context alone, to the bit: neither on other rows, nor on threads.
     """
 
-    def __init__(self, architecture: Architecture, weights: QuantizedWeights, context_length: int, team: Team) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: QuantizedWeights,
+        context_length: int,
+        team: Team,
+        scored: ChosenPanels | None = None,
+    ) -> None:
+        """`scored`: the part of the output head that a draft computes. Other tokens score minus infinity."""
         super().__init__(architecture.vocab_size, context_length)
+        self._scored = scored
         self._architecture = architecture
         self._weights = weights
         self._team = team
@@ -109,6 +120,9 @@ class CompiledModel(CachingModel):
         hidden = self._weights.embed(ids).numpy()
         size, unscored = self._architecture.hidden_size, len(ids) - last
         logits = torch.empty(last, padded(self.vocab_size, PANEL))
+        if self._scored:
+            self._scored.add(ids)
+            logits.fill_(-torch.inf)
         states: list[list[torch.Tensor]] = [[] for _ in self._tapped]
         for first in range(0, len(ids), CHUNK):
             rows = hidden[first : first + CHUNK]
@@ -120,7 +134,11 @@ class CompiledModel(CachingModel):
 
     def _score(self, states: torch.Tensor) -> torch.Tensor:
         """The logits [rows, vocab] of normed states [rows, hidden size]."""
-        return self._finish(PanelLinear(self._weights.head.panels, None, self._team)(states.float()))
+        return self._finish(self._whole_head(states.float()))
+
+    @functools.cached_property
+    def _whole_head(self) -> PanelLinear:
+        return PanelLinear(self._weights.head.panels, None, self._team)
 
     def _pass(self, hidden: np.ndarray, start: int, logits: torch.Tensor, last: int) -> None:
         """Feed rows [rows, hidden size] from position `start` on; score the last ones into `logits`."""
@@ -136,9 +154,19 @@ class CompiledModel(CachingModel):
         program.current[PassField.TILES] = -(-count // tile)
         program.current[PassField.TILE] = tile
         if last:
-            program.operations[-1, ProductField.OUT] = logits.data_ptr()
-            program.operations[-1, ProductField.OUT_STRIDE] = logits.shape[1]
+            self._aim_head(logits)
         self._team.run(program, len(program.operations) if last else self._unscored)
+
+    def _aim_head(self, logits: torch.Tensor) -> None:
+        """Let the output head, the last operation, write to `logits` [rows, vocab of all panels]."""
+        head = self._program.operations[-1]
+        head[ProductField.OUT] = logits.data_ptr()
+        head[ProductField.OUT_STRIDE] = logits.shape[1]
+        if self._scored:
+            count = len(self._scored.numbers)
+            head[ProductField.CHOSEN] = self._scored.numbers.ctypes.data
+            head[ProductField.PANELS] = count
+            head[OperationField.FIXED] = -(-count // head[ProductField.PANELS_OF_CHUNK])
 
     def _finish(self, logits: torch.Tensor) -> torch.Tensor:
         """Scale and cap logits as the architecture asks."""

@@ -34,11 +34,12 @@ def load_decoder(
     """Load `checkpoint`, whose architecture `read_checkpoint_architecture` has read, onto its device.
 
     `context_length` is in tokens, for prompt and answer together. Its memory is allocated as needed. `new_capture` is
-    the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel.
+    the result of graphs.choose_capture for the device; `exact`, `is_draft`: see StaticModel. A
+    quantized draft with a large vocabulary scores frequent tokens only: see draft_head.py.
     """
     tensors = open_tensors(checkpoint)
     if placement.quantized:
-        return (yield from _load_compiled(checkpoint, architecture, tensors, context_length))
+        return (yield from _load_compiled(checkpoint, architecture, tensors, context_length, is_draft=is_draft))
     found = choose_kernels(architecture, placement, WIDTH)
     fused = found if isinstance(found, ModuleType) else None
     shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
@@ -66,11 +67,12 @@ def open_tensors(checkpoint: Checkpoint) -> Tensors:
 
 
 def _load_compiled(
-    checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, context_length: int
+    checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, context_length: int, *, is_draft: bool
 ) -> Reporting["CompiledModel"]:
     from specgen.nn.kernels.compiler import is_compiled  # noqa: PLC0415  needs llvmlite
     from specgen.nn.kernels.team import team_of  # noqa: PLC0415
     from specgen.nn.lean.compiled import CompiledModel  # noqa: PLC0415
+    from specgen.nn.lean.draft_head import FREQUENT, ChosenPanels  # noqa: PLC0415
     from specgen.nn.lean.panel_weights import load_matrices  # noqa: PLC0415
     from specgen.nn.lean.quantized_weights import read_quantized  # noqa: PLC0415
 
@@ -78,7 +80,9 @@ def _load_compiled(
     weights = read_quantized(architecture, tensors, matrices)
     if not is_compiled("rows"):
         yield Progress("compiling for this processor, once")
-    return CompiledModel(architecture, weights, context_length, team_of(compute_threads()))
+    count = len(weights.head.panels.levels)
+    scored = ChosenPanels(count) if is_draft and architecture.vocab_size > 2 * FREQUENT else None
+    return CompiledModel(architecture, weights, context_length, team_of(compute_threads()), scored)
 
 
 def _progress(doing: str, checkpoint: Checkpoint, shares: Generator[float, None, Weights]) -> Reporting[Weights]:

@@ -15,6 +15,7 @@ from specgen.nn.kernels.team import team_of
 from specgen.nn.lean import compiled
 from specgen.nn.lean.compiled import CompiledModel
 from specgen.nn.lean.context_store import ContextStore
+from specgen.nn.lean.draft_head import ChosenPanels
 from tests.nn.lean.checkpoints import MODELS, VOCAB, load, reference, save
 from tests.nn.lean.test_model import IDS, LENGTH, splits
 
@@ -142,3 +143,18 @@ def test_tapped_states_are_those_of_the_pass(tmp_path: Path, kind: str) -> None:
     model.tap((), None)
     assert torch.equal(model.forward(Tokens(IDS[:301]), 1), model.forward(Tokens(IDS[:301]), 1))
     assert told[-1][0] < 300
+
+
+def test_a_draft_scores_frequent_tokens_and_those_it_has_read(tmp_path: Path) -> None:
+    save(tmp_path, **MODELS["llama"] | {"vocab_size": 320})
+    whole = opened(tmp_path)
+    draft = CompiledModel(
+        whole._architecture, whole._weights, 1024, whole._team, ChosenPanels(len(whole._weights.head.panels.levels), 64)
+    )
+    context = Tokens([5, 100, 319, 7])
+    expected, found = whole.forward(context, 2), draft.forward(context, 2)
+    scored = [*range(64), *range(96, 112), *range(304, 320)]
+    assert torch.equal(found[:, scored], expected[:, scored])
+    assert found.isfinite().sum(-1).tolist() == [len(scored)] * 2
+    draft.forward(Tokens([*range(0, 192, 16)]), 12)  # more than twice the frequent ones
+    assert draft.forward(Tokens([300]), 1).isfinite().sum() == 80
