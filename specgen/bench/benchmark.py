@@ -23,7 +23,7 @@ from specgen.core.errors import UsageError
 from specgen.core.events import LoadedModel, Notice, Progress
 from specgen.core.machine import describe_machine, peak_memory
 from specgen.core.progress import Reporting
-from specgen.nn.device import Placement
+from specgen.nn.device import Placement, compute_threads
 from specgen.session.pair import Pair
 from specgen.session.session import Session, memory_errors
 
@@ -135,7 +135,7 @@ def _peers(settings: BenchSettings, pair: Pair, stack: contextlib.ExitStack) -> 
     peers: list[Contender] = []
     if settings.llama_cpp:
         yield Progress(f"starting {LLAMA_CPP} as a peer")
-        models, threads = _gguf_files(settings, pair), torch.get_num_threads()
+        models, threads = _gguf_files(settings, pair), compute_threads()
         peers += stack.enter_context(llama_peers(settings.llama_cpp, models, pair.context_length, threads))
     if settings.transformers:
         yield Progress(f"loading {TRANSFORMERS} as a peer")
@@ -191,7 +191,7 @@ def _header(settings: BenchSettings, pairs: Mapping[str, Pair], prompts: Sequenc
     first = next(iter(pairs.values()))
     return {
         "format": report.FORMAT,
-        "machine": describe_machine(accelerator=_accelerator(first.placement.device), threads=torch.get_num_threads()),
+        "machine": describe_machine(accelerator=_accelerator(first.placement.device), threads=compute_threads()),
         **next(iter(models.values())),
         "number_formats": models if len(models) > 1 else {},
         "suite": hashlib.sha256(repr([(each.id, each.text) for each in prompts]).encode()).hexdigest()[:16],
