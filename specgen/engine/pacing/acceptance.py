@@ -120,8 +120,8 @@ class LookupAcceptance:
 
     def at(self, match: Match, offset: int) -> float:
         """Acceptance probability of token `offset` of the continuation of `match`, if all before it are accepted."""
-        # Prior: a match of n tokens ends with probability 1/n.
-        prior = 1.0 - 1.0 / max(2, match.length + offset)
+        # Prior: a match of n tokens ends with probability 2/n. It may be low, because matches are watched anyway.
+        prior = 1.0 - 2.0 / max(2.5, match.length + offset)
         rate = self._rates.get(_class(match, offset))
         return min(_LIKELIEST, match.shares[offset] * (rate.value(prior) if rate else prior))
 

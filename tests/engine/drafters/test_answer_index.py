@@ -89,15 +89,18 @@ def test_old_answers_are_dropped_beyond_the_bound() -> None:
 
 @pytest.mark.parametrize("machine", [Machine(flat(0.1, 0.002), flat(1, 1)), Machine(sloped(0.1, 0.02), flat(1, 1))])
 def test_repeated_answers_are_faster_and_new_ones_lose_little(machine: Machine) -> None:
-    """Answers over few tokens, so that chance matches abound: a wrong proposal must stay rare."""
-    said = text([0.0] * 400, seed=1)
-    few = [
-        Text(said.prompt, [token % 8 for token in text([0.0] * 400, seed=n).answer], said.guesses, said.confidences)
-        for n in range(4)
-    ]
-    plain = simulate(few[0], machine, 0).seconds
-    repeated = simulate(few[0], machine, None, drafter=LookupDrafter(index(few[0].answer))).seconds
-    assert repeated < plain / 2
-    new = simulate(few[0], machine, None, drafter=LookupDrafter(index(*(each.answer for each in few[1:])))).seconds
-    without = simulate(few[0], machine, None, drafter=LookupDrafter()).seconds
+    """Answers over few tokens, so that chance matches abound: wrong proposals must stay rare."""
+
+    def over_few_tokens(seed: int) -> Text:
+        said = text([0.0] * 400, seed=seed)
+        return Text(said.prompt, [token % 16 for token in said.answer], said.guesses, said.confidences)
+
+    new, without = 0.0, 0.0
+    for seed in range(0, 40, 4):
+        said, *others = (over_few_tokens(seed + n) for n in range(4))
+        plain = simulate(said, machine, 0).seconds
+        repeated = simulate(said, machine, None, drafter=LookupDrafter(index(said.answer))).seconds
+        assert repeated < plain / 2
+        new += simulate(said, machine, None, drafter=LookupDrafter(index(*(each.answer for each in others)))).seconds
+        without += simulate(said, machine, None, drafter=LookupDrafter()).seconds
     assert new < without * 1.005
