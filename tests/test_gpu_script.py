@@ -20,3 +20,5 @@ def test_its_models_answer_alike_with_every_draft(tmp_path: Path) -> None:
     assert "acceptance rate 0." in exact["exact_bfloat16_k=4"], "its draft guesses well"
     assert figures["draft_k3"]["same_text"]
     assert figures["memory_plan"]["total"] > 0
+    assert figures["profile_ms_a_pass"]
+    assert figures["any_width_text"] == "4 of 4 identical to plain decoding at k=3"

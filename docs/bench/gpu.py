@@ -329,13 +329,8 @@ def speed(report: Report, arguments: argparse.Namespace) -> None:
         report.add("load_s", round(time.perf_counter() - start, 1))
         passes(report, session)
         answers(report, session, tokens)
-        if CUDA:
-            report.add("memory_allocated_peak_gb", round(torch.cuda.max_memory_allocated() / 1e9, 2))
-        plan = [sys.executable, "-m", "specgen", "plan", "-m", str(target), "-d", str(draft), "--offline", "--json"]
-        done = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=False)
-        report.add("memory_plan", json.loads(done.stdout) if done.returncode == 0 else done.stderr[-300:])
-        if CUDA:
-            profile(report, session)
+        plan_memory(report, target, draft)
+        profile(report, session)
         session.close()
         del session
         any_width(report, target, draft, tokens)
@@ -391,16 +386,35 @@ def chunks(model: Any, ids: list[int]) -> dict[int, float]:
     return took
 
 
+def plan_memory(report: Report, target: Path, draft: Path) -> None:
+    """The memory plan of the open pair, and on CUDA the peak that was allocated. Prompts have let caches grow to 2,048."""
+    plan = ["plan", "-m", str(target), "-d", str(draft), "--ctx-size", "2040", "--offline", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "specgen", *plan], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        report.add("memory_plan", done.stderr[-300:])
+        return
+    planned = json.loads(done.stdout)
+    report.add("memory_plan", planned)
+    if CUDA:
+        peak = torch.cuda.max_memory_allocated()
+        report.add("memory_allocated_peak_gb", round(peak / 1e9, 2))
+        report.add("memory_plan_over_peak", round(planned["total"] / peak, 3))
+
+
 def profile(report: Report, session: Session) -> None:
     """Milliseconds a plain pass spends in each kernel."""
     model, ids = session.pair.target, list(range(1, 220))
     model.forward(Tokens(ids[:200]), 1)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as recorded:
+    activity = torch.profiler.ProfilerActivity.CUDA if CUDA else torch.profiler.ProfilerActivity.CPU
+    spent = "self_device_time_total" if CUDA else "self_cpu_time_total"
+    with torch.profiler.profile(activities=[activity]) as recorded:
         for end in range(201, 211):
             model.forward(Tokens(ids[:end]), 1)
         wait()
-    rows = sorted(recorded.key_averages(), key=lambda row: -row.self_device_time_total)[:14]
-    report.add("profile_ms_a_pass", {row.key[:60]: round(row.self_device_time_total / 1e4, 3) for row in rows})
+    rows = sorted(recorded.key_averages(), key=lambda row: -getattr(row, spent))[:14]
+    report.add("profile_ms_a_pass", {row.key[:60]: round(getattr(row, spent) / 1e4, 3) for row in rows})
 
 
 def any_width(report: Report, target: Path, draft: Path, tokens: int) -> None:
