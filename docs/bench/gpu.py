@@ -387,7 +387,7 @@ def chunks(model: Any, ids: list[int]) -> dict[int, float]:
 
 
 def plan_memory(report: Report, target: Path, draft: Path) -> None:
-    """The memory plan of the open pair, and on CUDA the peak that was allocated. Prompts have let caches grow to 2,048."""
+    """The memory plan of the open pair, and on CUDA the peak. Prompts have let caches grow to 2,048 tokens."""
     plan = ["plan", "-m", str(target), "-d", str(draft), "--ctx-size", "2040", "--offline", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "specgen", *plan], cwd=ROOT, capture_output=True, text=True, check=False
