@@ -20,7 +20,7 @@ from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Pro
 from specgen.engine.pacing.controller import Controller, FixedController
 from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
-from specgen.nn.interface import LanguageModel
+from specgen.nn.interface import ForwardCall, LanguageModel
 from specgen.session.pair import Pair
 from specgen.session.session import Session
 
@@ -75,6 +75,8 @@ class _Fake:
         """Number of tokens fed by all calls, if the tokens of the last call are cached."""
         self.calls: list[tuple[int, int]] = []
         """(length of the context, number of rows) of every call."""
+        self.widths: list[int] = []
+        """The rows of every call of `forward_many`."""
         self._cached = Tokens()
 
     def row(self, ids: Sequence[int]) -> torch.Tensor:
@@ -86,12 +88,24 @@ class _Fake:
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         ids = tokens.ids()
-        assert 1 <= last <= len(ids), "a forward pass needs a token for each of its rows"
+        assert 0 <= last <= len(ids), "a forward pass needs a token for each of its rows"
         assert all(0 <= token < self.vocab_size for token in ids), "an id beyond the vocabulary cannot be fed"
         self.fed += len(ids) - min(tokens.common_prefix(self._cached), len(ids) - last)
         self.calls.append((len(ids), last))
         self._cached = tokens
+        if not last:
+            return torch.empty(0, self.vocab_size)
         return torch.stack([self.row(ids[:end]) for end in range(len(ids) - last + 1, len(ids) + 1)])
+
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        self.widths.append(sum(max(1, last) for _, last in calls))
+        return [self.forward(tokens, last) for tokens, last in calls]
+
+    def hold(self, count: int) -> int:
+        return count
+
+    def cached(self, tokens: Tokens) -> int:
+        return tokens.common_prefix(self._cached)
 
 
 class TableModel(_Fake):

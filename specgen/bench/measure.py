@@ -11,7 +11,7 @@ import torch
 from specgen.core.events import Finished, Stats, Step
 from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingChoice
-from specgen.nn.interface import Runner
+from specgen.nn.interface import ForwardCall, Runner
 from specgen.nn.wrapper import RunnerWrapper
 from specgen.session.session import Session
 
@@ -26,18 +26,19 @@ class TimedModel(RunnerWrapper):
         self.seconds = 0.0
         self.passes = 0
 
-    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
         start = time.perf_counter()
-        rows = super().forward(tokens, last)
-        synchronize(rows)
+        logits = super().forward_many(calls)
+        for rows in logits[-1:]:
+            synchronize(rows)
         self.seconds += time.perf_counter() - start
         self.passes += 1
-        return rows
+        return logits
 
 
 def synchronize(rows: torch.Tensor) -> None:
     """Wait until `rows` are computed: an accelerator returns them earlier."""
-    rows[-1, -1].item()
+    rows[-1:, -1:].sum().item()
 
 
 @dataclass(frozen=True, slots=True)

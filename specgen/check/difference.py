@@ -14,7 +14,7 @@ from specgen.core.tokens import Tokens
 from specgen.core.types import SamplingParams
 from specgen.engine.sampling.noise import gumbel
 from specgen.engine.sampling.sampler import Sampler
-from specgen.nn.interface import LanguageModel, Runner
+from specgen.nn.interface import ForwardCall, LanguageModel, Runner
 from specgen.nn.wrapper import RunnerWrapper
 
 # Largest difference between two widths, in roundings of the largest score. A 16-bit model rounds between operations and
@@ -28,11 +28,11 @@ class CallRecorder(RunnerWrapper):
 
     def __init__(self, model: Runner) -> None:
         super().__init__(model)
-        self.calls: list[tuple[Tokens, int]] = []
+        self.calls: list[ForwardCall] = []
 
-    def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
-        self.calls.append((tokens, last))
-        return super().forward(tokens, last)
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        self.calls += calls
+        return super().forward_many(calls)
 
 
 @dataclass(frozen=True, slots=True)

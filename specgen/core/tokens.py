@@ -59,9 +59,13 @@ class Tokens:
             return Tokens._view(self._log, length, ())
         return Tokens._view(self._log, self._end, self._branch[: length - self._end])
 
+    def shares_log(self, other: "Tokens") -> bool:
+        """Whether both are contexts of one log, so that comparing them is cheap."""
+        return self._log is other._log
+
     def common_prefix(self, other: "Tokens") -> int:
         """Number of leading ids in common. O(length of a branch) on one log, O(length) across logs."""
-        shared = min(self._end, other._end) if self._log is other._log else 0
+        shared = min(self._end, other._end) if self.shares_log(other) else 0
         pairs = zip(self.ids(shared), other.ids(shared), strict=False)
         differing = (offset for offset, (mine, theirs) in enumerate(pairs) if mine != theirs)
         return shared + next(differing, min(len(self), len(other)) - shared)

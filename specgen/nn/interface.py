@@ -35,11 +35,15 @@ class SharedParts:
     dtype: torch.dtype
 
 
+ForwardCall: TypeAlias = tuple[Tokens, int]
+"""The arguments of `LanguageModel.forward`: a whole context, and the number of its final positions to score."""
+
+
 class LanguageModel(Protocol):
     """A causal language model whose cache is invisible.
 
-    Every call passes the whole context. The model keeps its cache for the longest common prefix with the last call,
-    rolls back the rest, and feeds the new tokens. An exception drops the cache, so the next call is right.
+    Every call passes the whole context. The model keeps its cache for the longest common prefix with an earlier call,
+    rolls back the rest, and feeds the new tokens. An exception drops the caches, so the next call is right.
     """
 
     @property
@@ -57,6 +61,22 @@ class LanguageModel(Protocol):
 
         1 <= last <= len(tokens).
         """
+
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        """The same for several different contexts at once, each with a cache of its own.
+
+        Row by row the same bits as `forward` alone. A `last` of 0 reads tokens and scores none. A model that can joins
+        all rows in one pass, so that the weights are read once.
+        """
+
+    def hold(self, count: int) -> int:
+        """Keep the caches of the `count` contexts used last from now on, at first 1. Returns how many are kept.
+
+        A model that keeps only one returns 1: several contexts in turn would be read anew each time.
+        """
+
+    def cached(self, tokens: Tokens) -> int:
+        """The number of leading `tokens` that the next call need not feed again."""
 
 
 class Runner(LanguageModel, Protocol):

@@ -14,6 +14,7 @@ from specgen.engine.drafters.interface import Drafter, DraftPlan, NoDrafter, Pro
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.pacing.controller import AdaptiveController, Controller, FixedController
+from specgen.nn.interface import ForwardCall
 from tests.fakes import rounds, tokens_of
 
 VOCAB = 64
@@ -65,6 +66,15 @@ class Target:
 
     def begin_answer(self) -> None:
         pass
+
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        return [self.forward(tokens, last) for tokens, last in calls]
+
+    def hold(self, count: int) -> int:
+        return count
+
+    def cached(self, tokens: Tokens) -> int:
+        return tokens.common_prefix(self._cached)
 
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         fed = len(tokens) - min(tokens.common_prefix(self._cached), len(tokens) - last)

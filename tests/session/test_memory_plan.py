@@ -68,7 +68,7 @@ def test_the_cache_that_is_foretold_is_the_one_that_is_made(checkpoints: Any, mo
         model: Any = session.pair.target
         for length in (3, 70, 129):
             model.forward(Tokens([5] * length), 1)
-        assert sum(cache.nbytes for cache in model._caches) == foretold == 2 * 2 * 2 * 8 * 192 * 4
+        assert sum(cache.nbytes for cache in model._contexts[0].caches) == foretold == 2 * 2 * 2 * 8 * 192 * 4
 
 
 def test_weights_are_those_of_every_matrix_in_the_dtype(stories: MemoryPlan) -> None:

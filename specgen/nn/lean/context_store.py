@@ -30,7 +30,7 @@ class ContextStore:
         back would lose more positions than are shared, the shared part is copied and the original stored.
         """
         shared = tokens.common_prefix(cached)
-        if len(cached) - shared <= _FEW:
+        if caches and len(cached) - shared <= _FEW:
             return cached, caches
         with self._lock:
             own = [entry for entry in self._contexts if entry[0] is owner]
@@ -45,12 +45,20 @@ class ContextStore:
                 return cached, caches
         return cached.prefix(shared), [cache.clone() for cache in caches] if shared else []
 
+    def longest_prefix(self, owner: object, tokens: Tokens) -> int:
+        """The most leading `tokens` that a context of `owner` has."""
+        with self._lock:
+            lengths = [tokens.common_prefix(context) for each, context, _ in self._contexts if each is owner]
+        return max(lengths, default=0)
+
     def clear(self, owner: object) -> None:
         with self._lock:
             self._contexts = [entry for entry in self._contexts if entry[0] is not owner]
 
     def _keep(self, owner: object, cached: Tokens, caches: list[torch.Tensor]) -> bool:
         """Store a context and drop older ones for it. False if it exceeds the size of the store."""
+        if not caches:
+            return True
         if _bytes(caches) > self._size:
             return False
         self._contexts.append((owner, cached, caches))

@@ -1,6 +1,6 @@
 """One layer of a Llama-like decoder, by torch or by fused kernels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -22,10 +22,13 @@ _UNDIVIDED = 16383
 class Positions(Protocol):
     """The positions of the rows of a pass, and how these rows attend."""
 
-    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
-        """Write keys and values to `cache` [2, kv_heads, positions, size]; the mixed values [rows, heads * size].
+    def attend(
+        self, architecture: Architecture, projected: torch.Tensor, caches: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Write keys and values to `caches`; the mixed values [rows, heads * size].
 
-        `projected` [rows, heads + 2 * kv_heads, size] has queries, keys and values; it is overwritten.
+        `caches` has one tensor [2, kv_heads, positions, size] for each context of the pass. `projected`
+        [rows, heads + 2 * kv_heads, size] has queries, keys and values; it is overwritten.
         """
 
 
@@ -42,7 +45,10 @@ class TorchPositions:
     rotation: torch.Tensor | None
     blocks: list[RowBlock]
 
-    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, architecture: Architecture, projected: torch.Tensor, caches: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        (cache,) = caches
         heads, kv_heads, size = architecture.heads, architecture.kv_heads, architecture.head_size
         if self.rotation is not None:
             rotate(projected.narrow(1, 0, heads + kv_heads), self.rotation)
@@ -53,6 +59,19 @@ class TorchPositions:
             cache[:, :, self.places] = new
         queries = projected.narrow(1, 0, heads)
         return attend(queries, cache, self.blocks, architecture.attention_scale, architecture.attention_cap)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedPositions:
+    """The rows of several contexts, one after the other. Each context attends by itself, as alone in a pass."""
+
+    parts: Sequence[tuple[slice, TorchPositions]]
+
+    def attend(
+        self, architecture: Architecture, projected: torch.Tensor, caches: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        pairs = zip(self.parts, caches, strict=True)
+        return torch.cat([at.attend(architecture, projected[rows], [cache]) for (rows, at), cache in pairs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +87,10 @@ class FusedPositions:
     table: torch.Tensor | None
     window: int | None
 
-    def attend(self, architecture: Architecture, projected: torch.Tensor, cache: torch.Tensor) -> torch.Tensor:
+    def attend(
+        self, architecture: Architecture, projected: torch.Tensor, caches: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        (cache,) = caches
         heads, scale, cap = architecture.heads, architecture.attention_scale, architecture.attention_cap
         self.kernels.rotate_and_store(projected, cache, self.table, self.start, heads)
         mixed: torch.Tensor = self.kernels.attend(
@@ -138,10 +160,10 @@ class Layer:
     down: Linear
     after_mlp: Norm | None
 
-    def __call__(self, hidden: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
-        """The states [rows, hidden_size] after this layer. Writes keys and values of new positions to `cache`."""
+    def __call__(self, hidden: torch.Tensor, caches: Sequence[torch.Tensor], at: Positions) -> torch.Tensor:
+        """The states [rows, hidden_size] after this layer. Writes keys and values of new positions to `caches`."""
         rows = self.before_attention(hidden) if self.before_attention else hidden
-        rows = self._attention(rows, cache, at)
+        rows = self._attention(rows, caches, at)
         hidden = self._add(hidden, self.after_attention(rows) if self.after_attention else rows)
         rows = self.before_mlp(hidden) if self.before_mlp else hidden
         rows = self._mlp(rows)
@@ -151,13 +173,13 @@ class Layer:
         scale = self.architecture.residual_scale
         return hidden + (rows if scale == 1 else rows * scale)
 
-    def _attention(self, rows: torch.Tensor, cache: torch.Tensor, at: Positions) -> torch.Tensor:
+    def _attention(self, rows: torch.Tensor, caches: Sequence[torch.Tensor], at: Positions) -> torch.Tensor:
         architecture = self.architecture
         turned = architecture.heads + architecture.kv_heads
         projected = self.qkv(rows).view(len(rows), turned + architecture.kv_heads, architecture.head_size)
         if self.head_norm:
             self.head_norm(projected.narrow(1, 0, turned))
-        return self.output(at.attend(architecture, projected, cache))
+        return self.output(at.attend(architecture, projected, caches))
 
     def _mlp(self, rows: torch.Tensor) -> torch.Tensor:
         joined = self.gate_up(rows)

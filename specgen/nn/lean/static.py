@@ -14,13 +14,14 @@ import torch
 
 from specgen.core.tokens import Tokens
 from specgen.nn.device import Placement
-from specgen.nn.interface import StateListener
+from specgen.nn.interface import ForwardCall, StateListener
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
+from specgen.nn.lean.caching import Context
 from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.graphs import Capture, Graphs
 from specgen.nn.lean.layer import FusedPositions, TorchPositions
-from specgen.nn.lean.model import LeanModel
+from specgen.nn.lean.model import LeanModel, capacity_of
 from specgen.nn.lean.weights import Weights
 
 # Rows of a decode pass. A pass that waits for the weights costs the same for 1 row and for 8: docs/bench/gpu.py.
@@ -51,6 +52,7 @@ class StaticModel(LeanModel):
     ) -> None:
         super().__init__(architecture, weights, placement, context_length)
         self._graphs = Graphs(new_capture)
+        self._context = Context()
         self._exact = exact
         self._rereads = exact and not is_draft
         self._read_end = 0  # the cache was filled by prompt passes up to here, and by decode passes behind it
@@ -67,54 +69,67 @@ class StaticModel(LeanModel):
     def keep_contexts(self, store: ContextStore) -> None:
         """Keep nothing: graphs read the one cache that they were captured with."""
 
+    def hold(self, count: int) -> int:  # noqa: ARG002  graphs read one cache
+        return 1
+
+    def cached(self, tokens: Tokens) -> int:
+        return tokens.common_prefix(self._context.tokens)
+
     def warm_up(self) -> str | None:
         """Capture the first decode pass. The reason why that cannot be done here, else None."""
         self.forward(Tokens([0]), 1)
         return self._graphs.report()
 
+    def _drop(self) -> None:
+        self._context = Context()
+
+    def _forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        return [self._forward(tokens, last) for tokens, last in calls]
+
     def _forward(self, tokens: Tokens, last: int) -> torch.Tensor:
         # What decides how a token is fed must not depend on how many were drafted, before it or after it.
         prompt = len(tokens) - last
-        known = min(tokens.common_prefix(self._cached), prompt)
+        known = min(tokens.common_prefix(self._context.tokens), prompt)
         if self._begins and self._rereads and not known == prompt == self._read_end:
             known = min(known, self._read_end) // CHUNK * CHUNK
         self._begins = False
-        self._cached, self._read_end = tokens.prefix(known), min(known, self._read_end)
-        self._reserve(len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
-        while prompt - len(self._cached) > WIDTH:
-            self._read(tokens.prefix(min((len(self._cached) // CHUNK + 1) * CHUNK, prompt)))
-        logits = []
-        while len(self._cached) < len(tokens):
-            logits.append(self._decode(tokens.prefix(len(self._cached) + WIDTH)))
-        return (logits[0] if len(logits) == 1 else torch.cat(logits))[-last:]
+        self._context.tokens, self._read_end = tokens.prefix(known), min(known, self._read_end)
+        self._reserve(self._context, len(tokens) + WIDTH)  # the rows that pad a pass are written to the cache too
+        while prompt - len(self._context.tokens) > WIDTH:
+            self._read(tokens.prefix(min((len(self._context.tokens) // CHUNK + 1) * CHUNK, prompt)))
+        logits = [] if last else [torch.empty(0, self.vocab_size, device=self._placement.device)]
+        while len(self._context.tokens) < len(tokens):
+            logits.append(self._decode(tokens.prefix(len(self._context.tokens) + WIDTH)))
+        joined = logits[0] if len(logits) == 1 else torch.cat(logits)
+        return joined[len(joined) - last :]
 
     def _read(self, tokens: Tokens) -> None:
         """Feed what the cache lacks of `tokens` in one pass of its own length, and score nothing."""
-        start = len(self._cached)
+        start = len(self._context.tokens)
         sent = self._send(start, tokens.ids(start))
         keys = -(-len(tokens) // BLOCK) * BLOCK
-        _, states = self._layers(sent[1:], self._torch_positions(sent, keys))
-        self._cached, self._read_end = tokens, len(tokens)
+        _, states = self._layers(sent[1:], [self._context.caches], self._torch_positions(sent, keys))
+        self._context.tokens, self._read_end = tokens, len(tokens)
         self._tap.tell(tokens, start, states)
 
     def _decode(self, tokens: Tokens) -> torch.Tensor:
         """Feed what the cache lacks of `tokens`, at most WIDTH ids, and score each: float32 [rows, vocab]."""
-        start = len(self._cached)
+        start = len(self._context.tokens)
         ids = tokens.ids(start)
         count = len(ids)
         rows = WIDTH if self._exact else count
         buffer = self._buffer[: 1 + rows]
         buffer.copy_(self._send(start, ids + ids[-1:] * (rows - count), to_device=False), non_blocking=buffer.is_cuda)
-        keys = self._caches[0].shape[2]
+        keys = self._context.caches[0].shape[2]
 
         def step() -> tuple[torch.Tensor, ...]:
             fused = self._weights.fused
             positions = self._fused_positions(fused, buffer) if fused else self._torch_positions(buffer, keys)
-            hidden, states = self._layers(buffer[1:], positions)
+            hidden, states = self._layers(buffer[1:], [self._context.caches], positions)
             return (self._score(hidden), *states)
 
         logits, *states = self._graphs.run(rows, step)
-        self._cached = tokens
+        self._context.tokens = tokens
         self._tap.tell(tokens, start, states)
         return logits[:count].clone()  # the next step overwrites its results
 
@@ -145,11 +160,11 @@ class StaticModel(LeanModel):
             for kind in self._kinds
         ]
 
-    def _reserve(self, length: int) -> None:
+    def _reserve(self, context: Context, length: int) -> None:
         """Make room for `length` positions; graphs that read the old cache are forgotten."""
-        if self._capacity >= length:
+        if capacity_of(context.caches) >= length:
             return
         self._graphs.clear()  # first, so that their memory is free for the new caches
-        super()._reserve(length)
+        super()._reserve(context, length)
         for table in self._rotations.values():
-            table.reserve(self._capacity)
+            table.reserve(capacity_of(context.caches))

@@ -16,7 +16,8 @@ class RunnerCache:
 
     def __init__(self, create: Callable[[], Any]) -> None:
         self._create = create
-        self._tokens = Tokens()
+        self.tokens = Tokens()
+        """The tokens in the cache."""
         self._saved: tuple[Tokens, Any] | None = None
         self._reset()
         self.croppable = bool(self.states.is_croppable)
@@ -27,11 +28,11 @@ class RunnerCache:
         if self.states.is_croppable:
             # Then sliding layers keep the states that a crop may need.
             self.states.activate_past_recording()
-        self._tokens = Tokens()
+        self.tokens = Tokens()
         self._saved = None
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self.tokens)
 
     def drop(self) -> None:
         """Drop all states, for example after an exception in a forward pass."""
@@ -39,14 +40,14 @@ class RunnerCache:
 
     def roll_back(self, tokens: Tokens, limit: int) -> None:
         """Keep the longest possible prefix of `tokens`, of at most `limit` tokens."""
-        keep = min(tokens.common_prefix(self._tokens), limit)
-        surplus = len(self._tokens) - keep
+        keep = min(tokens.common_prefix(self.tokens), limit)
+        surplus = len(self.tokens) - keep
         if self.croppable and all(_can_crop(layer, surplus) for layer in self.states.layers):
             for layer in self.states.layers:
                 if layer.is_initialized:
                     # Also without a surplus, so that sliding layers drop the states they recorded.
                     layer.crop(-surplus)
-            self._tokens = tokens.prefix(keep)
+            self.tokens = tokens.prefix(keep)
         elif surplus:
             self._restore(keep)
 
@@ -54,16 +55,16 @@ class RunnerCache:
         if self._saved is None or len(self._saved[0]) > keep:
             self._reset()
             return
-        self._tokens, states = self._saved
+        self.tokens, states = self._saved
         self.states = copy.deepcopy(states)
 
     def save(self) -> None:
         """Keep a copy of this state, to restore if the next tokens are rejected."""
-        self._saved = (self._tokens, copy.deepcopy(self.states))
+        self._saved = (self.tokens, copy.deepcopy(self.states))
 
     def fed(self, tokens: Tokens) -> None:
         """Record that the states hold `tokens`."""
-        self._tokens = tokens
+        self.tokens = tokens
 
 
 def _can_crop(layer: Any, surplus: int) -> bool:

@@ -17,7 +17,7 @@ from specgen.core.errors import SpecgenError, UnsupportedModel
 from specgen.core.tokens import Tokens
 from specgen.core.words import shorten
 from specgen.nn.device import Placement
-from specgen.nn.interface import UNNORMED, SharedParts, StateListener
+from specgen.nn.interface import UNNORMED, ForwardCall, SharedParts, StateListener
 from specgen.nn.tap import Tap, check_layers
 from specgen.nn.transformers.cache import RunnerCache
 
@@ -50,7 +50,10 @@ class TransformersModel:
         self._cache_name = next((name for name in ("past_key_values", "cache_params") if name in parameters), None)
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_positions = "position_ids" in parameters
-        self._cache = RunnerCache(lambda: DynamicCache(config=model.config))
+        self._cache = self._new_cache()
+        # The caches of all contexts, the least recently used first. `_cache` is one of them.
+        self._caches = [self._cache]
+        self._held = 1
         head = model.get_output_embeddings()
         self.vocab_size = int(head.weight.shape[0] if head is not None else model.config.vocab_size)
         self._tap = Tap()
@@ -85,8 +88,39 @@ class TransformersModel:
             _final_norm(self._model)  # raises for a model without one
         self._tap = Tap(layers, listener)
 
+    def _new_cache(self) -> RunnerCache:
+        return RunnerCache(lambda: DynamicCache(config=self._model.config))
+
+    def hold(self, count: int) -> int:
+        self._held = max(1, count)
+        self._caches = self._caches[-self._held :]
+        return self._held
+
+    def cached(self, tokens: Tokens) -> int:
+        return max(tokens.common_prefix(cache.tokens) for cache in self._caches)
+
+    def forward_many(self, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
+        """As LanguageModel says, one context after the other: few architectures pad a batch without other bits."""
+        return [self.forward(tokens, last) for tokens, last in calls]
+
+    def _choose_cache(self, tokens: Tokens) -> RunnerCache:
+        """The cache that `tokens` continues, otherwise a new one, or the least recently used one if all are in use."""
+        chosen = next((cache for cache in reversed(self._caches) if tokens.shares_log(cache.tokens)), None)
+        if chosen is None:
+            nearest = max(self._caches, key=lambda cache: tokens.common_prefix(cache.tokens))
+            if len(nearest.tokens) == tokens.common_prefix(nearest.tokens):
+                chosen = nearest
+            else:
+                chosen = self._new_cache() if len(self._caches) < self._held else self._caches[0]
+        self._caches = [*(cache for cache in self._caches if cache is not chosen), chosen]
+        return chosen
+
     @torch.inference_mode()
     def forward(self, tokens: Tokens, last: int) -> torch.Tensor:
+        self._cache = self._choose_cache(tokens)
+        return self._score(tokens, last) if last else self._score(tokens, 1)[:0]
+
+    def _score(self, tokens: Tokens, last: int) -> torch.Tensor:
         try:
             self._cache.roll_back(tokens, len(tokens) - last)
             if len(self._cache) and len(tokens) - len(self._cache) > 1 and not self.can_verify:

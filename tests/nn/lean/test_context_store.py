@@ -1,12 +1,14 @@
 """Stored contexts are not fed again, and do not change the bits of the logits."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from specgen.core.tokens import Tokens
+from specgen.nn.lean.caching import Part
 from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.model import LeanModel
 from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
@@ -35,9 +37,9 @@ def fed(model: LeanModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     compute = model._compute
 
-    def counting(tokens: list[int], start: int, last: int) -> object:
-        counts.append(len(tokens))
-        return compute(tokens, start, last)
+    def counting(parts: Sequence[Part]) -> object:
+        counts.append(sum(len(part.ids) for part in parts))
+        return compute(parts)
 
     monkeypatch.setattr(model, "_compute", counting)
     return counts
@@ -102,7 +104,7 @@ def test_the_logits_are_the_same_to_the_bit(folder: Path, model: LeanModel) -> N
 
 def test_it_keeps_no_more_than_it_may(model: LeanModel) -> None:
     model.forward(Tokens(ids(0, 100)), 1)
-    size = sum(cache.nbytes for cache in model._caches)
+    size = sum(cache.nbytes for cache in model._contexts[0].caches)
     model.keep_contexts(ContextStore(2 * size))
     for seed in range(1, 6):
         model.forward(Tokens(ids(seed, 100)), 1)
@@ -128,7 +130,7 @@ def test_after_a_failure_nothing_is_kept(model: LeanModel) -> None:
 def test_two_models_share_the_room_and_not_the_contexts(folder: Path) -> None:
     one, other = load(folder), load(folder)
     one.forward(Tokens(ids(0, 100)), 1)
-    size = sum(cache.nbytes for cache in one._caches)
+    size = sum(cache.nbytes for cache in one._contexts[0].caches)
     kept = ContextStore(2 * size)
     for model in (one, other):
         model.keep_contexts(kept)

@@ -30,6 +30,7 @@ from specgen.engine.sampling.sampler import Sampler
 from specgen.nn.device import Placement
 from specgen.nn.lean import fusion, graphs, static
 from specgen.nn.lean import model as decoder
+from specgen.nn.lean.caching import Context
 from specgen.nn.lean.graphs import Capture, CudaGraphs, Step, choose_capture
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.static import StaticModel
@@ -176,9 +177,11 @@ def test_old_graphs_are_freed_before_larger_caches_are_allocated(gemma: Path, mo
         steps.append(weakref.ref(captured))
         return captured
 
-    def reserve(model: decoder.LeanModel, length: int, reserve: Any = decoder.LeanModel._reserve) -> None:
+    def reserve(
+        model: decoder.LeanModel, context: Context, length: int, reserve: Any = decoder.LeanModel._reserve
+    ) -> None:
         grown.append(all(step() is None for step in steps))
-        reserve(model, length)
+        reserve(model, context, length)
 
     monkeypatch.setattr(decoder.LeanModel, "_reserve", reserve)
     model = load_static(gemma, capture)
@@ -263,7 +266,7 @@ def test_a_new_turn_is_read_alike_however_the_answer_before_it_came(
         read = model._read
 
         def note(tokens: Tokens, model: StaticModel = model, read: Any = read, fed: Any = fed) -> None:
-            fed.append((len(model._cached), len(tokens)))
+            fed.append((len(model._context.tokens), len(tokens)))
             read(tokens)
 
         monkeypatch.setattr(model, "_read", note)
@@ -285,14 +288,14 @@ def test_how_a_prompt_is_read_does_not_depend_on_what_is_drafted_after_it(
     read = model._read
 
     def note(tokens: Tokens) -> None:
-        fed.append((len(model._cached), len(tokens)))
+        fed.append((len(model._context.tokens), len(tokens)))
         read(tokens)
 
     monkeypatch.setattr(model, "_read", note)
     for prompt in (5, 9, 12, 40):
         passes = []
         for drafted in (0, 4, 12):
-            model._cached = Tokens()
+            model._context.tokens = Tokens()
             fed.clear()
             model.forward(Tokens(IDS[: prompt + drafted]), drafted + 1)
             passes.append(list(fed))
