@@ -16,7 +16,7 @@ from specgen.nn.kernels.panels import PANEL
 from specgen.nn.kernels.products import ProductField
 from specgen.nn.kernels.team import OperationField, PassField, Team
 from specgen.nn.lean.architecture import Architecture
-from specgen.nn.lean.caching import CHUNK, CachingModel
+from specgen.nn.lean.caching import CHUNK, CachingModel, Context, Part
 from specgen.nn.lean.draft_head import ChosenPanels
 from specgen.nn.lean.program import Buffers, Floats, PassBuilder, padded
 from specgen.nn.lean.quantized_weights import QuantizedWeights
@@ -59,6 +59,7 @@ class CompiledModel(CachingModel):
         self._rotations = {rope: Rotation(rope, torch.device("cpu")) for rope in ropes}
         self._buffers = Buffers(architecture, CHUNK)
         self._tapped: list[Floats] = []
+        self._prepared = 0  # positions
         self._build()
 
     @property
@@ -113,24 +114,31 @@ class CompiledModel(CachingModel):
         builder.products([(weights.head, 0)], None, count=PassField.LAST)
         self._program = builder.program()
         self._rotate = builder.rotate_function
-        if self._caches:
-            self._prepare()
+        if self._prepared:
+            self._prepare(self._prepared)
 
-    def _compute(self, ids: list[int], start: int, last: int) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+    def _compute(self, parts: Sequence[Part]) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        # A pass scores its last rows. So the rows that are scored come after the others, each in the order of parts.
+        rows = [(part, index) for part in parts for index in range(len(part.ids) - part.last)]
+        unscored = len(rows)
+        rows += [(part, index) for part in parts for index in range(len(part.ids) - part.last, len(part.ids))]
+        ids = [part.ids[index] for part, index in rows]
         hidden = self._weights.embed(ids).numpy()
-        size, unscored = self._architecture.hidden_size, len(ids) - last
-        logits = torch.empty(last, padded(self.vocab_size, PANEL))
+        addresses = {id(part): (part.caches[0].data_ptr(), self._capacity(part.caches)) for part in parts}
+        table = np.array([(part.start + index, *addresses[id(part)]) for part, index in rows], np.int64)
+        logits = torch.empty(len(rows) - unscored, padded(self.vocab_size, PANEL))
         if self._scored:
             self._scored.add(ids)
             logits.fill_(-torch.inf)
         states: list[list[torch.Tensor]] = [[] for _ in self._tapped]
-        for first in range(0, len(ids), CHUNK):
-            rows = hidden[first : first + CHUNK]
-            scored = max(0, min(first + len(rows) - unscored, len(rows)))
-            self._pass(rows, start + first, logits[max(0, first - unscored) :], scored)
+        for first in range(0, len(rows), CHUNK):
+            piece = slice(first, min(first + CHUNK, len(rows)))
+            scored = max(0, piece.stop - max(first, unscored))
+            self._pass(hidden[piece], table[piece], logits[max(0, first - unscored) :], scored)
             for pieces, buffer in zip(states, self._tapped, strict=True):
-                pieces.append(torch.from_numpy(buffer[: len(rows), :size].copy()))
-        return self._finish(logits[:, : self.vocab_size]), [torch.cat(pieces) for pieces in states]
+                pieces.append(torch.from_numpy(buffer[: piece.stop - first, : self._architecture.hidden_size].copy()))
+        ordered = [torch.cat(pieces)[_order(parts)] for pieces in states]
+        return self._finish(logits[:, : self.vocab_size]), ordered
 
     def _score(self, states: torch.Tensor) -> torch.Tensor:
         """The logits [rows, vocab] of normed states [rows, hidden size]."""
@@ -140,14 +148,14 @@ class CompiledModel(CachingModel):
     def _whole_head(self) -> PanelLinear:
         return PanelLinear(self._weights.head.panels, None, self._team)
 
-    def _pass(self, hidden: np.ndarray, start: int, logits: torch.Tensor, last: int) -> None:
-        """Feed rows [rows, hidden size] from position `start` on; score the last ones into `logits`."""
+    def _pass(self, hidden: np.ndarray, table: np.ndarray, logits: torch.Tensor, last: int) -> None:
+        """Feed rows [rows, hidden size] and score the last ones into `logits`.
+
+        `table`: int64 [rows, 3], the position of each row, the address of its cache, and the capacity of that cache.
+        """
         buffers, program, count = self._buffers, self._program, len(hidden)
         buffers.hidden[:count, : hidden.shape[1]] = hidden
-        cache = self._caches[0]
-        buffers.row_table[:count, 0] = range(start, start + count)
-        buffers.row_table[:count, 1] = cache.data_ptr()
-        buffers.row_table[:count, 2] = self._capacity
+        buffers.row_table[:count, : table.shape[1]] = table
         program.current[PassField.ROWS] = count
         program.current[PassField.LAST] = last
         tile = max(1, min(_TILE, count * self._architecture.kv_heads // self._team.threads))
@@ -177,38 +185,38 @@ class CompiledModel(CachingModel):
             logits = (logits / architecture.logits_cap).tanh_().mul_(architecture.logits_cap)
         return logits
 
-    @property
-    def _capacity(self) -> int:
-        """Positions of the cache."""
-        return self._caches[0].shape[1] // self._position_size if self._caches else 0
+    def _capacity(self, caches: Sequence[torch.Tensor]) -> int:
+        """Positions of a cache."""
+        return caches[0].shape[1] // self._position_size if caches else 0
 
     @property
     def _position_size(self) -> int:
         """Numbers of a position in the cache of one layer and key head."""
         return self._shape.size + self._shape.padded
 
-    def _reserve(self, length: int) -> None:
-        if length <= self._capacity:
+    def _reserve(self, context: Context, length: int) -> None:
+        old_capacity = self._capacity(context.caches)
+        if length <= old_capacity:
             return
-        known, size = len(self._cached), self._shape.size
-        old_capacity = self._capacity
+        known, size = len(context.tokens), self._shape.size
         capacity = padded(max(length, _FIRST, min(2 * old_capacity, self.context_length)), LANES)
         count = len(self._architecture.layers) * self._architecture.kv_heads
         grown = torch.empty(
             count, capacity * self._position_size, dtype=torch.float16 if self._shape.half else torch.float32
         )
         if known:
-            old, blocks = self._caches[0], padded(known, LANES) * size
+            old, blocks = context.caches[0], padded(known, LANES) * size
             grown[:, :blocks] = old[:, :blocks]
             values, old_values = capacity * size, old_capacity * size
             end = known * self._shape.padded
             grown[:, values : values + end] = old[:, old_values : old_values + end]
-        self._caches = [grown]
-        self._prepare()
+        context.caches = [grown]
+        if capacity > self._prepared:
+            self._prepare(capacity)
 
-    def _prepare(self) -> None:
-        """Prepare the program for all positions of the cache: their rotations, and room for their scores."""
-        capacity = self._capacity
+    def _prepare(self, capacity: int) -> None:
+        """Prepare the program for caches of up to `capacity` positions: their rotations, and room for their scores."""
+        self._prepared = capacity
         self._program.reserve(scratch_bytes(self._shape, capacity), self._team.threads)
         for rotation in self._rotations.values():
             rotation.at(0, capacity)
@@ -217,3 +225,14 @@ class CompiledModel(CachingModel):
             if operation[OperationField.FUNCTION] == self._rotate:
                 rope = next(layers).rope
                 operation[RotateField.TABLE] = self._rotations[rope].table.data_ptr() if rope else 0
+
+
+def _order(parts: Sequence[Part]) -> list[int]:
+    """The places of the rows of all parts, in their order, among rows of which the scored ones come last."""
+    unscored, scored = 0, sum(len(part.ids) - part.last for part in parts)
+    places: list[int] = []
+    for part in parts:
+        count = len(part.ids) - part.last
+        places += [*range(unscored, unscored + count), *range(scored, scored + part.last)]
+        unscored, scored = unscored + count, scored + part.last
+    return places

@@ -1,8 +1,9 @@
 """Several contexts in one pass: the logits of each are the same bits as alone, and no context disturbs another."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.model import LeanModel
 from tests.nn.lean.checkpoints import MODELS, VOCAB, load, save
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "shelf")
 
 
 def ids(seed: int, count: int) -> list[int]:
@@ -25,18 +26,19 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save(tmp_path_factory.mktemp("model"), **MODELS[request.param])
 
 
-def alone(folder: Path, tokens: Tokens, last: int, dtype: torch.dtype) -> torch.Tensor:
-    return load(folder, dtype).forward(Tokens(tokens.ids()), last)
+@pytest.fixture(params=["float32", "bfloat16", "quantized"])
+def opening(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Any]:
+    """Loads the model anew, with torch or with compiled kernels."""
+    if request.param == "quantized":
+        return lambda: load(folder, quantized=True)
+    return lambda: load(folder, getattr(torch, request.param))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("seed", range(4))
-def test_any_order_of_joining_and_leaving_gives_the_bits_of_each_alone(
-    folder: Path, dtype: torch.dtype, seed: int
-) -> None:
+def test_any_order_of_joining_and_leaving_gives_the_bits_of_each_alone(opening: Callable[[], Any], seed: int) -> None:
     """Contexts grow, are rolled back, leave and begin; some share a beginning with another."""
     dice = random.Random(seed)
-    model = load(folder, dtype)
+    model, alone = opening(), opening()
     model.hold(dice.choice([1, 3, 5]))
     model.keep_contexts(ContextStore(dice.choice([0, 1 << 30])))
     beginning = ids(7, 100)
@@ -51,7 +53,7 @@ def test_any_order_of_joining_and_leaving_gives_the_bits_of_each_alone(
             drafted = ids(dice.randrange(10**6), dice.randint(0, 5))
             calls.append((context + drafted, dice.randint(1, 1 + len(drafted))))
         for (tokens, last), rows in zip(calls, model.forward_many(calls), strict=True):
-            assert torch.equal(rows, alone(folder, tokens, last, dtype))
+            assert torch.equal(rows, alone.forward(Tokens(tokens.ids()), last))
         contexts = [context.grow(ids(dice.randrange(10**6), dice.randint(1, 5))) for context in contexts]
         if dice.random() < 0.4:
             del contexts[dice.randrange(len(contexts))]
@@ -98,7 +100,7 @@ def test_a_shared_beginning_is_read_once(folder: Path, monkeypatch: pytest.Monke
 def test_tokens_can_be_read_before_they_are_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(folder)
     tokens = Tokens(ids(1, 200))
-    expected = alone(folder, tokens, 1, torch.float32)
+    expected = load(folder).forward(Tokens(tokens.ids()), 1)
     assert model.forward_many([(tokens.prefix(120), 0)])[0].shape == (0, VOCAB)
     assert model.cached(tokens) == 120
     rows = fed_rows(model, monkeypatch)
@@ -114,7 +116,7 @@ def test_a_failure_drops_every_context(folder: Path) -> None:
     with pytest.raises(IndexError):
         model.forward_many([(tokens.grow([1]), 1), (Tokens([VOCAB]), 1)])
     assert model.cached(tokens) == 0
-    assert torch.equal(model.forward(tokens, 1), alone(folder, tokens, 1, torch.float32))
+    assert torch.equal(model.forward(tokens, 1), load(folder).forward(Tokens(tokens.ids()), 1))
 
 
 def test_fewer_contexts_are_kept_when_asked(folder: Path) -> None:
@@ -124,3 +126,20 @@ def test_fewer_contexts_are_kept_when_asked(folder: Path) -> None:
     model.forward_many([(context, 1) for context in contexts])
     model.hold(1)
     assert [model.cached(context) for context in contexts] == [0, 0, 50]
+
+
+def test_a_listener_hears_the_states_of_every_context(opening: Callable[[], Any]) -> None:
+    """As if each were alone, although the rows that are scored come last in a pass."""
+    model, alone = opening(), opening()
+    heard: dict[int, torch.Tensor] = {}
+    expected: dict[int, torch.Tensor] = {}
+    model.tap([1], lambda tokens, _, states: heard.__setitem__(tokens.ids()[0], states[0].clone()))
+    alone.tap([1], lambda tokens, _, states: expected.__setitem__(tokens.ids()[0], states[0].clone()))
+    model.hold(2)
+    contexts = [Tokens([first, 3, 4, 5, 6, 7]) for first in (1, 2)]
+    model.forward_many([(context, 2) for context in contexts])
+    for context in contexts:
+        alone.forward(context, 2)
+    assert heard.keys() == expected.keys() == {1, 2}
+    for first, states in heard.items():
+        assert torch.equal(states, expected[first])
