@@ -17,6 +17,7 @@ from specgen.core.words import format_bytes
 from specgen.history.acceptance import Expected, expected_acceptance
 from specgen.nn.memory import peak
 from specgen.session.memory_plan import MemoryPlan, ModelPlan, plan_pair
+from specgen.session.own_heads import own_head
 from specgen.session.prompt import compare_tokenizers
 
 Origin = Literal["curated", "beside", "cached", "hub"]
@@ -65,6 +66,9 @@ def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.devic
 
     A curated draft is not compared here; open_pair compares the tokens of every draft.
     """
+    if own := own_head(target):
+        head, speed_up = own
+        return DraftChoice(head, _explain(target, head, f"a head that was trained here ({speed_up:.1f}x measured)"))
     pair = pair_of_target(target.ref)
     if pair and pair.draft is None:
         return DraftChoice(None, f"lookup drafts for {target.ref.name}: {pair.why}")
