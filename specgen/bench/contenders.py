@@ -113,7 +113,7 @@ class OwnContender:
         assert pair.draft is not None, "checked by available"  # noqa: S101
         drop_cache(pair.draft, prompt)
         draft = TimedModel(pair.draft)
-        drafter = ModelDrafter(draft, pair.shared_vocab, draft.context_length or UNLIMITED)
+        drafter = ModelDrafter(draft, pair.shared_vocab, draft.context_length or UNLIMITED, pair.translation)
         return HybridDrafter(LookupDrafter(), drafter) if self.kind == HYBRID else drafter, [draft]
 
 

@@ -7,12 +7,24 @@ nor does vocab_size, which includes padding.
 import json
 import re
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from itertools import zip_longest
 
+from specgen.checkpoint.byte_map import ByteMap
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.core.errors import DraftMismatch
 
 SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SharedVocabulary:
+    """What a draft may propose: the first `leading` ids, or, for another vocabulary, the tokens of `translated`."""
+
+    leading: int = 0
+    translated: ByteMap | None = None
+
+
 # Names of reserved tokens: <|reserved_special_token_2|>, <unused12>, <SPECIAL_7>.
 _UNUSED = re.compile(
     r"(?<![a-z])(reserved|unused|placeholder|dummy|extra|(special|control)_\d+)(?![a-z])", re.IGNORECASE

@@ -8,6 +8,7 @@ import torch
 from specgen.checkpoint.checkpoint import Checkpoint, find
 from specgen.checkpoint.summary import summarize
 from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.checkpoint.vocabulary import SharedVocabulary
 from specgen.config.pairs import is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.events import Notice
@@ -34,14 +35,14 @@ _HUB_CANDIDATES = 4
 class Candidate:
     """A possible draft. `speed_up` over plain decoding is predicted for the `expected` acceptance rate.
 
-    `comparison` is the target's tokenizer and the number of leading ids that both models share. `rejected` is the
+    `comparison` is the target's tokenizer and what both models share. `rejected` is the
     reason why the model cannot draft, None for a usable one. Fields that were not computed before it are None.
     """
 
     ref: ModelRef
     origin: Origin
     checkpoint: Checkpoint | None = None
-    comparison: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, SharedVocabulary] | None = None
     plan: MemoryPlan | None = None
     speed_up: float | None = None
     draft_length: int | None = None
@@ -58,7 +59,7 @@ class DraftChoice:
 
     checkpoint: Checkpoint | None
     why: str
-    comparison: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, SharedVocabulary] | None = None
 
 
 def choose_draft(target: Checkpoint, options: EngineOptions, device: torch.device) -> Reporting[DraftChoice]:
@@ -245,10 +246,20 @@ def _assess(
         if not plan.fits:
             return rejected(f"both take {format_bytes(plan.total)} of memory, and {format_bytes(plan.free)} are free")
     except DraftMismatch as error:
-        return rejected(error.message)
+        return rejected(error.message + _overlap(target, draft, options))
     except SpecgenError as error:
         return Candidate(draft.ref, origin, draft, rejected=error.message)
     return found
+
+
+def _overlap(target: Checkpoint, draft: Checkpoint, options: EngineOptions) -> str:
+    """What a draft of another vocabulary can do if the user names it; "" for nothing."""
+    try:
+        _, shared = compare_tokenizers(target, draft, options, translate=True)
+    except SpecgenError:
+        return ""
+    share = shared.translated.overlap if shared.translated else 1.0
+    return f"; if named by -d, it drafts the {share:.0%} of its tokens that the target has"
 
 
 def _sorted(candidates: list[Candidate]) -> list[Candidate]:

@@ -8,11 +8,13 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from specgen.checkpoint.byte_map import ByteMap
 from specgen.checkpoint.chat_template import start_renderer
 from specgen.checkpoint.checkpoint import Checkpoint, check_backend, fetch_all, fetch_weights, find
 from specgen.checkpoint.drafter_format import is_head
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.checkpoint.vocabulary import SharedVocabulary
 from specgen.core.errors import SpecgenError, UsageError
 from specgen.core.events import Event, Notice, Progress
 from specgen.core.progress import Reporting
@@ -54,7 +56,7 @@ class ResolvedPair:
     draft: Checkpoint | None
     plan: MemoryPlan
     device: torch.device
-    comparison: tuple[Tokenizer, int] | None = None
+    comparison: tuple[Tokenizer, SharedVocabulary] | None = None
 
 
 def resolve_pair(target: ModelRef, draft: str, options: EngineOptions) -> Reporting[ResolvedPair]:
@@ -72,7 +74,7 @@ def resolve_pair(target: ModelRef, draft: str, options: EngineOptions) -> Report
 
 def _resolve_draft(
     draft: str, target: Checkpoint, options: EngineOptions, device: torch.device
-) -> Reporting[tuple[str, Checkpoint | None, tuple[Tokenizer, int] | None]]:
+) -> Reporting[tuple[str, Checkpoint | None, tuple[Tokenizer, SharedVocabulary] | None]]:
     """The drafter without `auto`, its model, and the comparison of tokenizers where the choice computed it."""
     if draft == AUTO:
         chosen = yield from choose_draft(target, options, device)
@@ -116,7 +118,7 @@ def _drop_large_draft(resolved: ResolvedPair, options: EngineOptions) -> Reporti
 
 
 def _load_pair(
-    resolved: ResolvedPair, options: EngineOptions, comparison: Future[tuple[Tokenizer, int]]
+    resolved: ResolvedPair, options: EngineOptions, comparison: Future[tuple[Tokenizer, SharedVocabulary]]
 ) -> Generator[Event, None, Pair]:
     """Download and load both models while `comparison` is computed."""
     target, draft, device = resolved.target, resolved.draft, resolved.device
@@ -162,6 +164,8 @@ def _load_pair(
         return (yield from _with_head(pair, draft, options))
     loaded_draft = loaded_draft or (yield from _fetch_and_load(draft, device, options, is_draft=True))
     _share_threads(options, placement, loaded_draft[1])
+    if shared.translated:
+        yield _translated(draft, shared.translated)
     return pair.with_model(draft, *loaded_draft, shared)
 
 
@@ -198,23 +202,35 @@ def with_draft(pair: Pair, draft: str, options: EngineOptions) -> Generator[Even
     if checkpoint is None:
         return pair
     check_backend(checkpoint)
-    _, shared = comparison or compare_tokenizers(pair.checkpoint, checkpoint, options)
+    _, shared = comparison or compare_tokenizers(pair.checkpoint, checkpoint, options, translate=True)
     yield from check_draft_memory(plan_pair(pair.checkpoint, checkpoint, options, device), options)
     if is_head(checkpoint):
         return (yield from _with_head(pair, checkpoint, options))
     model, placement = yield from _fetch_and_load(checkpoint, device, options, is_draft=True)
     _share_threads(options, pair.placement, placement)
+    if shared.translated:
+        yield _translated(checkpoint, shared.translated)
     return pair.with_model(checkpoint, model, placement, shared)
+
+
+def _translated(draft: Checkpoint, tokens: ByteMap) -> Notice:
+    return Notice(
+        f"{draft.ref.name} has another vocabulary: it drafts the {tokens.overlap:.0%} of its tokens that the target has"
+    )
 
 
 def _cannot_verify(target: Checkpoint) -> Notice:
     return Notice(f"{target.ref} cannot take back a rejected token, so nothing is drafted")
 
 
-def _compare(resolved: ResolvedPair, options: EngineOptions, check_prompt: PromptCheck | None) -> tuple[Tokenizer, int]:
+def _compare(
+    resolved: ResolvedPair, options: EngineOptions, check_prompt: PromptCheck | None
+) -> tuple[Tokenizer, SharedVocabulary]:
     """Compare the tokenizers, and check the prompt where the context length is known before loading."""
     start_renderer()
-    tokenizer, shared = resolved.comparison or compare_tokenizers(resolved.target, resolved.draft, options)
+    tokenizer, shared = resolved.comparison or compare_tokenizers(
+        resolved.target, resolved.draft, options, translate=True
+    )
     if check_prompt and resolved.plan.longest:
         check_prompt(tokenizer, resolved.plan.longest)
     return tokenizer, shared

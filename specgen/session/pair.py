@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.provenance import loaded_model
 from specgen.checkpoint.tokenizer import Tokenizer
+from specgen.checkpoint.vocabulary import SharedVocabulary
 from specgen.core.events import LoadedModel
 from specgen.core.types import LOOKUP, EngineOptions
 from specgen.engine.drafters.answer_index import AnswerIndex
@@ -13,6 +14,7 @@ from specgen.engine.drafters.hybrid import HybridDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
 from specgen.engine.drafters.lookup import LookupDrafter
 from specgen.engine.drafters.model import ModelDrafter
+from specgen.engine.drafters.translation import Translation
 from specgen.nn.device import Placement
 from specgen.nn.heads.reader import HeadReader
 from specgen.nn.interface import Runner
@@ -28,7 +30,7 @@ class Pair:
 
     `context_length` is in tokens, prompt and answer together. `draft` is the draft model, None for other drafters;
     the first `shared_vocab` token ids mean the same to both models. `head` is a trained head in place of a draft model.
-    `earlier` has logged answers, for lookup.
+    `translation` is for a draft of another vocabulary. `earlier` has logged answers, for lookup.
     """
 
     target: Runner
@@ -42,6 +44,7 @@ class Pair:
     draft: Runner | None = None
     draft_placement: Placement | None = None
     shared_vocab: int = 0
+    translation: Translation | None = None
     head: HeadReader | None = None
     watch: HeadWatch | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
@@ -55,11 +58,16 @@ class Pair:
     def loaded_draft(self) -> LoadedModel | None:
         return loaded_model(self.draft_checkpoint) if self.draft_checkpoint else None
 
-    def with_model(self, checkpoint: Checkpoint, model: Runner, placement: Placement, shared_vocab: int) -> "Pair":
+    def with_model(
+        self, checkpoint: Checkpoint, model: Runner, placement: Placement, vocabulary: SharedVocabulary
+    ) -> "Pair":
         """This pair with `model` as its draft, helped by lookup where the options say so."""
-        shared = min(shared_vocab, self.target.vocab_size)
-        drafter = ModelDrafter(model, shared, model.context_length or UNLIMITED)
-        return replace(self._drafting(checkpoint, drafter, placement), draft=model, shared_vocab=shared)
+        shared = min(vocabulary.leading, self.target.vocab_size)
+        tokens = vocabulary.translated
+        translation = Translation(tokens, self.target.vocab_size) if tokens else None
+        drafter = ModelDrafter(model, shared, model.context_length or UNLIMITED, translation)
+        drafting = self._drafting(checkpoint, drafter, placement)
+        return replace(drafting, draft=model, shared_vocab=shared, translation=translation)
 
     def with_head(self, checkpoint: Checkpoint, head: HeadReader, placement: Placement) -> "Pair":
         """This pair with a head that reads its target, helped by lookup where the options say so."""
@@ -87,6 +95,7 @@ class Pair:
             draft=None,
             draft_placement=None,
             shared_vocab=0,
+            translation=None,
             head=None,
             watch=None,
         )

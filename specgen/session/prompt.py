@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from specgen.checkpoint.byte_map import ByteMap
 from specgen.checkpoint.chat_template import render
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.drafter_format import is_head
 from specgen.checkpoint.tokenizer import Tokenizer
-from specgen.checkpoint.vocabulary import shared_range
-from specgen.core.errors import PromptTooLong, UsageError
+from specgen.checkpoint.vocabulary import SharedVocabulary, shared_range
+from specgen.core.errors import DraftMismatch, PromptTooLong, UsageError
 from specgen.core.types import EngineOptions, Message
 from specgen.engine.text.thinking import Tags
 
@@ -158,15 +159,24 @@ def check_length(prompt_tokens: int, context_length: int, options: EngineOptions
         )
 
 
-def compare_tokenizers(target: Checkpoint, draft: Checkpoint | None, options: EngineOptions) -> tuple[Tokenizer, int]:
-    """The target's tokenizer and the number of leading ids that both models share, 0 for a head. Raises DraftMismatch.
+def compare_tokenizers(
+    target: Checkpoint, draft: Checkpoint | None, options: EngineOptions, *, translate: bool = False
+) -> tuple[Tokenizer, SharedVocabulary]:
+    """The target's tokenizer and what both models share. Raises DraftMismatch.
 
-    A head has no tokenizer: it proposes the target's own tokens.
+    With `translate` a draft of another vocabulary is compared by the bytes of its tokens. A head has no tokenizer: it
+    proposes the target's own tokens.
     """
     tokenizer = read_tokenizer(target, options)
     if draft is None or is_head(draft):
-        return tokenizer, 0
-    return tokenizer, shared_range(tokenizer, read_tokenizer(draft, options))
+        return tokenizer, SharedVocabulary()
+    of_draft = read_tokenizer(draft, options)
+    try:
+        return tokenizer, SharedVocabulary(shared_range(tokenizer, of_draft))
+    except DraftMismatch:
+        if not translate:
+            raise
+    return tokenizer, SharedVocabulary(translated=ByteMap(tokenizer, of_draft))
 
 
 def tokenizer_warning(checkpoint: Checkpoint) -> str:

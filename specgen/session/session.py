@@ -11,7 +11,7 @@ import torch
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.config.pairs import resolve, resolve_draft
 from specgen.core.defaults import DRAFT
-from specgen.core.errors import OutOfMemory, UsageError
+from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.events import Event, Finished, Notice, Progress, Reason, Started, failing, with_messages
 from specgen.core.tokens import Tokens
 from specgen.core.types import LOOKUP, NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
@@ -181,6 +181,9 @@ class Session:
             encoded = encode(tokenizer)
             if encoded.notice:
                 yield Notice(encoded.notice)
+            if translation := self.pair.translation:
+                with contextlib.suppress(SpecgenError):  # a template may refuse; then the prompt is translated
+                    translation.begin(Tokens(encoded.ids), encode(translation.tokens.draft_tokenizer).ids)
             plain = raw or tokenizer.chat_template is None
             for event in self.run(Tokens(encoded.ids), sampling, max_new_tokens, stop, encoded.thinking, constraint):
                 yield with_messages(event, messages, raw=plain)

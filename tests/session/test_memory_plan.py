@@ -234,12 +234,12 @@ def test_a_gguf_file_that_does_not_fit_is_refused_by_its_header(gguf_pair: HubSe
 def test_gguf_files_are_planned_and_compared_by_their_headers(gguf_pair: HubServer) -> None:
     figures = json.loads(invoke("plan", "-m", "org/g:t.gguf", "-d", "org/g:d.gguf", "--json").text)
     assert all(model["download"] > 100_000 for model in figures["models"])
-    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:foreign.gguf", "--raw", "hello")
-    assert (outcome.code, outcome.out) == (7, b"")
-    assert 'the draft does not share the target\'s tokens: id 0: target "<|end|>", draft "???????"' in outcome.err
     outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:broken.gguf", "--raw", "hello")
     assert outcome.err.startswith("specgen: org/g:broken.gguf cannot be loaded: Error while initializing BPE: Token")
     assert bytes_asked(gguf_pair) < 100_000
+    outcome = invoke("-m", "org/g:t.gguf", "-d", "org/g:foreign.gguf", "--raw", "hello")
+    assert outcome.code == 0
+    assert "foreign.gguf has another vocabulary: it drafts the " in outcome.err
 
 
 def test_a_gguf_pair_of_the_hub_runs(gguf_pair: HubServer) -> None:
@@ -253,7 +253,9 @@ def test_a_gguf_pair_of_the_hub_runs(gguf_pair: HubServer) -> None:
 def test_loading_ends_as_soon_as_the_prompt_is_known_to_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     finished = threading.Event()
     compared = loading.compare_tokenizers
-    monkeypatch.setattr(loading, "compare_tokenizers", lambda *given: (compared(*given), finished.set())[0])
+    monkeypatch.setattr(
+        loading, "compare_tokenizers", lambda *given, **named: (compared(*given, **named), finished.set())[0]
+    )
 
     def slow(*_: object, **__: object) -> Iterator[Progress]:
         yield Progress("loading", 0, 10)

@@ -127,7 +127,7 @@ def _candidate(candidate: Any) -> dict[str, Any]:
     return {
         "draft": candidate.ref.name,
         "origin": candidate.origin,
-        "shared_tokens": candidate.comparison[1] if candidate.comparison else None,
+        "shared_tokens": candidate.comparison[1].leading if candidate.comparison else None,
         "memory": plan.total if plan else None,
         "free": plan.free if plan else None,
         "download": plan.draft.download if plan and plan.draft else None,
