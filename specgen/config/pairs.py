@@ -67,6 +67,12 @@ def curated() -> Mapping[str, ModelPair]:
     }
 
 
+def heads_of(target: ModelRef) -> tuple[ModelRef, ...]:
+    """The published heads for `target`, at any revision."""
+    tables = _tables()["heads"]
+    return tuple(ModelRef.parse(name) for name, table in tables.items() if table["target"] == target.source)
+
+
 def models_of(pair: ModelPair) -> tuple[KnownModel, ...]:
     """The target of a pair, and its draft model if it has one."""
     refs = (pair.target, pair.draft) if pair.draft else (pair.target,)

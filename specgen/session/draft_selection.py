@@ -9,7 +9,7 @@ from specgen.checkpoint.checkpoint import Checkpoint, find
 from specgen.checkpoint.summary import summarize
 from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.checkpoint.vocabulary import SharedVocabulary
-from specgen.config.pairs import is_verified, pair_of_target
+from specgen.config.pairs import heads_of, is_verified, pair_of_target
 from specgen.core.errors import DraftMismatch, OutOfMemory, SpecgenError
 from specgen.core.events import Notice
 from specgen.core.progress import Reporting
@@ -127,6 +127,8 @@ def rank_drafts(target: Checkpoint, options: EngineOptions, device: torch.device
     if pair and pair.draft:
         unverified = None if is_verified(pair) else "its licence and sizes are not verified: name it with --draft"
         found.append((yield from _find_and_assess(target, pair.draft, "curated", unverified, options, device)))
+    for head in heads_of(target.ref):
+        found.append((yield from _find_and_assess(target, head, "curated", None, options, device)))
     for search in (_beside, _cached, _on_hub):
         for candidate in (yield from search(target, options, device)):
             if candidate.ref.source not in [each.ref.source for each in found if each.rejected is None]:

@@ -9,7 +9,16 @@ import pytest
 import tomli
 
 import specgen
-from specgen.config.pairs import curated, find_pair, is_verified, known_models, models_of, pair_of_target, resolve
+from specgen.config.pairs import (
+    curated,
+    find_pair,
+    heads_of,
+    is_verified,
+    known_models,
+    models_of,
+    pair_of_target,
+    resolve,
+)
 from specgen.core.types import LOOKUP, ModelRef
 from specgen.hub.client import huggingface_hub
 
@@ -56,6 +65,17 @@ def test_a_model_has_facts_and_says_where_they_were_read(name: str) -> None:
     assert 0 < table["parameters"] < table["bytes"] * 2
     assert name.startswith("bundled:") or huggingface_hub.utils.validate_repo_id(name) is None
     assert any(name in (pair["target"], pair["draft"]) for pair in TABLES["pairs"].values()), "no pair uses it"
+
+
+@pytest.mark.parametrize("name", TABLES["heads"])
+def test_every_head_has_a_known_target_a_source_and_a_day(name: str) -> None:
+    table = dict(TABLES["heads"][name])
+    target = table.pop("target")
+    assert target in [pair["target"] for pair in TABLES["pairs"].values()]
+    assert isinstance(table.pop("read"), datetime.date)
+    assert all(url.startswith("https://") for url in table.pop("seen"))
+    assert not table
+    assert name in [str(head) for head in heads_of(ModelRef.parse(f"{target}@main"))]
 
 
 @pytest.mark.parametrize("name", TABLES["pairs"])

@@ -135,5 +135,5 @@ def _notice(name: str, trend: "Trend") -> str:
     fall = f"from {100 * drift.earlier:.0f} % to {100 * drift.recent:.0f} % in the latest {drift.answers} answers"
     return (
         f"{name}: acceptance has drifted down, {fall}; possible causes are other prompts, sampling or a"
-        " new revision; another draft may be better"
+        " new revision; another draft may be better, or a head trained on these prompts (specgen train)"
     )
