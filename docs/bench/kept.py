@@ -74,6 +74,18 @@ def answer(session: Session | BackgroundSession, prompt: str, limit: int) -> tup
     return first - began, (tokens - 1) / max(time.perf_counter() - first, 1e-9)
 
 
+def several_pairs(target: str) -> None:
+    """Compare the tokens per second of the third pair that the process loaded with those of the first, in turn."""
+    # Pairs that differ in the context length alone do the same work.
+    lengths = (1_000, 1_001, 1_002)
+    sessions = [BackgroundSession(target, "none", EngineOptions(ctx_size=length), 600) for length in lengths]
+    for session in sessions:
+        answer(session, STORY, 8)
+    pairs = [(answer(sessions[2], STORY, TOKENS)[1], answer(sessions[0], STORY, TOKENS)[1]) for _ in range(RUNS)]
+    ratio = statistics.median(third / first for third, first in pairs)
+    row("tokens a second, third pair over first", f"{ratio:.2f}")
+
+
 def throughput(target: str, draft: str) -> None:
     """Compare tokens per second through the background process with those in this process, in turn."""
     options = EngineOptions(num_draft_tokens=3)  # fixed, so that both do the same work
@@ -152,6 +164,7 @@ def main() -> None:
         os.environ |= {"XDG_RUNTIME_DIR": folder, "SPECGEN_KEEP_ALIVE": "10m", "SPECGEN_NO_LOG": "1"}
         try:
             start_up(models)
+            several_pairs(arguments.target)
             throughput(arguments.target, arguments.draft)
             if arguments.long:
                 questions(arguments.target, arguments.draft)

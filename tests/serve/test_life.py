@@ -53,6 +53,9 @@ def test_it_ends_when_nobody_has_asked_anything_for_a_while(tmp_path: Path) -> N
         assert server.notices == ["nobody has asked anything for a while: ending"]
 
 
+MANY = 1000  # tokens, so that one pair answers meanwhile
+
+
 def test_it_is_idle_when_all_pairs_are(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (session, model), (other, other_model) = gated(tmp_path), gated(tmp_path / "other")
@@ -69,12 +72,13 @@ def test_it_is_idle_when_all_pairs_are(tmp_path: Path) -> None:
         assert [pair["state"] for pair in json.loads(invoke("ps", "--json").text)[0]["pairs"]] == ["idle", "busy"]
         with server.http() as client:
             assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["fake", "other"]
-            for name, says in (("fake", model), ("other", other_model)):
-                says.pass_on(4)
+            model.pass_on(4)
+            other_model.pass_on(MANY + 4)
+            for name in ("fake", "other"):
                 answer = client.post("/v1/chat/completions", json=ASK | {"model": name, "max_tokens": 2}).json()
                 assert answer["model"] == name
                 assert answer["choices"][0]["message"]["content"] == "aa"
-        assert asked.result() == "aa"
+        assert asked.result() == "a" * MANY
         server.thread.join(LONG)
         assert not server.thread.is_alive()
         assert server.notices == ["nobody has asked anything for a while: ending"]
@@ -85,7 +89,7 @@ def ask_other(server: Running) -> str:
 
     async def ask() -> str:
         worker = server.server.pool.worker(PairKey("other", "none", EngineOptions(num_draft_tokens=0)))
-        job = worker.ask(lambda session: session.generate("hello", max_new_tokens=2), "")
+        job = worker.ask(lambda session: session.generate("hello", max_new_tokens=MANY), "")
         while not isinstance(event := await job.next(), Finished):
             assert not isinstance(event, Failed), event
         return event.text

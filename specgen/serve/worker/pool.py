@@ -19,6 +19,7 @@ from specgen.nn.lean.model import LeanModel
 from specgen.nn.memory import free_memory
 from specgen.serve.api.http import RequestLimits
 from specgen.serve.api.metrics import Metrics
+from specgen.serve.worker.compute import ComputeThread, run_apart
 from specgen.serve.worker.shared_session import SharedSession
 from specgen.serve.worker.worker import Job, Worker
 from specgen.session.loading import Evict, PromptCheck, open_pair
@@ -71,6 +72,7 @@ class Pool:
         self._named = tuple(named)
         self._opening = opening
         self._threads = torch.get_num_threads()
+        self._compute = ComputeThread()
         self._kept = ContextStore(limits.contexts)
         self._workers: dict[PairKey, Worker] = {}
         self._plans: dict[PairKey, MemoryPlan] = {}
@@ -208,9 +210,11 @@ class Pool:
         ) -> Generator[Event, None, Pair]:
             return self._open(key, target, draft, options, check_prompt)
 
-        session = SharedSession(key.target, key.draft, key.options, opener=opener)
         threads = key.options.threads or self._threads
-        worker = Worker(session, threads, self._limits.waiting, self._metrics, self._show)
+        session = SharedSession(
+            key.target, key.draft, key.options, opener=opener, compute=self._compute, threads=threads
+        )
+        worker = Worker(session, self._limits.waiting, self._metrics, self._show)
         if self._closed:
             worker.close()
         return worker
@@ -227,7 +231,8 @@ class Pool:
 
         yield from self._acquire_load_lock()
         try:
-            pair = yield from self._opening(target, draft, options, check_prompt, evict)
+            opening = self._opening(target, draft, options, check_prompt, evict)
+            pair = yield from run_apart(opening, options.threads or self._threads)
             if planned:
                 self._plans[key] = planned[0] if pair.draft_checkpoint else planned[0].without_draft
         finally:

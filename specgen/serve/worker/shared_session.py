@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Iterator, MutableMapping
+from typing import Any
 
 from specgen.checkpoint.checkpoint import Checkpoint, find
 from specgen.core.errors import SpecgenError
@@ -9,16 +10,33 @@ from specgen.core.events import Event, LoadedModel
 from specgen.core.progress import Reporting
 from specgen.core.types import EngineOptions
 from specgen.engine.pacing.controller import Controller, make_controller
-from specgen.session.loading import with_draft
+from specgen.serve.worker.compute import ComputeThread, run_apart
+from specgen.session.loading import Opener, with_draft
 from specgen.session.pair import Pair
 from specgen.session.session import Pacing, Session
 
 
 class SharedSession(Session):
-    """A session that drafts for each caller with the caller's own draft length and controllers."""
+    """A session that drafts for each caller with the caller's own draft length and controllers.
+
+    It computes in `compute`, with `threads` threads of torch.
+    """
 
     _caller: Pacing | None = None
     _models: tuple[LoadedModel | None, ...] = ()
+
+    def __init__(
+        self,
+        target: str,
+        draft: str,
+        options: EngineOptions,
+        *,
+        opener: Opener,
+        compute: ComputeThread,
+        threads: int,
+    ) -> None:
+        super().__init__(target, draft, options, opener=opener)
+        self._compute, self._threads = compute, threads
 
     @property
     def pacing(self) -> Pacing:
@@ -41,7 +59,7 @@ class SharedSession(Session):
 
         Afterwards only this session may use that target.
         """
-        yield from self._replace_pair(with_draft(pair, self._draft, self._options))
+        yield from self._replace_pair(run_apart(with_draft(pair, self._draft, self._options), self._threads))
 
     def is_current(self) -> Generator[Event, None, bool]:
         """Whether opening again would load the same files: pins move, and files change."""
@@ -53,6 +71,9 @@ class SharedSession(Session):
             return self._models == (pair.loaded_target, pair.loaded_draft)
         except (SpecgenError, OSError):  # opening it again reports the fault
             return False
+
+    def run(self, *arguments: Any, **named: Any) -> Generator[Event, None, None]:
+        yield from self._compute.run(super().run(*arguments, **named), self._threads)
 
     def _replace_pair(self, opening: Generator[Event, None, Pair]) -> Generator[Event, None, None]:
         yield from super()._replace_pair(opening)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
-import torch
-
 from specgen.core.errors import SpecgenError
 from specgen.core.events import Event, Failed, Finished, Notice, Progress, Started, failing
 from specgen.core.words import plural
@@ -72,15 +70,14 @@ class Job:
 class Worker:
     """Answers the requests for one session. Callers take turns; at most `max_waiting` requests wait.
 
-    The thread lives while there is work or a loaded pair. It sets its own number of torch threads. `show` gets notices
-    for the operator, in any thread.
+    The thread lives while there is work or a loaded pair. The session computes in another one. `show` gets notices for
+    the operator, in any thread.
     """
 
     def __init__(
-        self, session: SharedSession, threads: int, max_waiting: int, metrics: Metrics, show: Callable[[Event], None]
+        self, session: SharedSession, max_waiting: int, metrics: Metrics, show: Callable[[Event], None]
     ) -> None:
         self.session = session
-        self._threads = threads
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._show = show
@@ -204,21 +201,22 @@ class Worker:
             job.set_position(position + (self._running is not None))
 
     def _work(self) -> None:
-        torch.get_num_threads()  # the first call in a thread copies the setting of another thread, so make it first
-        torch.set_num_threads(self._threads)
         while (job := self._next()) is not None:
             begin = time.monotonic()
             self._metrics.waited(begin - job.asked_at)
+            last: Event | None = None
             try:
-                self._answer(job, begin)
+                last = self._answer(job, begin)
             except BaseException as error:  # the thread must survive, or later requests hang
-                self._report_fault(job, error)
+                last = self._fault(error)
             finally:
                 with self._changed:
                     self._running = None
                     self._idle_since = time.monotonic()
                     self._changed.notify_all()
                 self._answer_s += _NEWEST * (self._idle_since - begin - self._answer_s)
+            if last is not None:  # now, so that a caller who has its answer finds the worker idle
+                job.put(last)
 
     def _next(self) -> Job | None:
         """Wait for the next job. Returns None, and ends the thread, when there is neither work nor a pair."""
@@ -233,7 +231,9 @@ class Worker:
             self._report_positions()
             return job
 
-    def _answer(self, job: Job, begin: float) -> None:
+    def _answer(self, job: Job, begin: float) -> Event | None:
+        """Hand on all events but the last one, which is returned: None if the answer is broken off."""
+        last: Event | None = None
         events = failing(self._start(job))
         try:
             for event in events:
@@ -241,16 +241,20 @@ class Worker:
                     job.started = True
                     self.requests += 1
                 self._metrics.saw(event, time.monotonic() - begin)
-                job.put(self._replace_interrupted(event, job))
+                if isinstance(event, Finished | Failed):
+                    last = self._replace_interrupted(event, job)
+                else:
+                    job.put(event)
                 if job.cancelled_at is not None or self._must_end(job):
                     break
         finally:
             events.close()
+        return last
 
-    def _report_fault(self, job: Job, error: BaseException) -> None:
-        """Fail the job after an unexpected exception. A panic of Rust code is no Exception."""
+    def _fault(self, error: BaseException) -> Failed:
+        """The end of a job with an unexpected exception. A panic of Rust code is no Exception."""
         self._show(Notice(f"unexpected {type(error).__name__} in an answer: {error}"))
-        job.put(Failed(SpecgenError(f"unexpected {type(error).__name__}", hint="the server's stderr says more")))
+        return Failed(SpecgenError(f"unexpected {type(error).__name__}", hint="the server's stderr says more"))
 
     def _start(self, job: Job) -> Generator[Event, None, None]:
         """Start the work inside the generator, so that an early failure is handled like a later one."""

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Pairs:
     opened: bool = False
     loads: list[str] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
+    on_load: Callable[[], object] = lambda: None
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,18 +63,19 @@ class Pairs:
         if target.source == "broken":
             raise SpecgenError("it is broken")
         self.loads.append(target.source)
+        self.on_load()
         self.models[target.source] = pair.target  # type: ignore[assignment]
         return replace(pair, checkpoint=checkpoint)
 
     def free(self, _: torch.device) -> int:
         return self.total - WEIGHTS * len(self.pool._plans)
 
-    def ask(self, name: str, tokens: int = 2, caller: str = "me") -> Job:
+    def ask(self, name: str, tokens: int = 2, caller: str = "me", options: EngineOptions = OPTIONS) -> Job:
         def work(session: Session) -> Iterator[Event]:
             self.turns.append(caller)
             return session.generate("hello", max_new_tokens=tokens)
 
-        return self.pool.worker(PairKey(name, "none", OPTIONS)).ask(work, caller)
+        return self.pool.worker(PairKey(name, "none", options)).ask(work, caller)
 
     @property
     def names(self) -> list[str]:
@@ -121,46 +123,66 @@ async def started(job: Job) -> list[Event]:
     return events
 
 
-def test_two_pairs_answer_at_once(pairs: Pairs) -> None:
+class Computing(Gated):
+    """Notes the thread of each pass, and its number of torch threads."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.threads: list[tuple[int, int]] = []
+
+    def row(self, ids: Sequence[int]) -> torch.Tensor:
+        self.threads.append((threading.get_ident(), torch.get_num_threads()))
+        return super().row(ids)
+
+
+def test_the_answers_of_all_pairs_are_computed_in_one_thread(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.Gated", Computing)
+    pairs.opened = True
+    threads = torch.get_num_threads()
+
     async def work() -> None:
-        jobs = [pairs.ask(name) for name in "ab"]
-        for job in jobs:
-            await started(job)
-        assert pairs.pool.running == 2
-        for name in "ba":
-            pairs.models[name].pass_on(2)
-            assert await answered(jobs["ab".index(name)]) == "aa"
+        options = {"a": replace(OPTIONS, threads=threads + 2), "b": OPTIONS}
+        jobs = [pairs.ask(name, 3, options=options[name]) for name in "ab"]
+        assert await asyncio.gather(*map(answered, jobs)) == ["aaa", "aaa"]
         assert pairs.names == ["a", "b"]
         assert pairs.pool.requests == 2
 
     run(work())
+    passes = {name: model.threads for name, model in pairs.models.items() if isinstance(model, Computing)}
+    assert len({ident for each in passes.values() for ident, _ in each}) == 1
+    assert {count for _, count in passes["a"]} == {threads + 2}
+    assert {count for _, count in passes["b"]} == {threads}
 
 
-def test_each_computes_with_its_own_threads(pairs: Pairs) -> None:
-    counts: dict[str, list[int]] = {"a": [], "b": []}
-    before = torch.get_num_threads()
-
-    def asking(name: str) -> Callable[[Session], Iterator[Event]]:
-        def work(session: Session) -> Iterator[Event]:
-            for event in session.generate("hello", max_new_tokens=3):
-                if isinstance(event, Step):
-                    counts[name].append(torch.get_num_threads())
-                yield event
-
-        return work
-
+def test_a_pair_answers_between_the_rounds_of_another(pairs: Pairs) -> None:
     async def work() -> None:
-        options = {"a": replace(OPTIONS, threads=before + 2), "b": OPTIONS}
-        jobs = [pairs.pool.worker(PairKey(name, "none", options[name])).ask(asking(name), "") for name in "ab"]
-        for job in jobs:
-            await started(job)
-        for name, job in zip("ab", jobs, strict=True):
-            pairs.models[name].pass_on(3)
-            assert await answered(job) == "aaa"
+        long = pairs.ask("a", 10_000)
+        await started(long)
+        short = asyncio.create_task(answered(pairs.ask("b", 3)))
+        await until(lambda: pairs.loads == ["a", "b"])
+        pairs.models["b"].pass_on(3)
+        while not short.done():
+            pairs.models["a"].pass_on(1)
+            assert isinstance(await long.next(), Step)
+        assert short.result() == "aaa"
+        long.stop()
+        pairs.models["a"].pass_on(1)
 
     run(work())
-    assert set(counts["a"]) == {before + 2}
-    assert set(counts["b"]) == {before}
+
+
+def test_the_thread_of_an_opening_ends_with_it(pairs: Pairs) -> None:
+    """A thread that has loaded a pair keeps a team of OpenMP, which slows all pairs."""
+    loading: list[threading.Thread] = []
+    pairs.opened = True
+    pairs.on_load = lambda: loading.append(threading.current_thread())
+
+    async def work() -> None:
+        assert await answered(pairs.ask("a")) == "aa"
+        await until(lambda: not loading[0].is_alive())
+        assert pairs.names == ["a"]
+
+    run(work())
 
 
 def test_the_pair_that_was_idle_for_longest_goes(pairs: Pairs) -> None:
