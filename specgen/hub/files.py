@@ -30,6 +30,8 @@ _SMALL = (
 _GGUF = ".gguf"
 _TOKENIZERS = ("tokenizer.json", "*.model", "*.tiktoken", "vocab*")
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+# Suffix of weights -> the framework, and the option by which transformers 4 reads them. transformers 5 cannot.
+_FRAMEWORKS = {".h5": ("TensorFlow", "from_tf=True"), ".msgpack": ("Flax", "from_flax=True")}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -83,6 +85,12 @@ def _no_weights(model: str, names: list[str]) -> SpecgenError:
         )
     if any(name.endswith(_PICKLES) for name in names):
         return pickled(model)
+    for suffix, (framework, option) in _FRAMEWORKS.items():
+        if any(name.endswith(suffix) for name in names):
+            return UnsupportedModel(
+                f"{model} has weights of {framework} only (*{suffix})",
+                hint=f"convert them with transformers 4: AutoModel.from_pretrained(..., {option}).save_pretrained(...)",
+            )
     return UnsupportedModel(f"{model} has no {SINGLE} and no {INDEX}", hint="choose a model with safetensors weights")
 
 

@@ -122,6 +122,14 @@ def adapter_only(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{}")
 
 
+def tensorflow_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+
+
+def flax_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
+
+
 def no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -165,6 +173,8 @@ def pointer(folder: Path) -> None:
         (pickles_only, UnsupportedModel, "pickle weights only"),
         (gguf_only, UnsupportedModel, "GGUF weights only"),
         (adapter_only, UnsupportedModel, "is an adapter"),
+        (tensorflow_only, UnsupportedModel, "weights of TensorFlow only"),
+        (flax_only, UnsupportedModel, "weights of Flax only"),
         (no_weights, UnsupportedModel, "has no model.safetensors"),
         (missing_shard, ModelNotFound, "model-00002-of-00002.safetensors is missing"),
         (outside_index, BadFile, "model.safetensors.index.json names no weight files"),
