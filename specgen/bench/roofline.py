@@ -11,6 +11,7 @@ from specgen.bench.measure import medians, synchronize
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.weights import tensor_shapes
 from specgen.core.tokens import Tokens
+from specgen.core.types import Quant
 from specgen.nn.device import Placement
 from specgen.nn.interface import Runner
 
@@ -98,8 +99,6 @@ def weight_bytes(checkpoint: Checkpoint, placement: Placement) -> int | None:
 
 
 def _size(shape: list[int], placement: Placement) -> int:
-    """Bytes of a matrix. A quantized one also has a float16 scale for each group of 32 inputs."""
-    rows, columns = shape[0], math.prod(shape[1:])
-    return (
-        rows * (columns + 2 * -(-columns // 32)) if placement.quantized else rows * columns * placement.dtype.itemsize
-    )
+    """Bytes of a matrix. A quantized one has scales beside its levels: 8.5 or 4.6 bits for each weight in all."""
+    bits = {Quant.INT8: 8.5, Quant.INT4: 4.625}.get(placement.quant, 8 * placement.dtype.itemsize)
+    return int(math.prod(shape) * bits / 8)

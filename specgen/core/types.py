@@ -30,6 +30,7 @@ class Quant(StrEnum):
     AUTO = "auto"
     NONE = "none"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 class Dtype(StrEnum):

@@ -25,19 +25,18 @@ _threads = threading.local()
 class Placement:
     """A device and the dtype of activations and caches.
 
-    `quantized`: compiled kernels multiply quantized weights. `spread`: accelerate distributes the layers over several
-    GPUs.
+    `quant` is int8 or int4 where compiled kernels multiply quantized weights, otherwise none. `spread`: accelerate
+    distributes the layers over several GPUs.
     """
 
     device: torch.device
     dtype: torch.dtype
-    quantized: bool = False
+    quant: Quant = Quant.NONE
     spread: bool = False
 
     @property
-    def quant(self) -> str:
-        """The number format of weights: int8, or none for the dtype."""
-        return "int8" if self.quantized else "none"
+    def quantized(self) -> bool:
+        return self.quant is not Quant.NONE
 
 
 def choose_device(device: Device) -> torch.device:
@@ -84,16 +83,19 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
-def place(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> Placement:
+def place(
+    device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool, is_draft: bool = False
+) -> Placement:
     """How to load weights of `weight_bytes` bytes. `lean`: the lean decoder runs them, the only one with
     quantized weights.
 
-    `auto` on a CPU is quantized for models of 64 MB and more on the lean decoder, otherwise float32. `--quant none`
-    there is bfloat16 on processors with bfloat16 products.
+    `auto` on a CPU is int8 for models of 64 MB and more on the lean decoder, otherwise float32. `--quant none` there is
+    bfloat16 on processors with bfloat16 products. A draft has int4 where the target is quantized: it changes no text.
     `auto` on an accelerator is bfloat16, on a GPU without it float16. Raises UsageError, DeviceUnavailable.
     """
     if _wants_quantized(device, options, weight_bytes, lean=lean):
-        return Placement(device, torch.float32, quantized=True)
+        rough = is_draft or options.quant is Quant.INT4
+        return Placement(device, torch.float32, Quant.INT4 if rough else Quant.INT8)
     if options.dtype is not Dtype.AUTO:
         chosen = _DTYPES[options.dtype]
     elif device.type == "cpu":
@@ -118,11 +120,11 @@ def _wants_quantized(device: torch.device, options: EngineOptions, weight_bytes:
     if options.quant is Quant.NONE:
         return False
     if device.type != "cpu":
-        raise UsageError(f"int8 runs only on a CPU, and the device is {device.type}", hint="omit --quant")
+        raise UsageError(f"{options.quant} runs only on a CPU, and the device is {device.type}", hint="omit --quant")
     if options.dtype not in (Dtype.AUTO, Dtype.FLOAT32):
-        raise UsageError(f"int8 computes the rest in float32, not in {options.dtype}", hint="omit --dtype")
+        raise UsageError(f"{options.quant} computes the rest in float32, not in {options.dtype}", hint="omit --dtype")
     if not lean:
-        raise UsageError("a model that runs on transformers cannot run in int8", hint="omit --quant")
+        raise UsageError(f"a model that runs on transformers cannot run in {options.quant}", hint="omit --quant")
     if fault := support.find_fault():
-        raise DeviceUnavailable(f"int8 does not run here: {fault}", hint="omit --quant")
+        raise DeviceUnavailable(f"{options.quant} does not run here: {fault}", hint="omit --quant")
     return True

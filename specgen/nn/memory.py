@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from specgen.checkpoint.checkpoint import Checkpoint
+from specgen.core.types import Quant
 from specgen.nn.device import Placement, compute_threads
 from specgen.nn.kernels.grouped import GROUP
 from specgen.nn.kernels.linear import ROWS, packs
@@ -21,10 +22,11 @@ from specgen.nn.lean import caching, static
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.attention import BLOCK
 from specgen.nn.lean.model import FIRST
+from specgen.nn.lean.panel_weights import is_precise, stored_rows
 from specgen.nn.lean.weights import EMBEDDING, HEAD, tensor_shapes
 
-# Bytes of a scale of a group of quantized weights.
-_SCALE = 2
+# Bytes of a quantized weight with its share of scales: see INT8 and INT4 in nn/kernels.
+_EIGHT, _FOUR = 8.5 / 8, 4.625 / 8
 # Bytes of temporary arrays while weights are quantized, in pieces that fit a processor's cache.
 _PACKING = 64 << 20
 # Positions of a block of keys, and bytes of a group's head in a rounded row: kernels/attention.py and rows.py have
@@ -98,11 +100,9 @@ def footprint(
 
 def _of_compiled(checkpoint: Checkpoint, architecture: Architecture, placement: Placement, context: int) -> Footprint:
     """The memory of a model with quantized weights. The embedding stays a mapped file, of which few rows are read."""
-    shapes = {name: shape for name, shape in tensor_shapes(architecture).items() if len(shape) == 2}
-    del shapes[EMBEDDING]
-    matrices = [*shapes.values(), (architecture.vocab_size, architecture.hidden_size)]
-    # The levels of a GGUF file take the bytes that they take there.
-    weights = checkpoint.weight_bytes if checkpoint.is_gguf else sum(_quantized(shape) for shape in matrices)
+    weights = _quantized(architecture, placement.quant)
+    if checkpoint.is_gguf:  # its levels take the bytes that they take there, or fewer
+        weights = min(weights, checkpoint.weight_bytes)
     capacity = max(FIRST, -(-context // _LANES) * _LANES)
     # Keys and values in float16.
     keys = 2 * 2 * architecture.kv_heads * -(-architecture.head_size // _LANES) * _LANES
@@ -122,10 +122,15 @@ def _of_compiled(checkpoint: Checkpoint, architecture: Architecture, placement: 
     )
 
 
-def _quantized(shape: tuple[int, ...]) -> int:
-    """Bytes of a matrix in 8 bits with a scale for each group."""
-    rows, columns = shape
-    return rows * (columns + _SCALE * -(-columns // GROUP))
+def _quantized(architecture: Architecture, quant: Quant) -> int:
+    """Bytes of the matrices with quantized weights."""
+    shapes = tensor_shapes(architecture)
+    total = architecture.vocab_size * architecture.hidden_size * _EIGHT
+    for matrix, (tensor, order) in stored_rows(architecture).items():
+        rows, columns = shapes[f"model.layers.0.{tensor}.weight"]
+        each = _EIGHT if quant is Quant.INT8 or is_precise(architecture, matrix) else _FOUR
+        total += len(architecture.layers) * (rows if order is None else len(order)) * columns * each
+    return int(total)
 
 
 def _running_on_cpu(architecture: Architecture, placement: Placement, context: int) -> tuple[int, int]:

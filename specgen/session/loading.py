@@ -174,7 +174,7 @@ def _with_head(pair: Pair, checkpoint: Checkpoint, options: EngineOptions) -> Ge
     yield from fetch_weights(checkpoint, offline=options.offline)
     yield Progress(f"loading {checkpoint.ref.name}")
     shared = pair.target.shared
-    placement = Placement(shared.device, shared.dtype, quantized=pair.placement.quantized)
+    placement = Placement(shared.device, shared.dtype, pair.placement.quant)
     layers = tapped_states(checkpoint, shared)
     head = load_head(checkpoint, shared, pair.target.vocab_size, placement)
     _share_threads(options, placement)
@@ -298,7 +298,7 @@ def _load(
     yield Progress(f"loading {checkpoint.ref.name}")
     architecture = read_checkpoint_architecture(checkpoint)
     lean = not isinstance(architecture, str)
-    placement = place(device, options, checkpoint.weight_bytes, lean=lean)
+    placement = place(device, options, checkpoint.weight_bytes, lean=lean, is_draft=is_draft)
     if placement.spread:
         architecture = "its layers are spread over several GPUs"
     if not isinstance(architecture, str):

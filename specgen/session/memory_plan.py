@@ -110,14 +110,20 @@ def _plan_draft(draft: Checkpoint, options: EngineOptions, device: torch.device,
     if is_head(draft):
         placement = place(device, options, draft.weight_bytes, lean=True)
         return ModelPlan(draft, placement, head_footprint(draft, placement, context), context, _missing(draft))
-    return _plan(draft, read_early_architecture(draft), options, device, context)
+    return _plan(draft, read_early_architecture(draft), options, device, context, is_draft=True)
 
 
 def _plan(
-    checkpoint: Checkpoint, architecture: Architecture | str, options: EngineOptions, device: torch.device, context: int
+    checkpoint: Checkpoint,
+    architecture: Architecture | str,
+    options: EngineOptions,
+    device: torch.device,
+    context: int,
+    *,
+    is_draft: bool = False,
 ) -> ModelPlan:
     size = checkpoint.weight_bytes
-    placement = place(device, options, size, lean=not isinstance(architecture, str))
+    placement = place(device, options, size, lean=not isinstance(architecture, str), is_draft=is_draft)
     context = min(context, context_limit(checkpoint, architecture) or context)
     used = footprint(checkpoint, architecture, placement, context)
     return ModelPlan(checkpoint, placement, used, context, _missing(checkpoint))
@@ -178,8 +184,9 @@ def what_fits(plan: MemoryPlan, options: EngineOptions) -> list[str]:
 
 def _smaller(placement: Placement, options: EngineOptions) -> list[tuple[str, EngineOptions]]:
     """Smaller number formats: command-line options and the engine options they mean."""
+    int4 = ("--quant int4", replace(options, quant=Quant.INT4))
     if placement.quantized or placement.dtype != torch.float32:
-        return []
+        return [int4] if placement.quant is Quant.INT8 else []
     int8 = [("--quant int8", replace(options, quant=Quant.INT8, dtype=Dtype.AUTO))]
     bfloat16 = ("--dtype bfloat16", replace(options, quant=Quant.NONE, dtype=Dtype.BFLOAT16))
     return [*(int8 if placement.device.type == "cpu" else []), bfloat16]

@@ -11,7 +11,7 @@ from specgen.bench import roofline
 from specgen.bench.roofline import bandwidth, forward_times, weight_bytes
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.weights import tensor_shapes
-from specgen.core.types import ModelRef
+from specgen.core.types import ModelRef, Quant
 from specgen.nn.device import Placement
 from tests.fakes import VOCAB, TableModel
 
@@ -43,7 +43,7 @@ def test_int8_is_a_byte_a_weight_and_a_scale_a_group(checkpoints: Any) -> None:
     folder = checkpoints.target("llama")
     shapes = [shape for _, shape in tensor_shapes(folder / "model.safetensors").values() if len(shape) == 2]
     groups = sum(rows * -(-columns // 32) for rows, columns in shapes) - VOCAB
-    int8 = dataclasses.replace(FLOAT32, quantized=True)
+    int8 = dataclasses.replace(FLOAT32, quant=Quant.INT8)
     assert weight_bytes(checkpoint(folder), int8) == parameters(folder) - VOCAB * 32 + 2 * groups
 
 

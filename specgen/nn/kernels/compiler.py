@@ -21,7 +21,7 @@ from specgen.core.files import cache_folder, replace_file
 Build = Callable[[ir.Module], None]
 """Adds functions to a module."""
 
-_SOURCES = ("attention.py", "builder.py", "dots.py", "products.py", "rows.py", "team.py")
+_SOURCES = ("attention.py", "builder.py", "dots.py", "products.py", "quantize_int4.py", "rows.py", "team.py")
 # LLVM's global state is not made for several threads.
 _lock = threading.Lock()
 _engines: list[Any] = []

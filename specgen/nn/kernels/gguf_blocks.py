@@ -12,6 +12,7 @@ from gguf.quants import IQ4_NL, MXFP4, dequantize
 from numpy.typing import NDArray
 
 from specgen.nn.kernels.grouped import Format, GroupedMatrix
+from specgen.nn.kernels.panels import PANEL, pack_into
 from specgen.nn.kernels.quantize import quantize_int8
 
 _Bytes = NDArray[np.uint8]
@@ -51,8 +52,17 @@ class GgufRows:
         block, size = GGML_QUANT_SIZES[self.kind]
         return len(self.data if self.order is None else self.order), self.data.shape[1] // size * block
 
-    def read(self, chosen: slice | NDArray[np.intp]) -> GroupedMatrix:
-        return read_blocks(self.data[chosen if self.order is None else self.order[chosen]], self.kind)
+    def pack(self, start: int, stop: int, levels: _Bytes, scales: _Bytes) -> None:
+        """Write the panels from `start` to `stop`."""
+        pack_into(read_blocks(self._stored(slice(PANEL * start, PANEL * stop)), self.kind), levels, scales)
+
+    def read_floats(self, chosen: slice) -> NDArray[np.float32]:
+        """Some rows, dequantized, float32 [rows, in]."""
+        floats: NDArray[np.float32] = dequantize(self._stored(chosen), self.kind)
+        return floats
+
+    def _stored(self, chosen: slice) -> _Bytes:
+        return self.data[chosen if self.order is None else self.order[chosen]]
 
 
 def _q4_0(blocks: _Blocks) -> GroupedMatrix:

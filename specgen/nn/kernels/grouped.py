@@ -27,17 +27,14 @@ class Format:
     kind: ScaleKind
 
 
-class Rows(Protocol):
-    """A matrix [out, in] whose rows are quantized as they are read. Several threads read at once."""
-
-    @property
-    def format(self) -> Format: ...
+class FloatRows(Protocol):
+    """A matrix [out, in] of floating-point weights in a file. Several threads read at once."""
 
     @property
     def shape(self) -> tuple[int, int]: ...
 
-    def read(self, chosen: slice) -> "GroupedMatrix":
-        """Some rows. Few of them take little memory."""
+    def read_floats(self, chosen: slice) -> NDArray[np.float32]:
+        """Some rows, float32 [rows, in]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from specgen.core.files import read_json, replace_file
 from specgen.core.machine import cores
 from specgen.core.progress import Meter, Reporting, run_jobs
 from specgen.nn.kernels import weight_cache
-from specgen.nn.kernels.grouped import GROUP, Rows
-from specgen.nn.kernels.panels import GROUP_BYTES, PANEL, Panels, pack_into, scale_bytes
+from specgen.nn.kernels.grouped import GROUP
+from specgen.nn.kernels.panels import GROUP_BYTES, PANEL, Packable, Panels, scale_bytes
 
 # Part of every key. A change of the layout of panels needs another number.
 _VERSION = 1
@@ -84,7 +84,7 @@ def find(weights: Sequence[Path], form: str) -> Matrices | None:
         return None
 
 
-def create(name: str, weights: Sequence[Path], form: str, sources: Mapping[str, Rows]) -> Reporting[Matrices]:
+def create(name: str, weights: Sequence[Path], form: str, sources: Mapping[str, Packable]) -> Reporting[Matrices]:
     """Pack the matrices of a model with the files `weights` to disk, and map them from there.
 
     `form` names what `sources` makes of the weights. Yields Progress with the word packing and the model's `name`, and
@@ -113,7 +113,7 @@ def _mapped(places: Mapping[str, _Place], data: NDArray[np.uint8]) -> Matrices:
 class _Job:
     """Packs the panels from `start` to `stop` of a matrix."""
 
-    rows: Rows
+    matrix: Packable
     place: _Place
     start: int
     stop: int
@@ -121,25 +121,25 @@ class _Job:
     def run(self, write: Callable[[int, NDArray[np.uint8]], object], meter: Meter) -> None:
         levels = np.empty((self.stop - self.start, self.place.groups, GROUP_BYTES[self.place.bits]), np.uint8)
         scales = np.empty((self.stop - self.start, self.place.scale_bytes), np.uint8)
-        pack_into(self.rows.read(slice(PANEL * self.start, PANEL * self.stop)), levels, scales)
+        self.matrix.pack(self.start, self.stop, levels, scales)
         write(self.place.levels + self.start * self.place.level_bytes, levels)
         write(self.place.scales + self.start * self.place.scale_bytes, scales)
         meter.add(levels.nbytes + scales.nbytes)
 
 
-def _plan(sources: Mapping[str, Rows]) -> tuple[list[_Job], dict[str, _Place], int]:
+def _plan(sources: Mapping[str, Packable]) -> tuple[list[_Job], dict[str, _Place], int]:
     """The jobs that pack all matrices, where these lie, and the size of the file in bytes."""
     jobs: list[_Job] = []
     places: dict[str, _Place] = {}
     end = 0
-    for name, rows in sources.items():
-        (outputs, inputs), of = rows.shape, rows.format
+    for name, matrix in sources.items():
+        (outputs, inputs), of = matrix.shape, matrix.format
         place = _Place(outputs, inputs, of.bits, of.zero, of.kind, end, 0)
         place = replace(place, scales=_aligned(end + place.panels * place.level_bytes))
         end = _aligned(place.scales + place.panels * place.scale_bytes)
         places[name] = place
         each = max(1, _PIECE // (PANEL * GROUP * place.groups))
-        jobs += [_Job(rows, place, start, min(place.panels, start + each)) for start in range(0, place.panels, each)]
+        jobs += [_Job(matrix, place, start, min(place.panels, start + each)) for start in range(0, place.panels, each)]
     return jobs, places, end
 
 

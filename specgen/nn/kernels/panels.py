@@ -18,12 +18,12 @@ The scales of a panel are in the order of its superblocks of 8 groups. The last 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specgen.nn.kernels.grouped import GROUP, SUPERBLOCK, Bits, GroupedMatrix, ScaleKind
+from specgen.nn.kernels.grouped import GROUP, SUPERBLOCK, Bits, Format, GroupedMatrix, ScaleKind
 
 PANEL = 16
 """Outputs of a panel."""
@@ -47,6 +47,19 @@ class Panels:
     kind: ScaleKind
     outputs: int
     inputs: int
+
+
+class Packable(Protocol):
+    """A matrix [out, in] in a file that becomes panels piece by piece. Several threads pack at once."""
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def pack(self, start: int, stop: int, levels: NDArray[np.uint8], scales: NDArray[np.uint8]) -> None:
+        """Write the panels from `start` to `stop` to arrays in the shapes of `Panels`."""
 
 
 def scale_bytes(kind: ScaleKind, groups: int) -> int:

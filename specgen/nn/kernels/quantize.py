@@ -1,41 +1,56 @@
 """Rounds weights to 8 bits, in groups of inputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specgen.nn.kernels.grouped import GROUP, Format, GroupedMatrix
+from specgen.nn.kernels.grouped import GROUP, FloatRows, Format, GroupedMatrix
+from specgen.nn.kernels.panels import PANEL, pack_into
 
-Quantizer: TypeAlias = Callable[[NDArray[np.float32]], GroupedMatrix]
-"""Rounds some rows [rows, in] of a matrix."""
+INT8 = Format(8, 128, "plain")
+"""8 bits with a float16 scale for each group."""
 
 
 @dataclass(frozen=True, slots=True)
-class FloatRows:
-    """Rows of a matrix of floating-point weights [out, in], in an order of their own."""
+class StoredFloats:
+    """Rows of a floating-point matrix [out, in] in a file, in an order of their own."""
 
     data: NDArray[Any]
     """float32, float16, or the bits of bfloat16 as uint16: [rows, in], memory-mapped."""
-    quantize: Quantizer
     order: NDArray[np.intp] | None = None
     """The rows of `data` that are the rows of this matrix; None for all of them."""
-
-    @property
-    def format(self) -> Format:
-        return self.quantize(np.zeros((1, GROUP), np.float32)).format
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.data if self.order is None else self.order), self.data.shape[1]
 
-    def read(self, chosen: slice) -> GroupedMatrix:
+    def read_floats(self, chosen: slice) -> NDArray[np.float32]:
+        """Some rows, float32 [rows, in]."""
         rows = self.data[chosen if self.order is None else self.order[chosen]]
         if rows.dtype == np.uint16:  # bfloat16 is the upper half of a float32
-            return self.quantize((rows.astype(np.uint32) << np.uint32(16)).view(np.float32))
-        return self.quantize(rows.astype(np.float32))
+            return (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return rows.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Rows:
+    """A matrix that is rounded to 8 bits as it is packed."""
+
+    weights: FloatRows
+
+    @property
+    def format(self) -> Format:
+        return INT8
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.weights.shape
+
+    def pack(self, start: int, stop: int, levels: NDArray[np.uint8], scales: NDArray[np.uint8]) -> None:
+        """Write the panels from `start` to `stop`."""
+        pack_into(quantize_int8(self.weights.read_floats(slice(PANEL * start, PANEL * stop))), levels, scales)
 
 
 def quantize_int8(weights: NDArray[np.float32]) -> GroupedMatrix:
@@ -54,4 +69,6 @@ def quantize_int8(weights: NDArray[np.float32]) -> GroupedMatrix:
     inverse = np.divide(1, scale, where=scale > 0, out=np.zeros(scale.shape, np.float32), dtype=np.float32)
     padded *= inverse[..., None]
     levels = (np.rint(padded, out=padded).clip(-127, 127) + 128).astype(np.uint8)
-    return GroupedMatrix(np.ascontiguousarray(levels.reshape(out, -1)[:, :inputs]), 8, 128, "plain", scale)
+    return GroupedMatrix(
+        np.ascontiguousarray(levels.reshape(out, -1)[:, :inputs]), INT8.bits, INT8.zero, INT8.kind, scale
+    )

@@ -15,8 +15,8 @@ from gguf.quants import dequantize
 from specgen.checkpoint.gguf.config import read_config
 from specgen.checkpoint.gguf.header import open_header
 from specgen.nn.kernels.gguf_blocks import NATIVE, GgufRows
-from specgen.nn.kernels.grouped import Rows
-from specgen.nn.kernels.quantize import Quantizer
+from specgen.nn.kernels.grouped import FloatRows
+from specgen.nn.kernels.panels import Packable
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.weights import Tensors, check_fit, find_fault, tensor_shapes
 
@@ -106,12 +106,16 @@ class GgufTensors(Tensors):
             return super().values(name, rows)
         return torch.from_numpy(dequantize(tensor.data[np.array(rows)], tensor.tensor_type))
 
-    def quantized(self, name: str, quantize: Quantizer, order: torch.Tensor | None) -> Rows:
-        """Blocks of the file keep their levels, whatever `quantize` does with the other types."""
+    def floats(self, name: str, order: torch.Tensor | None) -> FloatRows:
         tensor = self._tensor_of[name]
-        if tensor.tensor_type in _PLAIN:
-            return super().quantized(name, quantize, order)
-        stored = self._reordered(tensor, torch.arange(_shape(tensor)[0]))
+        return super().floats(name, order) if tensor.tensor_type in _PLAIN else self._blocks(tensor, order)
+
+    def packable(self, name: str, order: torch.Tensor | None) -> Packable:
+        tensor = self._tensor_of[name]
+        return super().packable(name, order) if tensor.tensor_type in _PLAIN else self._blocks(tensor, order)
+
+    def _blocks(self, tensor: ReaderTensor, order: torch.Tensor | None) -> GgufRows:
+        stored = self._reordered(tensor, torch.arange(len(tensor.data)))
         rows = stored if order is None else stored[order]
         whole = torch.equal(rows, torch.arange(len(tensor.data)))
         return GgufRows(tensor.data, tensor.tensor_type, None if whole else rows.numpy())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice, Progress
 from specgen.core.progress import Reporting
+from specgen.core.types import Quant
 from specgen.nn.device import Placement, compute_threads
 from specgen.nn.kernels.linears import FloatLinears
 from specgen.nn.lean.architecture import Architecture, read_architecture
@@ -39,7 +40,11 @@ def load_decoder(
     """
     tensors = open_tensors(checkpoint)
     if placement.quantized:
-        return (yield from _load_compiled(checkpoint, architecture, tensors, context_length, is_draft=is_draft))
+        return (
+            yield from _load_compiled(
+                checkpoint, architecture, tensors, placement.quant, context_length, is_draft=is_draft
+            )
+        )
     found = choose_kernels(architecture, placement, WIDTH)
     fused = found if isinstance(found, ModuleType) else None
     shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
@@ -67,7 +72,13 @@ def open_tensors(checkpoint: Checkpoint) -> Tensors:
 
 
 def _load_compiled(
-    checkpoint: Checkpoint, architecture: Architecture, tensors: Tensors, context_length: int, *, is_draft: bool
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    tensors: Tensors,
+    quant: Quant,
+    context_length: int,
+    *,
+    is_draft: bool,
 ) -> Reporting["CompiledModel"]:
     from specgen.nn.kernels.compiler import is_compiled  # noqa: PLC0415  needs llvmlite
     from specgen.nn.kernels.team import team_of  # noqa: PLC0415
@@ -76,7 +87,7 @@ def _load_compiled(
     from specgen.nn.lean.panel_weights import load_matrices  # noqa: PLC0415
     from specgen.nn.lean.quantized_weights import read_quantized  # noqa: PLC0415
 
-    matrices = yield from load_matrices(checkpoint, architecture, tensors)
+    matrices = yield from load_matrices(checkpoint, architecture, tensors, quant)
     weights = read_quantized(architecture, tensors, matrices)
     if not is_compiled("rows"):
         yield Progress("compiling for this processor, once")

@@ -13,10 +13,11 @@ from safetensors import safe_open
 
 from specgen.core.errors import UnsupportedModel
 from specgen.nn.device import Placement
-from specgen.nn.kernels.grouped import Rows
+from specgen.nn.kernels.grouped import FloatRows
 from specgen.nn.kernels.linear import Linear
 from specgen.nn.kernels.linears import Linears, join
-from specgen.nn.kernels.quantize import FloatRows, Quantizer
+from specgen.nn.kernels.panels import Packable
+from specgen.nn.kernels.quantize import Int8Rows, StoredFloats
 from specgen.nn.lean.architecture import Architecture
 from specgen.nn.lean.layer import HeadNorm, Layer, Norm
 from specgen.nn.lean.rope import interleave
@@ -62,9 +63,13 @@ class Tensors:
         """The types of quantized tensors that must be rounded once more."""
         return []
 
-    def quantized(self, name: str, quantize: Quantizer, order: torch.Tensor | None) -> Rows:
-        """The rows of a matrix that `order` names, or all, to be rounded by `quantize` when they are read."""
-        return FloatRows(_bits(self[name]), quantize, None if order is None else order.numpy())
+    def floats(self, name: str, order: torch.Tensor | None) -> FloatRows:
+        """The rows of a matrix that `order` names, or all, to be read later."""
+        return StoredFloats(_bits(self[name]), None if order is None else order.numpy())
+
+    def packable(self, name: str, order: torch.Tensor | None) -> Packable:
+        """The same rows as the file has them, or rounded to 8 bits."""
+        return Int8Rows(self.floats(name, order))
 
 
 def _bits(weight: torch.Tensor) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.errors import BadFile, DraftMismatch, UnsupportedModel
 from specgen.core.tokens import Tokens
-from specgen.core.types import ModelRef
+from specgen.core.types import ModelRef, Quant
 from specgen.nn.device import Placement
 from specgen.nn.heads.load import load_head, tapped_states
 from specgen.nn.heads.reader import HeadReader
@@ -154,7 +154,7 @@ def test_an_eagle_1_head_reads_the_normed_state_and_borrows_the_output_head(
 def test_matrices_of_8_bits_score_nearly_alike(target: TransformersModel, tmp_path: Path) -> None:
     folder = write_head(tmp_path, "official", random_tensors(VOCAB))
     exact = scores(folder, target)
-    rounded = scores(folder, target, Placement(torch.device("cpu"), torch.float32, quantized=True))
+    rounded = scores(folder, target, Placement(torch.device("cpu"), torch.float32, Quant.INT8))
     assert not torch.equal(rounded, exact)
     assert float((rounded - exact).norm() / exact.norm()) < 0.05
 

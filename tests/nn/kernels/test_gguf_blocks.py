@@ -8,6 +8,7 @@ import pytest
 
 from specgen.nn.kernels.gguf_blocks import NATIVE, GgufRows, read_blocks
 from specgen.nn.kernels.grouped import Format
+from specgen.nn.kernels.panels import GROUP_BYTES, Panels, scale_bytes, unpack
 
 TYPES = gguf.GGMLQuantizationType
 # Where a block has float16 numbers, which random bytes would make infinite.
@@ -64,6 +65,10 @@ def test_rows_in_an_order_of_their_own() -> None:
     stored = random_blocks(TYPES.Q4_K)
     rows = GgufRows(stored, TYPES.Q4_K, np.array([4, 0, 2]))
     assert (rows.shape, rows.format) == ((3, INPUTS), Format(4, 0, "super"))
-    expected = gguf.dequantize(stored, TYPES.Q4_K)[[0, 2]]
-    np.testing.assert_array_equal(rows.read(slice(1, 9)).dequantize(), expected)
+    expected = gguf.dequantize(stored, TYPES.Q4_K)[[4, 0, 2]]
+    np.testing.assert_array_equal(rows.read_floats(slice(1, 9)), expected[1:])
+    levels = np.empty((1, INPUTS // 32, GROUP_BYTES[4]), np.uint8)
+    scales = np.empty((1, scale_bytes("super", INPUTS // 32)), np.uint8)
+    rows.pack(0, 1, levels, scales)
+    np.testing.assert_array_equal(unpack(Panels(levels, scales, 4, 0, "super", 3, INPUTS)).dequantize(), expected)
     assert GgufRows(stored, TYPES.Q4_K).shape == (ROWS, INPUTS)

@@ -16,7 +16,7 @@ from specgen.core.progress import follow
 from specgen.nn.kernels import panel_file, weight_cache
 from specgen.nn.kernels.grouped import Format, GroupedMatrix
 from specgen.nn.kernels.panel_file import Matrices
-from specgen.nn.kernels.panels import unpack
+from specgen.nn.kernels.panels import pack_into, unpack
 from tests.nn.kernels.matrices import random_matrix
 
 MATRICES = {
@@ -41,8 +41,8 @@ class MatrixRows:
     def shape(self) -> tuple[int, int]:
         return self.matrix.shape
 
-    def read(self, chosen: slice) -> GroupedMatrix:
-        return self.matrix.rows(chosen)
+    def pack(self, start: int, stop: int, levels: np.ndarray, scales: np.ndarray) -> None:
+        pack_into(self.matrix.rows(slice(16 * start, 16 * stop)), levels, scales)
 
 
 def sources() -> Mapping[str, MatrixRows]:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from specgen.nn.kernels.quantize import quantize_int8
+from specgen.nn.kernels.quantize import StoredFloats, quantize_int8
 
 
 @pytest.mark.parametrize("inputs", [64, 50, 7])
@@ -20,3 +21,14 @@ def test_no_weight_is_off_by_more_than_half_a_level(inputs: int) -> None:
     assert (error <= per_weight * 0.501 + 1e-12).all()
     assert matrix.levels.min() >= 1  # symmetric: -128 is never used
     assert (matrix.dequantize()[3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_rows_of_every_dtype_are_read_in_their_order(dtype: torch.dtype) -> None:
+    weights = torch.randn(5, 64).to(dtype)
+    data = weights.view(torch.uint16).numpy() if dtype == torch.bfloat16 else weights.numpy()
+    order = np.array([3, 0, 4])
+    rows = StoredFloats(data, order)
+    assert rows.shape == (3, 64)
+    np.testing.assert_array_equal(rows.read_floats(slice(1, 9)), weights.float().numpy()[[0, 4]])
+    np.testing.assert_array_equal(StoredFloats(data).read_floats(slice(0, 5)), weights.float().numpy())

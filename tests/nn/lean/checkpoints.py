@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.progress import follow
-from specgen.core.types import ModelRef
+from specgen.core.types import ModelRef, Quant
 from specgen.nn.device import Placement
 from specgen.nn.lean.load import load_decoder, read_checkpoint_architecture
 from specgen.nn.lean.model import LeanModel
@@ -109,12 +109,12 @@ def save(folder: Path, *, dtype: torch.dtype = torch.float32, shard: str = "1GB"
 
 
 def load(
-    folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, *, quantized: bool = False
+    folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 1024, quant: Quant = Quant.NONE
 ) -> LeanModel:
     checkpoint = Checkpoint(ModelRef(str(folder)), folder)
     architecture = read_checkpoint_architecture(checkpoint)
     assert not isinstance(architecture, str), architecture
-    placement = Placement(torch.device("cpu"), dtype, quantized=quantized)
+    placement = Placement(torch.device("cpu"), dtype, quant)
     return follow(load_decoder(checkpoint, architecture, placement, context_length), lambda _: None)
 
 

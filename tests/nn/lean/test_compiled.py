@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
+from specgen.core.types import Quant
 from specgen.nn.interface import UNNORMED
 from specgen.nn.kernels import dots
 from specgen.nn.kernels.team import team_of
@@ -40,7 +41,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 def opened(folder: Path, **options: Any) -> CompiledModel:
-    model = load(folder, quantized=True, **options)
+    model = load(folder, quant=Quant.INT8, **options)
     assert isinstance(model, CompiledModel)
     return model
 

@@ -11,8 +11,10 @@ import torch
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.events import Notice
 from specgen.core.progress import follow
-from specgen.core.types import ModelRef
+from specgen.core.types import ModelRef, Quant
 from specgen.nn.device import Placement
+from specgen.nn.kernels import panel_file
+from specgen.nn.kernels.grouped import GroupedMatrix
 from specgen.nn.kernels.linear import Linear
 from specgen.nn.kernels.linears import Matrices
 from specgen.nn.kernels.panels import unpack
@@ -42,7 +44,18 @@ class FloatMatrices:
         return lambda rows: rows
 
 
-def read(checkpoint: Checkpoint) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[Any]]:
+def half_levels(matrix: GroupedMatrix) -> np.ndarray:
+    """Half a level of each weight, and a little for rounding. In 4 bits half a level more, beyond the last one."""
+    scale = matrix.scale.astype(np.float32)
+    if matrix.super_scale is not None:
+        scale *= np.repeat(matrix.super_scale, 8, axis=1)[:, : scale.shape[1]]
+    each = np.repeat(scale, 32, axis=1)[:, : matrix.shape[1]]
+    return each * (1.001 if matrix.bits == 4 else 0.501)
+
+
+def read(
+    checkpoint: Checkpoint, quant: Quant = Quant.INT8
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray], list[Any]]:
     """What the float decoder reads, the weights of the panels, half a level of each; and the events."""
     architecture = read_checkpoint_architecture(checkpoint)
     assert not isinstance(architecture, str), architecture
@@ -51,7 +64,7 @@ def read(checkpoint: Checkpoint) -> tuple[list[np.ndarray], list[np.ndarray], li
     for _ in read_weights(architecture, tensors, placement, linears):
         pass
     told: list[Any] = []
-    matrices = follow(load_matrices(checkpoint, architecture, tensors), told.append)
+    matrices = follow(load_matrices(checkpoint, architecture, tensors, quant), told.append)
     names = [["head"]]
     for layer in range(len(architecture.layers)):
         names += [[name_of(layer, matrix) for matrix in parts] for parts in PARTS.values()]
@@ -60,8 +73,7 @@ def read(checkpoint: Checkpoint) -> tuple[list[np.ndarray], list[np.ndarray], li
     for parts in names:
         grouped = [unpack(matrices[name]) for name in parts]
         found.append(np.concatenate([matrix.dequantize() for matrix in grouped]))
-        scales = np.concatenate([matrix.scale for matrix in grouped]).astype(np.float32)
-        errors.append(np.repeat(scales, 32, axis=1)[:, : found[-1].shape[1]] * 0.501)
+        errors.append(np.concatenate([half_levels(matrix) for matrix in grouped]))
     return [matrix.numpy() for matrix in linears.found], found, errors, told
 
 
@@ -88,6 +100,34 @@ def test_quantized_weights_of_a_gguf_file_stay_the_same_to_the_bit(tmp_path: Pat
     for wanted, rows in zip(expected, found, strict=True):
         np.testing.assert_array_equal(rows, wanted)
     assert not [event for event in told if isinstance(event, Notice)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_int4_keeps_8_bits_where_rounding_costs_most(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path / "M", **MODELS[name])
+    checkpoint = Checkpoint(ModelRef(str(folder)), folder)
+    expected, found, errors, _ = read(checkpoint, Quant.INT4)
+    for wanted, rows, error in zip(expected, found, errors, strict=True):
+        assert (np.abs(rows - wanted) <= error).all()
+    matrices = panel_file.find(checkpoint.weight_files, "int4")
+    assert matrices is not None
+    bits = {name.rpartition(".")[2]: panels.bits for name, panels in matrices.items()}
+    architecture = read_checkpoint_architecture(checkpoint)
+    assert not isinstance(architecture, str)
+    shared = 8 if architecture.kv_heads < architecture.heads else 4
+    assert bits == dict.fromkeys(MATRICES, 4) | {"head": 8, "keys": shared, "values": shared}
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(TYPES.Q4_0, 4), (TYPES.Q5_1, 4), (TYPES.Q8_0, 4)], ids=str)
+def test_int4_rounds_only_blocks_of_more_bits(tmp_path: Path, kind: Any, bits: int) -> None:
+    checkpoint = write_gguf(tmp_path / "m.gguf", made(tmp_path, GGUF_MODELS["llama"]), kind)
+    expected, found, errors, _ = read(checkpoint, Quant.INT4)
+    exact = kind == TYPES.Q4_0
+    for wanted, rows, error in zip(expected, found, errors, strict=True):
+        assert (np.abs(rows - wanted) <= (0 if exact else error)).all()
+    matrices = panel_file.find(checkpoint.weight_files, "int4")
+    assert matrices is not None
+    assert matrices["0.up"].bits == bits
 
 
 def test_a_type_without_an_exact_form_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
