@@ -1,18 +1,23 @@
-"""Measure the precision of a number format: the predictions of a model against its own weights in float32.
+"""Measure the precision of number formats: the predictions of a model against its own weights in float32.
 
-    python docs/bench/fidelity.py MODEL [--quant int8] [--dtype bfloat16]
+    python docs/bench/fidelity.py MODEL [--quant int8 int4] [--dtype bfloat16] [--other FILE.gguf ...] [--tokens N]
 
-Both read about 2,500 tokens of prose and code. The divergence is KL(float32 || model), in nats per token.
+All read about 2,500 tokens of prose and code, or the first N of each text. The divergence is KL(float32 || model), in
+nats per token. `--other` compares files that were made of the same weights, such as a Q4_K_M of llama-quantize. Their
+values are read in float32, so they have no error of activations.
 """
 
 import argparse
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from texts import FILES, load, score_both, texts
 
 from specgen.core.types import Dtype, EngineOptions, Quant
+from specgen.session.pair import Pair
+
+_FLOAT32 = EngineOptions(dtype=Dtype.FLOAT32, quant=Quant.NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,12 @@ class Fidelity:
 
 
 @torch.inference_mode()
-def compare_with_float32(model: str, options: EngineOptions) -> Fidelity:
-    """Score the same texts with `model` as `options` load it, and in float32."""
-    loaded = load(model, "none", options)
-    reference = load(model, "none", replace(options, dtype=Dtype.FLOAT32, quant=Quant.NONE))
+def compare(reference: Pair, loaded: Pair, longest: int | None = None) -> Fidelity:
+    """Score the same texts with both targets."""
     totals = torch.zeros(3, dtype=torch.float64)
     tokens, worst = 0, 0.0
-    for ids in (ids for kind in FILES for ids in texts(kind, reference.tokenizer, reference.context_length)):
+    limit = min(longest or reference.context_length, reference.context_length)
+    for ids in (ids for kind in FILES for ids in texts(kind, reference.tokenizer, limit)):
         for start, *both in score_both(reference.target, loaded.target, ids):
             expected, rows = (logits.log_softmax(-1) for logits in both)
             following = torch.tensor(ids[start + 1 : start + 1 + len(rows)])[:, None]
@@ -46,16 +50,25 @@ def compare_with_float32(model: str, options: EngineOptions) -> Fidelity:
 
 
 def main() -> None:
-    """Read the command line and print a table of one row."""
+    """Read the command line and print a table with a row for each format and file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--quant", type=Quant, default=Quant.AUTO)
+    parser.add_argument("--quant", type=Quant, nargs="+", default=[Quant.AUTO])
     parser.add_argument("--dtype", type=Dtype, default=Dtype.AUTO)
+    parser.add_argument("--other", nargs="+", default=[])
+    parser.add_argument("--tokens", type=int)
     arguments = parser.parse_args()
-    found = compare_with_float32(arguments.model, EngineOptions(quant=arguments.quant, dtype=arguments.dtype))
-    change = 100 * (found.perplexity / found.perplexity_float32 - 1)
-    print("| tokens | mean KL | worst KL | perplexity | change |\n| --- | --- | --- | --- | --- |")
-    print(f"| {found.tokens} | {found.divergence:.5f} | {found.worst:.3f} | {found.perplexity:.3f} | {change:+.2f} % |")
+    candidates = [
+        (quant.value, arguments.model, EngineOptions(quant=quant, dtype=arguments.dtype)) for quant in arguments.quant
+    ]
+    candidates += [(other, other, _FLOAT32) for other in arguments.other]
+    reference = load(arguments.model, "none", _FLOAT32)
+    print("| format | tokens | mean KL | worst KL | perplexity | change |\n| --- | --- | --- | --- | --- | --- |")
+    for name, model, options in candidates:
+        found = compare(reference, load(model, "none", options), arguments.tokens)
+        change = 100 * (found.perplexity / found.perplexity_float32 - 1)
+        figures = f"{found.divergence:.5f} | {found.worst:.3f} | {found.perplexity:.3f} | {change:+.2f} %"
+        print(f"| {name} | {found.tokens} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class BenchSettings:
 
 
 def parse_sweep(texts: Sequence[str]) -> Sweep:
-    """Parse `AXIS=VALUES` texts: k=1..8, k=2,4, quant=int8,none, dtype=..., temp=0,0.8. Raises UsageError.
+    """Parse `AXIS=VALUES` texts: k=1..8, k=2,4, quant=int8,int4, dtype=..., temp=0,0.8. Raises UsageError.
 
     Fixed draft lengths are compared with the adaptive one, which comes first.
     """
@@ -82,7 +82,7 @@ def parse_sweep(texts: Sequence[str]) -> Sweep:
     for text in texts:
         axis, _, given = text.partition("=")
         if axis not in ("k", "quant", "dtype", "temp") or axis in values or not given:
-            hint = "each axis once: k=1..8, quant=int8,none, dtype=float32,bfloat16, temp=0,0.8"
+            hint = "each axis once: k=1..8, quant=int8,int4, dtype=float32,bfloat16, temp=0,0.8"
             raise UsageError(f"--sweep is '{text}'", hint=hint)
         values[axis] = [part for value in given.split(",") for part in _expand_range(value.strip())]
     lengths = [length for length in _read("k", values, _draft_length) if length is not None]

@@ -131,7 +131,9 @@ class ModelOptions:
     )
     quant: Annotated[
         Quant,
-        typer.Option(help="int8 weights and activations on a CPU; auto: if they pay and --dtype is not given."),
+        typer.Option(
+            help="Weights of 8 or 4 bits on a CPU; auto: int8 if it pays and --dtype is not given. A draft has 4 bits."
+        ),
     ] = _ENGINE.quant
     threads: Annotated[
         int | None, typer.Option(min=1, max=1024, metavar="N", help="CPU threads; default: all cores.")

@@ -55,7 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter an option
         list[str] | None,
         typer.Option(
             metavar="AXIS=VALUES",
-            help="Compare values in one run: k=1..8 (and auto), quant=int8,none, dtype=..., temp=0,0.8. Repeatable.",
+            help="Compare values in one run: k=1..8 (and auto), quant=int8,int4, dtype=..., temp=0,0.8. Repeatable.",
         ),
     ] = None,
     max_tokens: Annotated[

@@ -82,7 +82,7 @@ def _print(figures: dict[str, Any]) -> None:
     from specgen.render.terminal import sanitize
 
     for model in figures["models"]:
-        form = "int8" if model["quant"] == "int8" else model["dtype"]
+        form = model["dtype"] if model["quant"] == "none" else model["quant"]
         line = f"{format_bytes(model['weights'])} of weights, {format_bytes(model['cache'])} of cache, {form}"
         more = f", {format_bytes(model['download'])} to download" if model["download"] else ""
         typer.echo(f"{model['role']:<9} {sanitize(model['id'])}: {line}{more}")

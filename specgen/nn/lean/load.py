@@ -87,7 +87,7 @@ def _load_compiled(
     from specgen.nn.lean.panel_weights import load_matrices  # noqa: PLC0415
     from specgen.nn.lean.quantized_weights import read_quantized  # noqa: PLC0415
 
-    matrices = yield from load_matrices(checkpoint, architecture, tensors, quant)
+    matrices = yield from load_matrices(checkpoint, architecture, tensors, quant, is_draft=is_draft)
     weights = read_quantized(architecture, tensors, matrices)
     if not is_compiled("rows"):
         yield Progress("compiling for this processor, once")

@@ -116,6 +116,11 @@ def test_int4_keeps_8_bits_where_rounding_costs_most(tmp_path: Path, name: str) 
     assert not isinstance(architecture, str)
     shared = 8 if architecture.kv_heads < architecture.heads else 4
     assert bits == dict.fromkeys(MATRICES, 4) | {"head": 8, "keys": shared, "values": shared}
+    tensors = open_tensors(checkpoint)
+    draft = follow(load_matrices(checkpoint, architecture, tensors, Quant.INT4, is_draft=True), lambda _: None)
+    assert draft["head"].bits == 4
+    assert draft["0.keys"].bits == shared
+    assert follow(load_matrices(checkpoint, architecture, tensors, Quant.INT4), lambda _: None)["head"].bits == 8
 
 
 @pytest.mark.parametrize(("kind", "bits"), [(TYPES.Q4_0, 4), (TYPES.Q5_1, 4), (TYPES.Q8_0, 4)], ids=str)
