@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from specgen.core.tokens import Tokens
+from specgen.core.types import Quant
 from specgen.nn.lean.caching import Part
 from specgen.nn.lean.context_store import ContextStore
 from specgen.nn.lean.model import LeanModel
@@ -30,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def opening(request: pytest.FixtureRequest, folder: Path) -> Callable[[], Any]:
     """Loads the model anew, with torch or with compiled kernels."""
     if request.param == "quantized":
-        return lambda: load(folder, quantized=True)
+        return lambda: load(folder, quant=Quant.INT8)
     return lambda: load(folder, getattr(torch, request.param))
 
 
