@@ -23,7 +23,7 @@ def test_axes_are_given_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["k", "k=", "k=0", "k=3..1", "k=1..99", "k=x", "speed=1", "quant=int4", "temp=-1", "temp=nan", "dtype=f32"]
+    "text", ["k", "k=", "k=0", "k=3..1", "k=1..99", "k=x", "speed=1", "quant=int3", "temp=-1", "temp=nan", "dtype=f32"]
 )
 def test_what_makes_no_sense_is_refused_with_what_does(text: str) -> None:
     with pytest.raises(UsageError, match="--sweep") as caught:
