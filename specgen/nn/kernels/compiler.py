@@ -24,7 +24,8 @@ Build = Callable[[ir.Module], None]
 _SOURCES = ("attention.py", "builder.py", "dots.py", "products.py", "quantize_int4.py", "rows.py", "team.py")
 # LLVM's global state is not made for several threads.
 _lock = threading.Lock()
-_engines: list[Any] = []
+# The loaded modules by name. An engine owns its machine code.
+_engines: dict[str, Any] = {}
 
 
 @functools.cache
@@ -67,10 +68,11 @@ def compile_module(name: str, functions: Sequence[str], build: Build) -> dict[st
     error: the next start compiles again.
     """
     with _lock:
-        engine = _load(name) or _compile(name, build)
-        engine.finalize_object()
-        _engines.append(engine)  # it owns the machine code
-        return {function: engine.get_function_address(function) for function in functions}
+        if name not in _engines:
+            engine = _load(name) or _compile(name, build)
+            engine.finalize_object()
+            _engines[name] = engine
+        return {function: _engines[name].get_function_address(function) for function in functions}
 
 
 def _path(name: str) -> Path:

@@ -21,7 +21,7 @@ except ImportError:  # Windows, which does not delete a file that is open
     fcntl = None  # type: ignore[assignment]
 
 # The content of a file is identified by its size, its time and this many samples: hashing all of it takes seconds.
-_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_SAMPLES, _SAMPLE_BYTES = 16, 4096
 # Data whose index is still missing after this time, in seconds, was left by a crash.
 _ORPHANED_S = 60.0
 
