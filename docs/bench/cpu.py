@@ -1,6 +1,6 @@
 """Compare specgen with llama.cpp on a CPU: the same .gguf files, the same prompts, in turn.
 
-    python docs/bench/cpu.py TARGET.gguf DRAFT.gguf --llama FOLDER [--only plain,reading,...] [--suite FILE] [--json FILE]
+    python docs/bench/cpu.py TARGET.gguf DRAFT.gguf --llama FOLDER [--only plain,reading,...] [--suite FILE]
 
 FOLDER has llama.cpp's binaries. The parts:
 
@@ -160,7 +160,18 @@ class Bench:
 
     def _llama_bench(self, *options: str) -> float:
         """Tokens a second of llama-bench."""
-        command = [self._llama / "llama-bench", "-m", self.target, "-t", self._threads, "-r", "1", "-o", "json", *options]
+        command = [
+            self._llama / "llama-bench",
+            "-m",
+            self.target,
+            "-t",
+            self._threads,
+            "-r",
+            "1",
+            "-o",
+            "json",
+            *options,
+        ]
         result = subprocess.run(command, check=True, capture_output=True, text=True)
         return float(json.loads(result.stdout)[0]["avg_ts"])
 

@@ -159,6 +159,11 @@ class Tokenizer:
         """The id of a vocabulary entry, None for an unknown entry."""
         return self._backend.token_to_id(text)
 
+    @property
+    def size(self) -> int:
+        """The number of tokens, with added ones."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
     def vocabulary(self) -> Mapping[str, int]:
         """Token -> id, with added tokens. Cached (0.1 s for 152,000 entries); do not modify it."""
         return self._vocabulary

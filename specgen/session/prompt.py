@@ -170,6 +170,11 @@ def compare_tokenizers(
     tokenizer = read_tokenizer(target, options)
     if draft is None or is_head(draft):
         return tokenizer, SharedVocabulary()
+    if target.is_gguf and draft.is_gguf:
+        from specgen.checkpoint.gguf.tokenizer import share_tokenizer  # noqa: PLC0415  0.1 s, only for GGUF
+
+        if share_tokenizer(target.header, draft.header):  # reading and comparing a second one would take a second
+            return tokenizer, SharedVocabulary(tokenizer.size)
     of_draft = read_tokenizer(draft, options)
     try:
         return tokenizer, SharedVocabulary(shared_range(tokenizer, of_draft))

@@ -1,7 +1,9 @@
 """Read the header of a .gguf file: metadata and the location of tensors."""
 
+import hashlib
 import struct
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,17 @@ class Header(GGUFReader):
         if len(items) != self.lengths[name]:
             raise _broken(self.path)
         return items
+
+    def digest(self, prefix: str) -> str:
+        """A hash of the names and values of all fields whose names begin with `prefix`."""
+        starts = sorted(int(field.offset) for field in self.fields.values())
+        starts.append(min((int(tensor.field.offset) for tensor in self.tensors), default=len(self.data)))
+        ends = dict(pairwise(starts))
+        found = hashlib.sha256()
+        for name in sorted(name for name in self.fields if name.startswith(prefix)):
+            start = int(self.fields[name].offset)
+            found.update(self.data.data[start : ends[start]])
+        return found.hexdigest()
 
     def _items(self, field: Any) -> list[Any]:
         kind, length = (int(part[0]) for part in field.parts[-2:])

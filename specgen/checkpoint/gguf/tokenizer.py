@@ -136,6 +136,13 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer(backend, chat_template=template if isinstance(template, str) else None, special_tokens=named)
 
 
+def share_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two models have the same tokens, merges and rules, byte for byte. Raises BadFile."""
+    headers = open_header(one), open_header(other)
+    kinds = {header.values.get("general.architecture") for header in headers}
+    return len(kinds) == 1 and len({header.digest(_PREFIX) for header in headers}) == 1
+
+
 def pre_tokenizer_warning(path: Path) -> str:
     """What to tell the user of a byte-level tokenizer whose pre-tokenizer is missing or unknown, else "".
 

@@ -11,7 +11,8 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from specgen.checkpoint.gguf.tokenizer import end_ids as gguf_end_ids
-from specgen.checkpoint.gguf.tokenizer import pre_tokenizer_warning, read_tokenizer
+from specgen.checkpoint.gguf.tokenizer import pre_tokenizer_warning, read_tokenizer, share_tokenizer
+from specgen.checkpoint.vocabulary import shared_range
 from specgen.session.generation_defaults import end_ids
 from tests import fakes
 from tests.fakes import CHAT_TEMPLATE, END, START
@@ -256,6 +257,23 @@ def test_an_unknown_split_is_reported(tmp_path: Path, pre: str | None, says: str
     warning = pre_tokenizer_warning(path)
     assert warning.startswith(says)
     assert bool(warning) == bool(says)
+
+
+def test_only_models_whose_tokens_are_equal_share_a_tokenizer(tmp_path: Path) -> None:
+    paths = []
+    for name, options in (
+        ("a", {}),
+        ("same", {}),
+        ("split", {"pre": "qwen2"}),
+        ("tokens", {"tokenizer": with_numbers()}),
+        ("bos", {"add_bos_token": True}),
+    ):
+        (tmp_path / name).mkdir()
+        paths.append(byte_level(tmp_path / name, **options))
+    assert [share_tokenizer(paths[0], path) for path in paths] == [True, True, False, False, False]
+    tokenizer = read_tokenizer(paths[0])
+    assert tokenizer is not None
+    assert tokenizer.size == shared_range(tokenizer, tokenizer)
 
 
 def test_a_header_ends_answers_with_all_its_end_tokens(tmp_path: Path) -> None:
