@@ -135,9 +135,9 @@ class Trainer:
         for answer in held:
             lesson = self._teacher.read(answer, _LONGEST)
             rows = len(lesson.picks)
-            starts = torch.arange(lesson.first, rows - STEPS + 1, device=self._device)
-            if not len(starts):
+            if lesson.first > rows - STEPS:  # too short for a chain
                 continue
+            starts = torch.arange(lesson.first, rows - STEPS + 1, device=self._device)
             with self._precision():
                 outputs = self._chain(head, lesson)
                 guesses = [ids[head.scores(output).argmax(-1)] for output in outputs]

@@ -174,6 +174,14 @@ def test_the_head_begins_as_the_last_layer_and_learns(target: Path) -> None:
     assert after < before - 0.05 * abs(before)
 
 
+def test_an_answer_too_short_for_a_chain_is_not_measured(target: Path) -> None:
+    _, head, teacher = made_head(target)
+    trainer = Trainer(head, teacher, CPU)
+    short = [TrainingAnswer(str(length), 0, 10, some_answer(10 + length).ids) for length in range(4)]
+    assert trainer.measure([]).positions == 0
+    assert [trainer.measure([each]).positions for each in short] == [0, 0, 1, 2]
+
+
 def test_a_lesson_is_about_the_token_after_next(target: Path) -> None:
     session, _, teacher = made_head(target)
     answer = some_answer(20)
