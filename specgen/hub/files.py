@@ -72,7 +72,7 @@ def check_loadable(model: str, names: Collection[str]) -> None:
 
 def _may_be_drafter(names: Collection[str]) -> bool:
     """Whether a repository with pickled weights may hold a trained drafter: these have no tokenizer of their own."""
-    return PICKLE in names and not any(map(is_tokenizer, names))
+    return PICKLE in names and not any(is_tokenizer(name) or name.lower().endswith(_GGUF) for name in names)
 
 
 def _no_weights(model: str, names: list[str]) -> SpecgenError:
