@@ -60,10 +60,8 @@ class Totals:
             self.stats.append(result.finished.stats)
 
     @property
-    def tokens_per_second(self) -> float:
-        """Generated tokens per second of all answers, prefill included."""
-        seconds = sum(each.elapsed_s for each in self.stats)
-        return sum(each.generated_tokens for each in self.stats) / seconds if seconds else 0.0
+    def generated_tokens(self) -> int:
+        return sum(each.generated_tokens for each in self.stats)
 
     def summary(self, seconds: float) -> str:
         """The final summary, `seconds` after the first record was read."""
@@ -72,7 +70,7 @@ class Totals:
         parts = [f"{', '.join(named)} in {seconds:.1f} s"]
         tokens, rounds = (sum(getattr(each, name) for each in self.stats) for name in ("generated_tokens", "rounds"))
         if tokens:
-            parts.append(f"{tokens} tokens, {self.tokens_per_second:.1f} tok/s")
+            parts.append(f"{tokens} tokens, {tokens / seconds:.1f} tok/s" if seconds else f"{tokens} tokens")
         drafted, accepted = (
             sum(getattr(each, name) for each in self.stats) for name in ("drafted_tokens", "accepted_tokens")
         )

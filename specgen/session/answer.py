@@ -43,13 +43,16 @@ class Answer:
         elapsed, resumed = 0.0, time.perf_counter()
         reason: Reason | None = None
         while reason is None:
+            asked = time.perf_counter()
             done = next(rounds)
+            got = time.perf_counter()
             written = self._stream.write(done.tokens, done.sources)
             reason = "stop" if written.stopped else done.finish or stopping()
             step = _step(done, self._split.write(written.spans), written.used)
             if done.scores:
                 step = replace(step, logprobs=self._logprobs(done, written.starts))
-            elapsed += time.perf_counter() - resumed
+            # A round may have run while another answer asked for it.
+            elapsed += done.round_s + time.perf_counter() - got + asked - resumed
             self.stats = self.stats.add(step, elapsed)
             self._texts.append(step.text)
             yield step

@@ -8,6 +8,7 @@ from specgen.checkpoint.tokenizer import Tokenizer
 from specgen.checkpoint.vocabulary import SharedVocabulary
 from specgen.core.events import LoadedModel
 from specgen.core.types import LOOKUP, EngineOptions
+from specgen.engine.decode import Scheduler
 from specgen.engine.drafters.answer_index import AnswerIndex
 from specgen.engine.drafters.head import HeadDrafter
 from specgen.engine.drafters.hybrid import HybridDrafter
@@ -49,6 +50,12 @@ class Pair:
     watch: HeadWatch | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
     earlier: AnswerIndex = field(default_factory=AnswerIndex)
+
+    scheduler: Scheduler = field(init=False)
+    """Runs the answers of this pair; answers that are open at once may share rounds."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scheduler", Scheduler(self.target))
 
     @property
     def loaded_target(self) -> LoadedModel:

@@ -15,7 +15,7 @@ from specgen.core.errors import OutOfMemory, SpecgenError, UsageError
 from specgen.core.events import Event, Finished, Notice, Progress, Reason, Started, failing, with_messages
 from specgen.core.tokens import Tokens
 from specgen.core.types import LOOKUP, NONE, Constraint, EngineOptions, Message, SamplingChoice, SamplingParams
-from specgen.engine.decode import Limits, decode
+from specgen.engine.decode import Limits
 from specgen.engine.drafters.answer_index import MOST_TOKENS
 from specgen.engine.drafters.forced import ForcedDrafter
 from specgen.engine.drafters.interface import Drafter, NoDrafter
@@ -29,6 +29,7 @@ from specgen.history.answer_tokens import AnswerTokens
 from specgen.session.answer import Answer, special_tokens
 from specgen.session.generation_defaults import end_ids, resolve_sampling
 from specgen.session.loading import Opener, PromptCheck, open_pair, with_draft
+from specgen.session.memory_plan import plan_pair
 from specgen.session.pair import Pair
 from specgen.session.prompt import Prompt, chat_prompt, check_length, raw_prompt, refuse_long
 
@@ -48,7 +49,7 @@ class Pacing:
 
 
 class Session:
-    """A target and its drafter, loaded at the first use. A session runs one generation at a time.
+    """A target and its drafter, loaded at the first use. Answers may be open at once, see `share_rounds`.
 
     target: a curated pair, a hub id `org/name[@revision]`, a local folder, or a `.gguf` file. draft: the same, or
     `lookup` (n-grams of the prompt and the output), `none`, or `auto` (see draft_selection.choose_draft). `opener`
@@ -141,6 +142,16 @@ class Session:
         self._pair, self.notices = pair, notices
         self._pacing = Pacing.new(self._options.num_draft_tokens)
 
+    def share_rounds(self, count: int) -> int:
+        """Let up to `count` answers of this open session share rounds. Returns how many the model and memory let share.
+
+        Streams that are open at once then take turns: whichever needs a round runs it for all.
+        """
+        pair = self.pair
+        plan = plan_pair(pair.checkpoint, None, pair.options, pair.placement.device)
+        room = plan.free // max(1, plan.target.footprint.cache)
+        return pair.scheduler.hold(max(1, min(count, room)))
+
     def generate(
         self,
         prompt: str,
@@ -221,7 +232,7 @@ class Session:
         yield self._started(params, len(context), pacing)
         drafter = self._drafter(follower, limits.length, pacing)
         sampler = Sampler(params, len(context), follower)
-        rounds = decode(pair.target, drafter, context, sampler, limits, pacing.controller, logprobs)
+        rounds = pair.scheduler.rounds(drafter, context, sampler, limits, pacing.controller, logprobs)
         if pair.watch is not None:
             rounds = pair.watch.follow(rounds)
         stream = TextStream(pair.tokenizer.decode, stop, special_tokens(pair.tokenizer, thinking, stop, limits.end_ids))

@@ -1,5 +1,6 @@
 """specgen map: answer every line or JSON record of the input."""
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,9 +24,21 @@ from specgen.cli.options import (
 from specgen.cli.ui import warn
 from specgen.core.defaults import KEEP_ALIVE
 from specgen.core.errors import UsageError
+from specgen.core.types import NONE
 from specgen.render.terminal import is_terminal
 
 _PROMPT = "prompt"
+# Records that --batch auto answers at once, and the most that it takes.
+_AUTO, _MOST = 16, 256
+
+
+def _batch(text: str | int) -> int:
+    """The records of a batch. Raises UsageError."""
+    if text == "auto":
+        return _AUTO
+    if not re.fullmatch("[0-9]{1,3}", str(text)) or not 1 <= int(text) <= _MOST:
+        raise UsageError(f"--batch is '{text}'", hint=f"give a number from 1 to {_MOST}, or auto")
+    return int(text)
 
 
 @grouped
@@ -58,6 +71,18 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the summary even if stderr is not a terminal.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only results and errors.")] = False,
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch",
+            parser=_batch,
+            metavar="auto|N",
+            help="Records to answer at once, in shared passes and in this process; auto: 16, or as many as fit.",
+        ),
+    ] = 1,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Write each result as soon as it is there; with --json.")
+    ] = False,
     no_log: NoLog = False,
     keep_alive: KeepAlive = KEEP_ALIVE,
 ) -> None:
@@ -65,7 +90,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     If the first line is a JSON object, all records are JSON; otherwise a record is a line of text. The prompt is the
     text, followed by PROMPT, or PROMPT with {input} or {field} filled in. The models are loaded once, and the results
-    are in order.
+    are in order. --batch answers several records at once, which is faster; the texts are the same.
 
     Examples:
 
@@ -73,6 +98,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         specgen map -m org/target -d org/draft -j person.json "Who is this? {input}" < lines.txt > people.jsonl
         specgen map -m org/target --json --resume out.jsonl "Translate into French: {text}" < in.jsonl
     """
+    if unordered and (resume is not None or not json):
+        raise UsageError("--unordered needs --json and no --resume", hint="leave one of them out")
     target = named_model(models)
     wanted = read_constraint(constraint)
     records = Records(file or [], lines=lines, quiet=quiet)
@@ -102,7 +129,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     with (
         Recorder("map", warn, on=not no_log) as recorder,
         BackgroundSession(
-            target, models.draft, models.engine(), seconds(keep_alive), uses_history=not no_log
+            target,
+            models.draft if batch == 1 else NONE,
+            models.engine(),
+            seconds(keep_alive) if batch == 1 else 0.0,
+            uses_history=not no_log,
         ) as session,
     ):
         Mapper(
@@ -121,4 +152,6 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             recorder=recorder,
             quiet=quiet,
             stats=stats or is_terminal(sys.stderr),
+            batch=batch,
+            unordered=unordered,
         ).run(records)

@@ -1,11 +1,13 @@
-"""The loop of `specgen map`: it answers records one after the other and writes results."""
+"""The loop of `specgen map`: it answers records, several at once with --batch, and writes results."""
 
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from specgen.cli.map.records import Record, Records
@@ -23,11 +25,33 @@ from specgen.serve.background.client import BackgroundSession
 _RECORD_FAULTS = (BadFile, Incomplete, PromptTooLong, UnreadableText, UsageError)
 
 
+# Records that may be answered before their turn to be written, for each answer of a batch.
+_AHEAD = 4
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A record whose answer runs, or waits to be written. `number` counts records from 1."""
+
+    number: int
+    record: Record
+    answering: Generator[None, None, Result]
+    result: Result | None = None
+
+    def advance(self) -> None:
+        """Take one event of the answer."""
+        try:
+            next(self.answering)
+        except StopIteration as finished:
+            self.result = finished.value
+
+
 @dataclass
 class Mapper:
-    """Answers records one after the other with `session`. `prompt` makes the prompt of a record and raises BadFile.
+    """Answers records with `session`, up to `batch` at once. `prompt` makes the prompt of a record and raises BadFile.
 
-    `generation` are the other arguments of BackgroundSession.generate. With `quiet` stderr gets only errors.
+    `generation` are the other arguments of BackgroundSession.generate. With `quiet` stderr gets only errors. Results
+    are in the order of records, or `unordered`, each as soon as it is there.
     """
 
     session: BackgroundSession
@@ -37,6 +61,8 @@ class Mapper:
     recorder: Recorder
     quiet: bool
     stats: bool
+    batch: int = 1
+    unordered: bool = False
     _told: set[str] = field(default_factory=set)
 
     def run(self, records: Records) -> None:
@@ -54,7 +80,7 @@ class Mapper:
                     if not self.quiet:
                         self._bar = RecordBar(sys.stderr, records.total, totals.skipped)
                     began = time.monotonic()
-                    self._work(first, rest, totals)
+                    self._work(chain([first], rest), totals)
         finally:
             self._progress.close()
             self._bar.close()
@@ -83,25 +109,50 @@ class Mapper:
         for event in self.session.open():
             self._show(event)
         self._progress.close()
+        if self.batch > 1:
+            shared = self.session.share_rounds(self.batch)
+            if shared < self.batch:
+                one = "one record after the other" if shared == 1 else f"{shared} records at once"
+                self._show(Notice(f"this model answers {one}"))
+            self.batch = shared
 
-    def _work(self, first: Record, rest: Iterator[Record], totals: Totals) -> None:
-        record: Record | None = first
-        while record is not None:
+    def _work(self, records: Iterator[Record], totals: Totals) -> None:
+        pending: deque[_Pending] = deque()
+        began, number = time.monotonic(), totals.skipped
+        while True:
+            running = sum(each.result is None for each in pending)
+            while running < self.batch and len(pending) < _AHEAD * self.batch and (record := next(records, None)):
+                number += 1
+                running += 1
+                pending.append(_Pending(number, record, self._answer(record)))
+            if not pending:
+                return
             with self._terminal.drawing():
-                self._bar.show(totals.skipped + totals.answered + totals.failed, totals.tokens_per_second)
-            result = self._answer(record)
-            with self._terminal.drawing():
-                if self.results.shares_terminal:
-                    self._bar.close()
-                self.results.write(record.digest, result)
-                totals.add(result)
-                if result.error is not None and not self.results.as_json:
-                    self._bar.close()
-                    self._say(f"record {totals.skipped + totals.answered + totals.failed}: {result.error}")
-            record = next(rest, None)
+                speed = totals.generated_tokens / max(1e-9, time.monotonic() - began)
+                self._bar.show(totals.skipped + totals.answered + totals.failed, speed)
+            for each in pending:
+                if each.result is None:
+                    each.advance()
+            while ready := [each for each in pending if each.result is not None]:
+                if not self.unordered and ready[0] is not pending[0]:
+                    break
+                pending.remove(ready[0])
+                self._write(ready[0], totals)
 
-    def _answer(self, record: Record) -> Result:
-        """The answer to one record, or the fault of the record, as a result.
+    def _write(self, done: _Pending, totals: Totals) -> None:
+        result = done.result
+        assert result is not None, "the answer has ended"  # noqa: S101
+        with self._terminal.drawing():
+            if self.results.shares_terminal:
+                self._bar.close()
+            self.results.write(done.record.digest, result)
+            totals.add(result)
+            if result.error is not None and not self.results.as_json:
+                self._bar.close()
+                self._say(f"record {done.number}: {result.error}")
+
+    def _answer(self, record: Record) -> Generator[None, None, Result]:
+        """The answer to one record, or the fault of the record, as a result. Yields after every event.
 
         Raises SpecgenError for any other fault: the next record would meet it too, and --resume can answer this one.
         """
@@ -120,6 +171,7 @@ class Mapper:
                 elif isinstance(event, Notice | Progress):
                     self._show(event)
                 last = event
+                yield
             if isinstance(last, Failed):
                 raise last.error
         except _RECORD_FAULTS as error:

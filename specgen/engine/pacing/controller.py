@@ -43,8 +43,8 @@ class Controller(Protocol):
 
     clock: Clock
 
-    def begin(self, context: Tokens) -> None:
-        """Start a run after the prompt `context`."""
+    def begin(self, context: Tokens, *, is_read: bool = False) -> None:
+        """Start a run after `context`: a prompt, or a text that the target has read in rounds of several answers."""
 
     def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:
         """The plan of the next round. The context may grow by `room` tokens."""
@@ -60,7 +60,7 @@ class FixedController:
         self.clock = clock
         self._num_draft_tokens = num_draft_tokens
 
-    def begin(self, context: Tokens) -> None:
+    def begin(self, context: Tokens, *, is_read: bool = False) -> None:
         pass
 
     def plan(self, context: Tokens, room: int, sampler: Sampler, end_ids: frozenset[int]) -> DraftPlan:  # noqa: ARG002
@@ -93,8 +93,8 @@ class AdaptiveController:
         self._limit = 0
         self._ended: float | None = None
 
-    def begin(self, context: Tokens) -> None:
-        self._unread = len(context) - context.common_prefix(self._context)
+    def begin(self, context: Tokens, *, is_read: bool = False) -> None:
+        self._unread = None if is_read else len(context) - context.common_prefix(self._context)
         self._plain_at = None
         self._generated = 0
         self._ended = None

@@ -131,6 +131,10 @@ class BackgroundSession:
             raise UsageError("the session is not open", hint="exhaust BackgroundSession.open() first")
         return self._pair
 
+    def share_rounds(self, count: int) -> int:
+        """Let up to `count` answers share rounds: see Session.share_rounds. The pair must be open in this process."""
+        return self._local_session().share_rounds(count)
+
     def change_draft(self, draft: str) -> Iterator[Event]:
         """Load another draft. Raises SpecgenError; then the old draft stays."""
         if self._local is not None:
