@@ -36,7 +36,7 @@ from safetensors.torch import save_file  # noqa: E402
 from specgen import Session  # noqa: E402
 from specgen.core.events import Failed, Finished, Notice, Stats, Step  # noqa: E402
 from specgen.core.tokens import Tokens  # noqa: E402
-from specgen.core.types import Device, Dtype, EngineOptions, SamplingChoice  # noqa: E402
+from specgen.core.types import Device, Dtype, EngineOptions, Quant, SamplingChoice  # noqa: E402
 from specgen.nn.lean import static  # noqa: E402
 
 CUDA = torch.cuda.is_available()
@@ -403,7 +403,7 @@ def plan_memory(report: Report, target: Path, draft: Path) -> None:
         report.add("memory_plan_over_peak", round(planned["total"] / peak, 3))
 
 
-def profile(report: Report, session: Session) -> None:
+def profile(report: Report, session: Session, name: str = "profile_ms_a_pass") -> None:
     """Milliseconds a plain pass spends in each kernel."""
     model, ids = session.pair.target, list(range(1, 220))
     model.forward(Tokens(ids[:200]), 1)
@@ -414,7 +414,7 @@ def profile(report: Report, session: Session) -> None:
             model.forward(Tokens(ids[:end]), 1)
         wait()
     rows = sorted(recorded.key_averages(), key=lambda row: -getattr(row, spent))[:14]
-    report.add("profile_ms_a_pass", {row.key[:60]: round(getattr(row, spent) / 1e4, 3) for row in rows})
+    report.add(name, {row.key[:60]: round(getattr(row, spent) / 1e4, 3) for row in rows})
 
 
 def any_width(report: Report, target: Path, draft: Path, tokens: int) -> None:
@@ -492,12 +492,44 @@ def peers(report: Report, target: Path, draft: Path, tokens: int) -> None:
         report.add(f"{peer.name} tok_s", round(statistics.median(rates), 1))
 
 
+def quantized(report: Report, arguments: argparse.Namespace) -> None:
+    """The 8B pair with weights of 4 and of 8 bits: memory, speed, and whether a draft changes the text."""
+    if not CUDA:
+        report.add("quantized", "needs a GPU")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        target, draft = make_models(Path(folder), TINY if arguments.quick else EIGHT)
+        for quant in (Quant.INT4, Quant.INT8):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            session = open_session(target, draft, 3, Dtype.BFLOAT16, quant=quant)
+            report.add(f"{quant.value}_load_peak_gb", round(torch.cuda.max_memory_allocated() / 1e9, 2))
+            found = [answer(session, prompt, GREEDY, 96) for prompt in PROMPTS[:4]]
+            session.speculating = False
+            plain = [answer(session, prompt, GREEDY, 96) for prompt in PROMPTS[:4]]
+            same = sum(ids == other for (ids, _), (other, _) in zip(found, plain, strict=True))
+            rates = [statistics.median(stats.tokens_per_second for _, stats in each) for each in (plain, found)]
+            report.add(
+                quant.value,
+                {
+                    "plain_tok_s": round(rates[0], 1),
+                    "draft_k3_tok_s": round(rates[1], 1),
+                    "identical": f"{same} of {len(plain)}",
+                    "prompt_of_600_s": round(seconds(lambda: fresh(session.pair.target, list(range(1, 601))), 3), 3),  # noqa: B023
+                    "memory_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
+                },
+            )
+            profile(report, session, f"{quant.value}_profile_ms_a_pass")
+            session.close()
+
+
 PARTS: dict[str, Callable[[Report, argparse.Namespace], None]] = {
     "machine": machine,
     "products": products,
     "tests": tests,
     "exact": exact,
     "speed": speed,
+    "quantized": quantized,
 }
 
 

@@ -132,7 +132,7 @@ class ModelOptions:
     quant: Annotated[
         Quant,
         typer.Option(
-            help="Weights of 8 or 4 bits on a CPU; auto: int8 if it pays and --dtype is not given. A draft has 4 bits."
+            help="Weights of 8 or 4 bits; auto: int8 on a CPU if it pays and --dtype is not given, a draft has 4 bits."
         ),
     ] = _ENGINE.quant
     threads: Annotated[

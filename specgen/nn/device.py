@@ -25,8 +25,8 @@ _threads = threading.local()
 class Placement:
     """A device and the dtype of activations and caches.
 
-    `quant` is int8 or int4 where compiled kernels multiply quantized weights, otherwise none. `spread`: accelerate
-    distributes the layers over several GPUs.
+    `quant` is int8 or int4 where weights are quantized, otherwise none. `spread`: accelerate distributes the layers
+    over several GPUs.
     """
 
     device: torch.device
@@ -36,7 +36,8 @@ class Placement:
 
     @property
     def quantized(self) -> bool:
-        return self.quant is not Quant.NONE
+        """Whether compiled kernels multiply quantized weights, on a CPU."""
+        return self.quant is not Quant.NONE and self.device.type == "cpu"
 
 
 def choose_device(device: Device) -> torch.device:
@@ -96,6 +97,8 @@ def place(
     if _wants_quantized(device, options, weight_bytes, lean=lean):
         rough = is_draft or options.quant is Quant.INT4
         return Placement(device, torch.float32, Quant.INT4 if rough else Quant.INT8)
+    if device.type != "cpu" and options.quant in (Quant.INT8, Quant.INT4):
+        return _place_quantized(device, options, lean=lean)
     if options.dtype is not Dtype.AUTO:
         chosen = _DTYPES[options.dtype]
     elif device.type == "cpu":
@@ -113,14 +116,26 @@ def place(
     return Placement(device, chosen, spread=spread)
 
 
+def _place_quantized(device: torch.device, options: EngineOptions, *, lean: bool) -> Placement:
+    """Quantized weights on an accelerator. Raises UsageError, DeviceUnavailable."""
+    if options.dtype not in (Dtype.AUTO, Dtype.BFLOAT16):
+        raise UsageError(
+            f"{options.quant} on {device.type} computes the rest in bfloat16, not in {options.dtype}",
+            hint="omit --dtype",
+        )
+    if not lean:
+        raise UsageError(f"a model that runs on transformers cannot run in {options.quant}", hint="omit --quant")
+    if fault := support.find_device_fault(device, options.quant):
+        raise DeviceUnavailable(f"{options.quant} does not run here: {fault}", hint="omit --quant")
+    return Placement(device, torch.bfloat16, options.quant)
+
+
 def _wants_quantized(device: torch.device, options: EngineOptions, weight_bytes: int, *, lean: bool) -> bool:
     if options.quant is Quant.AUTO:
         pays = device.type == "cpu" and options.dtype is Dtype.AUTO and lean and weight_bytes >= _SMALL
         return pays and support.find_fault() is None
-    if options.quant is Quant.NONE:
+    if options.quant is Quant.NONE or device.type != "cpu":
         return False
-    if device.type != "cpu":
-        raise UsageError(f"{options.quant} runs only on a CPU, and the device is {device.type}", hint="omit --quant")
     if options.dtype not in (Dtype.AUTO, Dtype.FLOAT32):
         raise UsageError(f"{options.quant} computes the rest in float32, not in {options.dtype}", hint="omit --dtype")
     if not lean:

@@ -15,6 +15,7 @@ import torch
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.types import Quant
 from specgen.nn.device import Placement, compute_threads
+from specgen.nn.kernels.device_linear import PIECE, fits_int4
 from specgen.nn.kernels.grouped import GROUP
 from specgen.nn.kernels.linear import ROWS, packs
 from specgen.nn.kernels.workspace import Workspace
@@ -36,6 +37,8 @@ _LANES, _HEAD = 16, 16
 _TOKENIZER = 10
 # Bytes that libraries allocate for threads and kernels.
 _SCRATCH = 32_000_000
+# Bytes of float32 copies of a weight while it is rounded on an accelerator.
+_ROUNDED = 28
 # Tokens of a prompt pass of nn/transformers/model.py, which is slow to import.
 TRANSFORMERS_CHUNK = 1024
 # Bytes for each logit of a decode pass: the head's output, its float32 copy, and the copy that outlives the pass.
@@ -83,16 +86,16 @@ def footprint(
     shapes = {**tensor_shapes(architecture), HEAD: (architecture.vocab_size, architecture.hidden_size)}
     on_cpu = placement.device.type == "cpu"
     # An accelerator keeps a tied matrix once. On a CPU the head is packed, and the embedding is a view of its file.
-    left_out = {HEAD} if architecture.tied and not on_cpu else set()
+    left_out = {HEAD} if architecture.tied and not on_cpu and placement.quant is Quant.NONE else set()
     left_out |= {EMBEDDING} if _is_view(checkpoint, placement) else set()
-    matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and name not in left_out]
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name not in left_out]
     vectors = sum(shape[0] for shape in shapes.values() if len(shape) == 1)
     cache, passing = (_running_on_cpu if on_cpu else _running)(architecture, placement, context)
     return Footprint(
-        weights=sum(_matrix(shape, placement) for shape in matrices) + 4 * vectors,
+        weights=sum(_matrix(name, shapes[name], placement) for name in matrices) + 4 * vectors,
         tokenizer=_tokenizer(checkpoint, placement),
         cache=cache,
-        loading=_loading(matrices, placement),
+        loading=_loading([shapes[name] for name in matrices], placement),
         passing=passing,
         layers=len(architecture.layers),
     )
@@ -160,6 +163,8 @@ def _running(architecture: Architecture, placement: Placement, context: int) -> 
     queries = architecture.heads * architecture.head_size
     attention = 2 * architecture.hidden_size + 4 * queries + 2 * architecture.kv_heads * architecture.head_size
     mlp = 4 * architecture.hidden_size + 3 * architecture.intermediate_size
+    if placement.quant is Quant.INT8:  # products read and write float32
+        mlp += 2 * (architecture.hidden_size + 2 * architecture.intermediate_size)
     prompt = windows * groups * rows * capacity * size + max(
         rows * capacity * (size + 2),  # one more mask, of one group, and its truth values, while masks are drawn
         rows * attention * size + _capped_scores(architecture, rows, capacity),
@@ -238,14 +243,23 @@ def _tokenizer(checkpoint: Checkpoint, placement: Placement) -> int:
     return _TOKENIZER * file.stat().st_size if placement.device.type == "cpu" and file.is_file() else 0
 
 
-def _matrix(shape: tuple[int, ...], placement: Placement) -> int:
+def _matrix(name: str, shape: tuple[int, ...], placement: Placement) -> int:
+    """Bytes of a matrix; see nn/kernels/device_linear.py for quantized ones."""
     rows, columns = shape
-    return rows * columns * placement.dtype.itemsize
+    if placement.quant is Quant.NONE or name == EMBEDDING:
+        return rows * columns * placement.dtype.itemsize
+    if placement.quant is Quant.INT4 and name != HEAD and fits_int4(rows, columns):
+        return rows * columns // 2 + 4 * rows * columns // GROUP
+    return rows * (columns + 4)
 
 
 def _loading(shapes: Sequence[tuple[int, ...]], placement: Placement) -> int:
-    """Temporary bytes: a copy of the largest matrix, to change its layout or send it to the device."""
+    """Temporary bytes: a copy of the largest matrix, to change its layout, send it to the device or quantize it."""
     largest = max(math.prod(shape) for shape in shapes)
+    if placement.quant is not Quant.NONE:
+        # Levels of 4 bits lie in bytes until they are packed. Two matrices of a layer are joined.
+        inner = sorted(math.prod(shape) for shape in shapes)[-3]  # neither embedding nor head
+        return _ROUNDED * PIECE + (4 * inner if placement.quant is Quant.INT4 else 0)
     copied = placement.device.type != "cpu" or packs(placement.dtype)
     return largest * placement.dtype.itemsize if copied else 0
 

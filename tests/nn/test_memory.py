@@ -1,7 +1,9 @@
 """The memory plan of an accelerator against the bytes that its model holds, on meta tensors of true shapes."""
 
+import math
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,21 +11,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.core.tokens import Tokens
-from specgen.core.types import ModelRef, SamplingParams
+from specgen.core.types import ModelRef, Quant, SamplingParams
 from specgen.engine.sampling.device import pick_rows
 from specgen.nn import memory
 from specgen.nn.device import Placement
+from specgen.nn.kernels import device_linear
+from specgen.nn.kernels.device_linear import DeviceLinears
 from specgen.nn.kernels.linears import FloatLinears
 from specgen.nn.kernels.workspace import Workspace
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.graphs import Step
 from specgen.nn.lean.static import StaticModel
-from specgen.nn.lean.weights import read_weights, tensor_shapes
+from specgen.nn.lean.weights import EMBEDDING, HEAD, read_weights, tensor_shapes
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
 
@@ -137,6 +142,20 @@ GEMMA_2B = {
     "sliding_window": 4096,
     "tie_word_embeddings": True,
 }
+QWEN_14B = {
+    "model_type": "qwen2",
+    "vocab_size": 152064,
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+}
 QWEN_05B = {
     "model_type": "qwen2",
     "vocab_size": 151936,
@@ -202,14 +221,56 @@ def test_what_is_planned_is_what_a_full_context_takes(
         weights = live.peak = live.now  # parts of them lie on the CPU, not on the device
         assert foretold.weights == pytest.approx(weights, rel=1e-3)
         for length in (context // 2 - 20, context - 20):
-            model._reserve(length + 8)
-            model._cached = Tokens([1] * (length - min(length, 700)))  # the rest was read by passes like the last ones
+            model._reserve(model._context, length + 8)
+            # The rest was read by passes like the last ones.
+            model._context.tokens = Tokens([1] * (length - min(length, 700)))
             rows = model.forward(Tokens([1] * length), 1)
         for length in range(context - 19, context + 1):
             rows = model.forward(Tokens([1] * length), 8)
         pick_rows(rows, SamplingParams(temperature=0.8, top_p=0.9, seed=1), 5, temperature=0.8, whole=True)
         top = live.peak - weights
     assert 0.9 <= top / (foretold.cache + foretold.passing) <= 1.0
+
+
+@pytest.mark.parametrize("quant", [Quant.INT4, Quant.INT8])
+@pytest.mark.parametrize("config", [QWEN_14B, QWEN_05B], ids=["14B", "small, tied"])
+def test_quantized_weights_take_what_is_planned(
+    config: Mapping[str, Any], quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On tensors without numbers."""
+    architecture = read_architecture(config)
+    assert isinstance(architecture, Architecture)
+    placement = Placement(CUDA, torch.bfloat16, quant)
+    held: list[torch.Tensor] = []
+    for product in ("int4_linear", "int8_linear"):
+        monkeypatch.setattr(device_linear, product, keeping(getattr(device_linear, product), held))
+    shapes = dict(tensor_shapes(architecture)) | {HEAD: (architecture.vocab_size, architecture.hidden_size)}
+    linears = DeviceLinears(replace(placement, device=torch.device("cpu")))
+    with FakeTensorMode():
+        total = 2 * math.prod(shapes[EMBEDDING]) + 4 * sum(shape[0] for shape in shapes.values() if len(shape) == 1)
+        for name, shape in shapes.items():
+            if len(shape) == 2 and name != EMBEDDING:
+                held.clear()
+                label = "head" if name == HEAD else name
+                linears.make(label, lambda shape=shape: [torch.empty(shape, dtype=torch.bfloat16)], None)
+                total += sum(each.nbytes for each in held)
+    checkpoint = Checkpoint(ModelRef("model"), Path("model"))
+    foretold = memory.footprint(checkpoint, architecture, placement, 4096)
+    assert foretold.weights == total
+    if config is QWEN_14B and quant is Quant.INT4:
+        assert memory.peak([foretold]) < 12 * 2**30 - 300_000_000, "a card of 12 GB, with what its driver holds"
+
+
+def keeping(make: Any, held: list[torch.Tensor]) -> Any:
+    """`make`, which notes the tensors that the layer it returns keeps."""
+
+    def made(*arguments: Any) -> Any:
+        linear = make(*arguments)
+        cells = (cell.cell_contents for cell in linear.__closure__)
+        held.extend(cell for cell in cells if isinstance(cell, torch.Tensor))
+        return linear
+
+    return made
 
 
 def test_the_chunk_of_transformers_is_the_one_that_is_planned() -> None:

@@ -3,6 +3,10 @@
 import functools
 import platform
 
+import torch
+
+from specgen.core.types import Quant
+
 
 @functools.cache
 def find_fault() -> str | None:
@@ -14,4 +18,17 @@ def find_fault() -> str | None:
     # Without these instructions LLVM calls functions that no library here has.
     if platform.machine().lower() in ("x86_64", "amd64") and not {"f16c", "avx2", "fma"} <= features():
         return "the processor is older than AVX2"
+    return None
+
+
+def find_device_fault(device: torch.device, quant: Quant) -> str | None:
+    """Why torch cannot multiply weights of this format on `device`, None if it can."""
+    needed = ["_weight_int8pack_mm"]
+    needed += ["_weight_int4pack_mm", "_convert_weight_to_int4pack"] if quant is Quant.INT4 else []
+    key = device.type.upper()
+    for name in needed:
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key):
+            return f"torch {torch.__version__} has no {name} for {device.type}"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return "the card has no products in bfloat16"
     return None

@@ -9,6 +9,7 @@ from specgen.core.events import Notice, Progress
 from specgen.core.progress import Reporting
 from specgen.core.types import Quant
 from specgen.nn.device import Placement, compute_threads
+from specgen.nn.kernels.device_linear import DeviceLinears
 from specgen.nn.kernels.linears import FloatLinears
 from specgen.nn.lean.architecture import Architecture, read_architecture
 from specgen.nn.lean.compile import hide_products
@@ -47,7 +48,8 @@ def load_decoder(
         )
     found = choose_kernels(architecture, placement, WIDTH)
     fused = found if isinstance(found, ModuleType) else None
-    shares = read_weights(architecture, tensors, placement, FloatLinears(placement), fused)
+    linears = FloatLinears(placement) if placement.quant is Quant.NONE else DeviceLinears(placement)
+    shares = read_weights(architecture, tensors, placement, linears, fused)
     weights = yield from _progress("loading", checkpoint, shares)
     if new_capture and placement.device.type == "cpu":
         weights = hide_products(weights, architecture)
