@@ -221,13 +221,13 @@ def test_an_answer_after_a_stopped_one_has_the_bits_of_a_fresh_model(
     whole = tokens_of(rounds(rounding_by_width(gemma), prompt, new=40))
     model = rounding_by_width(gemma)
     seen: list[torch.Tensor] = []
-    forward = StaticModel.forward
+    forward = StaticModel._forward
 
     def note(model: StaticModel, tokens: Tokens, last: int) -> torch.Tensor:
         seen.append(forward(model, tokens, last))
         return seen[-1]
 
-    monkeypatch.setattr(StaticModel, "forward", note)
+    monkeypatch.setattr(StaticModel, "_forward", note)
     limits = Limits(len(prompt) + 40, "length", frozenset())
     drafter = Recited([*prompt, *whole], drafted)
     running = decode(model, drafter, Tokens(prompt), Sampler(SamplingParams(), 50), limits, FixedController(drafted))
