@@ -5,13 +5,14 @@ DeepSpec. EAGLE-1 and EAGLE-2 (Li et al. 2024) share one layout. Configs are oft
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from specgen.checkpoint.checkpoint import Checkpoint
 from specgen.checkpoint.pickled import pickled_shapes
 from specgen.checkpoint.weights import tensor_shapes
-from specgen.core.errors import DraftMismatch, UnsupportedModel
+from specgen.core.errors import BadFile, DraftMismatch, UnsupportedModel
 from specgen.hub.files import PICKLE, pickled
 
 Layout = Literal["official", "SpecForge", "speculators", "DeepSpec"]
@@ -89,11 +90,12 @@ def _default_layers(count: int) -> tuple[int, ...]:
 
 
 def is_head(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is a head: by its tensors, or by its config where they are not on disk. Raises BadFile."""
+    """Whether a checkpoint is a head: by its tensors, or by its config where they cannot be read."""
     if checkpoint.is_gguf:
         return False
     if checkpoint.is_complete:
-        return _FUSE in head_shapes(checkpoint)
+        with suppress(BadFile):  # loading reports it
+            return _FUSE in head_shapes(checkpoint)
     config = checkpoint.config
     names = [str(name) for name in config.get("architectures") or []]
     pickled = checkpoint.weight_files[0].name == PICKLE and config.get("num_hidden_layers") == 1
@@ -101,9 +103,13 @@ def is_head(checkpoint: Checkpoint) -> bool:
 
 
 def refuse_pickle(checkpoint: Checkpoint) -> None:
-    """Raise UnsupportedModel for pickled weights of anything but a head. Raises BadFile."""
-    if not checkpoint.is_gguf and checkpoint.weight_files[0].name == PICKLE and not is_head(checkpoint):
+    """Raise UnsupportedModel for pickled weights of anything but a head, BadFile for a damaged head."""
+    if checkpoint.is_gguf or checkpoint.weight_files[0].name != PICKLE:
+        return
+    if not is_head(checkpoint):
         raise pickled(str(checkpoint.ref))
+    if checkpoint.is_complete:
+        head_shapes(checkpoint)
 
 
 def head_shapes(checkpoint: Checkpoint) -> Shapes:

@@ -132,7 +132,7 @@ class TrainableHead:
             each.copy_(state[name])
 
     def save(self, folder: Path, target: str, config: Mapping[str, Any], states: Sequence[int]) -> None:
-        """Write the head as a model of speculators, which vLLM loads too. `config` is the target's."""
+        """Write the head as a model of speculators. `config` is the target's."""
         folder.mkdir(parents=True, exist_ok=True)
         vocabulary = torch.arange(self.architecture.vocab_size)
         tensors = {name: each.detach().to("cpu", torch.bfloat16) for name, each in self.parameters.items()}

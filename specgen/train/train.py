@@ -46,6 +46,11 @@ _ANSWERING = 0.35
 # Fewer prompts leave too few to hold out.
 _FEWEST = 10
 
+# Least share of first tokens accepted, and least advantage over lookup, of a head that -d auto uses. Set by hand: the
+# speed of eight answers varies by several percent.
+_LEAST_ACCEPTANCE = 0.2
+_MARGIN = 1.05
+
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
@@ -226,8 +231,16 @@ class _Training:
             acceptance=tuple(round(share, 4) for share in acceptance.shares),
             length=round(acceptance.length, 4),
             speed_up=round(mine.median, 3) if mine else None,
-            faster=mine.median > max(1.0, lookup) if mine else None,
+            faster=_pays(acceptance, mine.median, lookup) if mine else None,
         )
+
+
+def _pays(acceptance: Acceptance, speed_up: float, lookup: float) -> bool:
+    """Whether a head that runs beside lookup is faster than lookup alone and than no draft, beyond noise.
+
+    A head that hardly guesses cannot be: then the difference is noise, or lookup's.
+    """
+    return acceptance.shares[0] >= _LEAST_ACCEPTANCE and speed_up > _MARGIN * max(1.0, lookup)
 
 
 def _trainable(checkpoint: Checkpoint) -> Architecture:

@@ -16,6 +16,7 @@ from specgen.engine import decode
 from specgen.engine.drafters.interface import DraftPlan, Proposal
 from specgen.engine.drafters.model import ModelDrafter
 from specgen.engine.verify import Verdict, verify
+from specgen.nn.interface import ForwardCall
 from specgen.render.progress import ProgressLine
 from tests.cli.command import Outcome, invoke
 
@@ -35,14 +36,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    forward = TimedModel.forward
+    forward_many = TimedModel.forward_many
 
-    def timed(self: TimedModel, tokens: Tokens, last: int) -> torch.Tensor:
+    def timed(self: TimedModel, calls: Sequence[ForwardCall]) -> list[torch.Tensor]:
         made.now += 0.001
-        return forward(self, tokens, last)
+        return forward_many(self, calls)
 
     monkeypatch.setattr(time, "perf_counter", made)
-    monkeypatch.setattr(TimedModel, "forward", timed)
+    monkeypatch.setattr(TimedModel, "forward_many", timed)
     return made
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from specgen.core.progress import follow
 from specgen.nn.kernels import panel_file
-from specgen.nn.kernels.quantize import FloatRows, quantize_int8
+from specgen.nn.kernels.quantize import Int8Rows, StoredFloats
 from tests.cli.command import Run, Terminal
 from tests.hub_server import HubServer, half_downloaded, serve_hub, write_model
 
@@ -255,7 +255,7 @@ def test_rm_asks_and_says_what_it_is_about(
 def test_rm_drops_what_was_packed(hub: HubServer, commit: str, run: Run, shelf: Path) -> None:
     run("pull", "org/m")
     weights = list(hub.cache.glob("models--org--m/snapshots/*/*.safetensors"))
-    rows = FloatRows(np.ones((16, 32), np.float32), quantize_int8)
+    rows = Int8Rows(StoredFloats(np.ones((16, 32), np.float32)))
     follow(panel_file.create("org/m", weights, "some format", {"layer": rows}), lambda _: None)
     assert panel_file.find(weights, "some format") is not None
     assert run("rm", "--yes", "org/m")[0] == 0

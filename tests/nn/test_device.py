@@ -39,7 +39,7 @@ def test_a_draft_is_rougher_than_a_quantized_target(
 
 
 def test_a_format_that_cannot_be_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="int4 runs only on a CPU"):
+    with pytest.raises(DeviceUnavailable, match="int4 does not run here: "):
         place(torch.device("meta"), EngineOptions(quant=Quant.INT4), LARGE, lean=True)
     with pytest.raises(UsageError, match="int4 computes the rest in float32"):
         place(CPU, EngineOptions(quant=Quant.INT4, dtype=Dtype.BFLOAT16), LARGE, lean=True)

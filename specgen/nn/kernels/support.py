@@ -27,7 +27,11 @@ def find_device_fault(device: torch.device, quant: Quant) -> str | None:
     needed += ["_weight_int4pack_mm", "_convert_weight_to_int4pack"] if quant is Quant.INT4 else []
     key = device.type.upper()
     for name in needed:
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key):
+        try:
+            has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key)
+        except RuntimeError:  # torch does not know such a device
+            has_kernel = False
+        if not has_kernel:
             return f"torch {torch.__version__} has no {name} for {device.type}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return "the card has no products in bfloat16"

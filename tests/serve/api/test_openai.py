@@ -196,9 +196,9 @@ def test_two_callers_with_long_prompts_do_not_read_each_others_again(
     target: Any = session.pair.target
     compute, counts = target._compute, []
 
-    def counting(ids: list[int], *rest: object) -> object:
-        counts.append(len(ids))
-        return compute(ids, *rest)
+    def counting(parts: Any) -> object:
+        counts.append(sum(len(part.ids) for part in parts))
+        return compute(parts)
 
     monkeypatch.setattr(target, "_compute", counting)
     texts = ["The king had a daughter. " * 20, "A wolf lived in the wood. " * 20]
