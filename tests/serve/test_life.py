@@ -184,7 +184,10 @@ def test_without_a_server_they_say_so(tmp_path: Path, monkeypatch: pytest.Monkey
 def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """specgen as a program, which is killed if the test fails."""
     command = [sys.executable, "-m", "specgen", *arguments]
+    # Tests under nohup ignore SIGHUP. The program would inherit that, and rightly ignore the signal too.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        signal.signal(signal.SIGHUP, before)
         try:
             yield started
         finally:
